@@ -1,0 +1,3 @@
+"""SteerLM: train, annotate, condition, serve and steer language models by human-readable attributes."""
+
+__version__ = "0.1.0"

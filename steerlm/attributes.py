@@ -1,0 +1,131 @@
+"""The attribute schema: which dials exist, in which order, on which range, and how a label is written.
+
+Knows nothing else. The default is SteerLM's nine attributes on 0..4 (behaviour: NeMo-Aligner's label vector order);
+a recipe may define any other set. A schema is passed to its users, never imported as a constant.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from steerlm.errors import LabelError, nearest
+
+MASKED = -100.0
+"""Value of an attribute that a sample has no label for; it takes no part in any loss."""
+
+OASST = ("quality", "toxicity", "humor", "creativity")
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
+
+
+class AttributeSchema(BaseModel):
+    """Names in label-vector order, the closed integer range they share, and the value of a dial nobody set.
+
+    `defaults` may name some attributes; the others default to `high`. `trained` lists the attributes a model has
+    seen labels for: only those are ever written or accepted (`None`: all).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[Name, ...] = OASST + HELPSTEER
+    low: int = 0
+    high: int = 4
+    defaults: dict[str, int] = Field(default_factory=dict)
+    trained: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ValueError("attribute names must be given and differ from each other")
+        if self.low >= self.high:
+            raise ValueError(f"attribute range {self.low}..{self.high} is empty")
+        for name in self.trained or ():
+            if name not in self.names:
+                raise ValueError(f"trained attribute {name!r} is not in the schema{nearest(name, self.names)}")
+        for name, value in self.defaults.items():
+            if name not in self.names:
+                raise ValueError(f"default for unknown attribute {name!r}{nearest(name, self.names)}")
+            if not self.low <= value <= self.high:
+                raise ValueError(f"default {name}:{value} is outside {self.low}..{self.high}")
+        return self
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The trained attributes, in label-vector order."""
+        return tuple(n for n in self.names if self.trained is None or n in self.trained)
+
+    def restricted(self, trained: Sequence[str]) -> "AttributeSchema":
+        """The same schema with its trained attributes recorded."""
+        return self.model_copy(update={"trained": tuple(n for n in self.names if n in set(trained))})
+
+    def default(self, name: str) -> int:
+        return self.defaults.get(name, self.high)
+
+    def complete(self, labels: Mapping[str, int]) -> dict[str, int]:
+        """A value for every trained attribute: those of `labels`, checked, and the defaults for the others."""
+        self.check(labels)
+        return {name: labels.get(name, self.default(name)) for name in self.active}
+
+    def check(self, labels: Mapping[str, float]) -> None:
+        """Raise `LabelError` naming the first attribute that is unknown, untrained, not an integer or out of range."""
+        for name, value in labels.items():
+            if name not in self.names:
+                raise LabelError(f"unknown attribute {name!r}{nearest(name, self.active)}")
+            if name not in self.active:
+                raise LabelError(f"attribute {name!r} was never trained in this model; trained: {', '.join(self.active)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value % 1:
+                raise LabelError(f"attribute {name!r} must be an integer {self.low}..{self.high}, not {value!r}")
+            if not self.low <= value <= self.high:
+                raise LabelError(f"attribute {name!r} must lie in {self.low}..{self.high}, not {value}")
+
+    def format(self, labels: Mapping[str, float]) -> str:
+        """`name:value,...` in label-vector order; whole numbers are written without a point.
+
+        >>> AttributeSchema().format({"toxicity": 0, "quality": 4.0})
+        'quality:4,toxicity:0'
+        """
+        for name in labels:
+            if name not in self.names:
+                raise LabelError(f"unknown attribute {name!r}{nearest(name, self.names)}")
+        return ",".join(f"{n}:{_number(labels[n])}" for n in self.names if n in labels)
+
+    def vector(self, labels: Mapping[str, float]) -> list[float]:
+        """The label vector, `MASKED` where `labels` has no value; names outside the schema are ignored (as upstream)."""
+        return [float(labels[n]) if n in labels else MASKED for n in self.names]
+
+    def round(self, scores: Sequence[float]) -> dict[str, int]:
+        """Raw scores in schema order to labels of the trained attributes: clamp to the range, round half to even.
+
+        Source: behaviour spec, annotation: -0.7 -> 0, 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 2.51 -> 3, 4.9 -> 4.
+        """
+        if len(scores) != len(self.names):
+            raise LabelError(f"{len(scores)} scores for {len(self.names)} attributes ({', '.join(self.names)})")
+        if not all(math.isfinite(s) for s in scores):
+            raise LabelError("a score is not a finite number")
+        clamped = (min(max(s, self.low), self.high) for s in scores)
+        return {n: round(s) for n, s in zip(self.names, clamped, strict=True) if n in self.active}
+
+
+def parse_labels(text: str) -> dict[str, float]:
+    """`quality:3,toxicity:0` to a mapping, in the order written. Values may be any finite float syntax.
+
+    Raises `LabelError` for a part without a colon, without a name, or whose value is not a finite number.
+    """
+    labels: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, value = part.partition(":")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not colon or not name or not math.isfinite(number):
+            raise LabelError(f"label string {text!r}: {part!r} is not of the form name:number")
+        labels[name] = number
+    return labels
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)

@@ -1,0 +1,111 @@
+"""The `steerlm` command: groups of commands, loaded only when called, and one clear line for every error."""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+import steerlm
+
+# Nothing leaves the machine unasked: no telemetry from MLflow, the hub client or kfp.
+for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "true" if _name.startswith("MLFLOW") else "1")
+
+COMMANDS = {
+    "data": ("steerlm.cli.data", "Prepare, merge, convert and check conversation data."),
+    "model": ("steerlm.cli.model", "Fetch, import and export models."),
+    "train": ("steerlm.cli.train", "Train a base, reward or attribute-conditioned model."),
+    "annotate": ("steerlm.cli.annotate", "Label every answer of a corpus with a reward model."),
+    "serve": ("steerlm.cli.serve", "Serve a reward model or a steerable model over HTTP."),
+    "ask": ("steerlm.cli.ask", "Ask a served or local model with its dials set."),
+    "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
+    "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module when it is called, so that `--help` needs nothing but typer."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, help_text = COMMANDS[cmd_name]
+        if ctx.resilient_parsing or _is_top_help():
+            return click.Command(cmd_name, help=help_text)
+        command: click.Command = typer.main.get_command(import_module(module).app)
+        command.name = cmd_name
+        return command
+
+
+def _is_top_help() -> bool:
+    words = [w for w in sys.argv[1:] if w != "--debug"]
+    return not words or words[0] in ("--help", "-h")
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="SteerLM: from human ratings to a language model that answers to its dials.\n\n"
+    "Example: steerlm run pipelines/recipes/demo.yaml",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(steerlm.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Entry point. Exit status: 0, 1 run-time failure, 2 bad input, 130 Ctrl-C, 143 terminated (state saved)."""
+    sys.exit(call(sys.argv[1:] if argv is None else argv))
+
+
+def call(argv: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    debug = "--debug" in argv
+    arguments = [a for a in argv if a != "--debug"]
+    command: Any = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        from steerlm.errors import SteerLMError
+
+        known = isinstance(error, SteerLMError)
+        text = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+        typer.echo(f"error: {text}", err=True)
+        return error.exit_code if isinstance(error, SteerLMError) else 1

@@ -1,0 +1,62 @@
+"""The errors a user may meet. Each is one clear sentence: what was wrong, where, what to do.
+
+The command line prints the message without a traceback and exits with `exit_code`: 2 for bad input, 1 for a failure
+at run time, 143 after a termination signal that was handled by saving.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class SteerLMError(Exception):
+    """A failure at run time."""
+
+    exit_code = 1
+
+
+class InputError(SteerLMError):
+    """Something the user gave is wrong: an option, a value, a model folder."""
+
+    exit_code = 2
+
+
+class RecordError(InputError):
+    """A line of a data file is wrong."""
+
+    def __init__(self, path: str | Path, line: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}")
+        self.path, self.line, self.reason = str(path), line, reason
+
+
+class ConfigError(InputError):
+    """A recipe, a profile or a `--set` override is wrong."""
+
+
+class LabelError(InputError):
+    """An attribute is unknown or its value is out of range."""
+
+
+class ModelError(InputError):
+    """A model folder cannot be used as asked."""
+
+
+class StorageError(SteerLMError):
+    """A transfer, a checksum or a store failed."""
+
+
+class TrainingError(SteerLMError):
+    """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
+
+
+class Interrupted(SteerLMError):
+    """A termination signal arrived; the state was saved and the work can be resumed."""
+
+    exit_code = 143
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name nearest to `name`, or the list of known names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

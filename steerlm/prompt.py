@@ -1,0 +1,126 @@
+"""The SteerLM template: a conversation becomes text, and text becomes token ids with the spans that are learned.
+
+Knows the markers, the order of the parts and the loss mask (behaviour spec, data preparation 1.7/1.9 and SFT 4.1/4.2).
+Knows nothing of files or tensors. Training, annotation, serving and evaluation all build their strings here; the chat
+template of a model folder is the same text in Jinja and is tested byte for byte against `render`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steerlm.errors import InputError
+from steerlm.records import Conversation, Turn
+
+PROMPT_VERSION = 1
+SYSTEM_MARK, TURN_MARK, LABEL_MARK = "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"
+MARKS = (SYSTEM_MARK, TURN_MARK, LABEL_MARK)
+SYSTEM_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+USER, ASSISTANT = "User", "Assistant"
+
+Role = Literal["header", "turn", "name", "label", "text", "stop", "readout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of the rendered text; `learned` says whether its tokens carry loss."""
+
+    text: str
+    role: Role
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of a whole text and, per token, whether it is learned.
+
+    `joints` counts learned spans that do not begin at a token boundary: there the ids of a server's prompt are not a
+    prefix of these ids, and the token that straddles the joint is not learned.
+    """
+
+    ids: list[int]
+    learned: list[bool]
+    joints: int
+
+
+def render(conversation: Conversation) -> list[Segment]:
+    """The attribute-conditioned training text of a conversation, with its loss mask.
+
+    Learned are the responses of the roles that are not masked, each with its trailing newline, the turn mark that
+    opens a masked turn from the third turn on (it teaches the model to stop), and the final turn mark that follows a
+    closing response. Turn 0 is never learned, whoever speaks.
+    """
+    segments = [Segment(f"{SYSTEM_MARK}System\n{conversation.system}\n", "header")]
+    for index, turn in enumerate(conversation.conversations):
+        masked = turn.speaker == conversation.mask
+        segments.append(Segment(TURN_MARK, "turn", learned=masked and index >= 2))
+        segments.append(Segment(f"{turn.speaker}\n", "name"))
+        if turn.label is not None:
+            segments.append(Segment(f"{LABEL_MARK}{turn.label}\n", "label"))
+        segments.append(Segment(f"{turn.value}\n", "text", learned=not masked and index > 0))
+    if conversation.conversations and conversation.conversations[-1].speaker != conversation.mask:
+        segments.append(Segment(TURN_MARK, "stop", learned=True))
+    return segments
+
+
+def render_prompt(turns: Sequence[Turn], label: str, system: str = SYSTEM_PROMPT, name: str = ASSISTANT) -> str:
+    """What a model continues: the history, then `name`'s turn opened with `label` (a label string; "" for none)."""
+    history = Conversation(conversations=list(turns), system=system, mask=name)  # mask=name: no stop mark at the end
+    if turns and turns[-1].speaker == name:
+        raise InputError(f"the last message is already {name}'s; a prompt ends with a {USER} message")
+    label_line = f"{LABEL_MARK}{label}\n" if label else ""
+    return text_of(render(history)).removesuffix(TURN_MARK) + f"{TURN_MARK}{name}\n{label_line}"
+
+
+def render_readout(conversation: Conversation, upto: int, *, use_system: bool = False) -> str:
+    """The reward model's text for turn `upto`: history and turn without labels, then the read-out mark.
+
+    The system prompt is the constant one whatever the record says (as upstream), unless `use_system`. A turn of the
+    masked role is written as `User`, any other as `Assistant`.
+    """
+    parts = [f"{SYSTEM_MARK}System\n{conversation.system if use_system else SYSTEM_PROMPT}\n"]
+    for turn in conversation.conversations[: upto + 1]:
+        name = USER if turn.speaker == conversation.mask else ASSISTANT
+        parts.append(f"{TURN_MARK}{name}\n{turn.value}\n")
+    return "".join(parts) + LABEL_MARK
+
+
+def text_of(segments: Sequence[Segment]) -> str:
+    return "".join(s.text for s in segments)
+
+
+def encode(segments: Sequence[Segment], tokenizer: Any) -> Encoded:
+    """Tokenise the joined text whole, as a stock server does, and map the learned spans onto tokens by offsets.
+
+    `tokenizer` is a fast transformers tokenizer. A token is learned if it lies inside a learned span.
+    """
+    out = tokenizer(text_of(segments), add_special_tokens=False, return_offsets_mapping=True)
+    ids: list[int] = out["input_ids"]
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for segment in segments:
+        end = at + len(segment.text)
+        if segment.learned and segment.text:
+            if spans and spans[-1][1] == at:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((at, end))
+        at = end
+    learned, joints, k = [False] * len(ids), 0, 0
+    for i, (start, end) in enumerate(out["offset_mapping"]):
+        while k < len(spans) and start >= spans[k][1]:
+            k += 1
+        if k == len(spans):
+            break
+        inside = start >= spans[k][0]
+        learned[i] = inside and end <= spans[k][1]
+        joints += not inside and end > spans[k][0]
+    return Encoded(ids, learned, joints)
+
+
+def marks_in(text: str) -> list[str]:
+    """The template's marks that occur in a user's text: each could inject a turn or a label."""
+    return [mark for mark in MARKS if mark in text]

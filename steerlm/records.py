@@ -1,0 +1,146 @@
+"""Every JSONL line the project reads or writes, as a pydantic model; reading and writing line by line.
+
+Knows the keys and their order (behaviour spec, 1.2 and 1.7), not what is done with the records. Files are streamed:
+memory does not grow with them. An output file appears under its name only when it is complete.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, TextIO, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steerlm.errors import InputError, RecordError
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class Line(BaseModel):
+    """Base of all records: unknown keys pass through, keys that were absent stay absent."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True, strict=True)
+
+    def to_json(self) -> str:
+        """One line of JSON with the separators and key order of the upstream preprocessors, without a newline."""
+        return json.dumps(self.model_dump(by_alias=True, exclude_unset=True), ensure_ascii=False)
+
+
+class Turn(Line):
+    """One message. `label` is None for an explicit null; use `"label" in turn.model_fields_set` for an absent key."""
+
+    value: str
+    speaker: str = Field(alias="from", min_length=1)
+    label: str | None = None
+
+
+class Conversation(Line):
+    """A conversation in the attribute-conditioned format: `conversations`, `system`, `mask`, `type`.
+
+    `mask` names the speaker whose text is not learned. `type` absent with labels present means VALUE_TO_TEXT.
+    """
+
+    conversations: list[Turn] = Field(min_length=1)
+    system: str = ""
+    mask: str = "User"
+    type: Literal["VALUE_TO_TEXT", "TEXT_TO_VALUE"] | None = None
+
+    @model_validator(mode="after")
+    def _no_label_mark_in_text(self) -> Self:
+        for index, turn in enumerate(self.conversations):
+            if "<extra_id_2>" in turn.value:
+                raise ValueError(f"turn {index} contains the label mark <extra_id_2>, which would inject a label")
+        return self
+
+
+class RegressionSample(Line):
+    """One line for the reward model: a text ending in the read-out mark and a label vector in schema order."""
+
+    text: str = Field(min_length=1)
+    label: list[float] = Field(min_length=1)
+
+
+class PlainText(Line):
+    """One document of plain language modelling."""
+
+    text: str = Field(min_length=1)
+
+
+def open_text(path: str | Path) -> TextIO:
+    """A text file or its `.gz` form, UTF-8, newlines untouched."""
+    try:
+        raw = gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, a file was expected") from None
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")  # type: ignore[arg-type]
+
+
+def parse_line(line: str, model: type[Record], path: str | Path, number: int) -> Record:
+    """One record; raises `RecordError` with file, line and the first thing that is wrong."""
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise RecordError(path, number, f"{where}: {message}" if where else message) from None
+
+
+def read_records(
+    path: str | Path, model: type[Record], on_error: Callable[[RecordError, str], None] | None = None
+) -> Iterator[tuple[int, Record]]:
+    """Yield (line number from 1, record). Blank lines are skipped.
+
+    A bad line raises `RecordError`; with `on_error` it is handed there with its text, and reading goes on.
+    """
+    with open_text(path) as file:
+        lines = enumerate(file, 1)
+        number = 0
+        while True:
+            try:
+                number, line = next(lines)
+            except StopIteration:
+                return
+            except UnicodeDecodeError as error:
+                raise RecordError(path, number + 1, f"not UTF-8 ({error.reason})") from None
+            except (EOFError, gzip.BadGzipFile) as error:
+                raise RecordError(path, number + 1, f"broken gzip file ({error})") from None
+            if not line.strip():
+                continue
+            try:
+                record = parse_line(line, model, path, number)
+            except RecordError as error:
+                if on_error is None:
+                    raise
+                on_error(error, line)
+                continue
+            yield number, record
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path) -> Iterator[TextIO]:
+    """A text file that replaces `path` when the block ends without an error, and leaves no trace otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """A JSON file, indented, written atomically."""
+    with atomic_writer(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")

@@ -1,0 +1,126 @@
+"""The settings of a training stage: method (recipe) and layout (profile). Torch-free, so that recipes parse anywhere.
+
+Defaults are NeMo-Aligner's where it has one (behaviour spec 2.7, 2.9, 4.4). A layout never changes the result, only
+where and how fast it is computed; it therefore takes no part in a stage's key.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from steerlm.models.shape import LlamaShape
+
+
+class Settings(BaseModel):
+    """Base of every recipe section: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class OptimizerSettings(Settings):
+    """AdamW with decoupled decay (1-D parameters exempt), global-norm clipping, and the cosine schedule of `schedule.py`."""
+
+    lr: NonNegativeFloat = 9e-6
+    min_lr: NonNegativeFloat = 9e-7
+    warmup_steps: NonNegativeInt = 10
+    constant_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    clip: NonNegativeFloat = 1.0
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.lr < self.min_lr:
+            raise ValueError(f"lr {self.lr} is below min_lr {self.min_lr}")
+        if self.constant_steps and self.lr == self.min_lr:
+            raise ValueError("lr = min_lr needs constant_steps = 0")
+        return self
+
+
+class TrainSettings(Settings):
+    """What every objective shares. Steps = min(max_steps, epochs * records / global_batch); either may be null."""
+
+    max_steps: PositiveInt | None = None
+    epochs: float | None = Field(default=None, gt=0)
+    global_batch: PositiveInt = 64
+    window: PositiveInt = 4096
+    over_long: Literal["drop", "keep_end", "error"] = "drop"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 1234
+    optimizer: OptimizerSettings = OptimizerSettings()
+    validate_every: PositiveInt | None = None
+    """Steps between validations; null: only at the end."""
+    validation_batches: PositiveInt | None = None
+    """Global batches a validation reads; null: all."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints for resume; null: at the end and on a termination signal."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept besides the best."""
+    export: Literal["best", "last"] = "best"
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if self.max_steps is None and self.epochs is None:
+            raise ValueError("give max_steps, epochs or both")
+        return self
+
+
+class TextSettings(TrainSettings):
+    """Plain language modelling. `shape` null: continue from the base model; given: start from random weights."""
+
+    shape: LlamaShape | None = None
+    denominator: Literal["tokens"] = "tokens"
+
+
+class SFTSettings(TrainSettings):
+    """Attribute-conditioned fine-tuning. `denominator: conversations` weighs conversations equally (the tutorial's
+    micro-batch 1), `tokens` weighs learned tokens equally. `conditioned: false` drops every label (a baseline)."""
+
+    denominator: Literal["conversations", "tokens"] = "conversations"
+    conditioned: bool = True
+    no_learned_token: Literal["error", "drop"] = "error"
+
+
+class RewardSettings(TrainSettings):
+    """Masked regression on the attribute vector at the read-out position."""
+
+    denominator: Literal["labels"] = "labels"
+    head_init_std: float = 0.02
+
+
+class LayoutSettings(Settings):
+    """Where a training job runs: `nodes` x `devices` processes, of which `tensor` x `pipeline` hold one model."""
+
+    nodes: PositiveInt = 1
+    devices: PositiveInt = 1
+    tensor: PositiveInt = 1
+    pipeline: PositiveInt = 1
+    sequence_parallel: bool = False
+    micro_batch: PositiveInt = 1
+    """Bounds a row: at most micro_batch x window tokens, unless row_tokens says less."""
+    row_tokens: PositiveInt | None = None
+    recompute: Literal["none", "selective", "full"] = "none"
+    attention: Literal["auto", "te", "sdpa"] = "auto"
+    threads: PositiveInt | None = None
+    """CPU threads per process; null: the machine's cores shared out."""
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.devices
+
+    @property
+    def data_parallel(self) -> int:
+        return self.processes // (self.tensor * self.pipeline)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        model = self.tensor * self.pipeline
+        if self.processes % model:
+            raise ValueError(f"{self.processes} processes do not divide by tensor x pipeline = {model}")
+        if self.sequence_parallel and self.tensor == 1:
+            raise ValueError("sequence_parallel needs tensor > 1")
+        return self
+
+    def row_limit(self, window: int) -> int:
+        return min(self.row_tokens or self.micro_batch * window, self.micro_batch * window)

@@ -1,0 +1,119 @@
+"""What the training loop drives: the `Engine` and `Objective` protocols. No implementation, no megatron.
+
+`steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers and AdamW) the oracle.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from steerlm.training.rows import Row, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+Statistics = dict[str, "torch.Tensor"]
+"""Additive fp64 tensors by name: summed over rows, micro-batches and data-parallel ranks. Shapes never vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP)."""
+
+    dp_rank: int = 0
+    dp_size: int = 1
+    row_multiple: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowTensors:
+    """A row on the device, padded to `row_multiple` with a tail segment of weight 0. T: padded tokens, K: samples.
+
+    `tokens` [T] int64; `positions` [T] int64 (restart per segment); `cu_seqlens` [segments+1] int32 (tail included);
+    `targets` [T] int64: the next token of the same segment (0 at a segment's last); `weights` [T] fp32: loss weight of
+    `targets`; `readouts` [K] int64: index of each sample's last token; `labels` [K, A] fp32 or None;
+    `sample_of` [T] int64: which sample a token belongs to (K for the tail).
+    """
+
+    tokens: "torch.Tensor"
+    positions: "torch.Tensor"
+    cu_seqlens: "torch.Tensor"
+    targets: "torch.Tensor"
+    weights: "torch.Tensor"
+    readouts: "torch.Tensor"
+    labels: "torch.Tensor | None"
+    sample_of: "torch.Tensor"
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What the sampler yields and never splits: the samples of one record. `together`: in one row, or in one step."""
+
+    samples: tuple[Sample, ...]
+    together: Literal["row", "step"] = "step"
+
+
+class Objective(Protocol):
+    """A loss. `output` says what the model's head gives it: next-token log-probabilities [T] fp32, or values at the
+    read-out positions [K, A] fp32."""
+
+    output: Literal["logprobs", "values"]
+
+    def unit(self, record: Any) -> Unit | None:
+        """The samples of one record; None if the record is dropped by a named policy (counted by the objective)."""
+
+    def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
+        """Sum of the loss over the row (fp32 scalar), its denominator, and additive statistics."""
+
+    def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
+        """Metrics of the summed statistics (Pearson is not a mean of means)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Sums over the whole global batch, equal on every rank. `grad_norm` is before clipping; 0 for an evaluation."""
+
+    loss_sum: float
+    count: int
+    statistics: Statistics
+    grad_norm: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(1, self.count)
+
+
+class Engine(Protocol):
+    """A model with its optimizer on this process's share of the devices."""
+
+    layout: Layout
+
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+        """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.
+
+        The gradient is that of sum(loss) / sum(count) over the global batch. Raises `TrainingError` on every rank,
+        before the update, if the loss or the gradient norm is not finite.
+        """
+
+    def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
+        """The same sums without a gradient."""
+
+    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> "list[torch.Tensor]":
+        """Per row of this rank, fp32 on the CPU, no gradient: per-sample sums of weighted log-probs [K], or values
+        [K, A]; the same on every rank of the model-parallel group."""
+
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """A distributed checkpoint of weights, optimizer and the loop's `state` (JSON); COMPLETE is written last."""
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restore weights and optimizer from any layout's checkpoint; returns the loop's state."""
+
+    def load_weights(self, folder: Path) -> None:
+        """Restore the weights alone (to export a best checkpoint that is not the current one)."""
+
+    def write_hf(self, folder: Path) -> None:
+        """Write config-less safetensors shards and their index into `folder`, each rank its share; collective."""

@@ -1,0 +1,19 @@
+"""The Kubeflow side of SteerLM: `components/`, `pipelines/` and the recipes, importable from a checkout and from a wheel.
+
+A wheel carries the two folders inside this package. In a checkout they stand beside it, where the ecosystem expects
+them, so the package's search path is extended by the checkout's root.
+"""
+
+from pathlib import Path
+
+_root = Path(__file__).resolve().parent.parent
+if not (Path(__file__).parent / "pipelines").is_dir():
+    __path__.append(str(_root))
+
+
+def recipes_folder() -> Path:
+    """Folder of the shipped recipes and, beside it, profiles: `<folder>/recipes`, `<folder>/profiles`."""
+    for base in map(Path, __path__):
+        if (base / "pipelines" / "recipes").is_dir():
+            return base / "pipelines"
+    raise FileNotFoundError("the shipped recipes are missing from this installation of steerlm; re-install it")
