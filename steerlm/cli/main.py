@@ -6,9 +6,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 import steerlm
 
@@ -31,16 +31,16 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, so that `--help` needs nothing but typer."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module, help_text = COMMANDS[cmd_name]
         if ctx.resilient_parsing or _is_top_help():
-            return click.Command(cmd_name, help=help_text)
-        command: click.Command = typer.main.get_command(import_module(module).app)
+            return TyperCommand(cmd_name, help=help_text)
+        command: Any = typer.main.get_command(import_module(module).app)
         command.name = cmd_name
         return command
 
@@ -54,6 +54,7 @@ app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="SteerLM: from human ratings to a language model that answers to its dials.\n\n"
@@ -88,13 +89,10 @@ def call(argv: list[str]) -> int:
     try:
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:  # wrong usage: typer shows it with the command's usage line
+        getattr(error, "show", lambda: typer.echo(f"error: {error}", err=True))()
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; run the same command again to go on", err=True)
         return 128 + signal.SIGINT
     except BrokenPipeError:

@@ -1,0 +1,58 @@
+# Two commands matter: `make demo` (the whole SteerLM path on this machine) and `make test`. Each makes its own
+# environment in .venv and works as the first command typed on a machine with Python 3.11.
+PYTHON ?= python3.11
+VENV   ?= .venv
+SEED   ?= 1
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# Nothing leaves the machine: no telemetry, no model hub.
+export MLFLOW_DISABLE_TELEMETRY = true
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+
+.PHONY: help demo demo-real test check lint types imports lock compile clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY) ## The whole path on a synthetic world: train, annotate, condition, serve, steer, report (SEED=1).
+	$(BIN)/python -m pipelines.demo --seed $(SEED) --output runs/demo
+
+demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=folder
+	@test -n "$(DATA)" || { echo "error: say where the data is: make demo-real DATA=folder" >&2; exit 2; }
+	$(BIN)/python -m pipelines.demo_real --data $(DATA) --output runs/demo-real
+
+test: $(READY) ## The test suite.
+	$(BIN)/pytest
+
+check: lint types imports ## Lint, types and import rules.
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+compile: $(READY) ## Compile the pipelines to pipelines/compiled (a test compares them).
+	$(BIN)/python -m pipelines.compile
+
+lock: $(READY) ## Make constraints.txt anew from pyproject.toml.
+	$(BIN)/uv pip compile --quiet --all-extras --no-annotate --no-header --no-emit-package steerlm --no-emit-index-url \
+		--python-version 3.11 pyproject.toml -o constraints.new
+	{ echo "# Exact versions of every package the project was tested with (Python 3.11). Made by: make lock"; \
+	  { cat constraints.new; $(BIN)/uv --version | awk '{print "uv==" $$2}'; } | sort; } > constraints.txt
+	rm constraints.new
+
+clean: ## Remove what the demo made (not the environment).
+	rm -rf runs
