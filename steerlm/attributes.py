@@ -75,7 +75,7 @@ class AttributeSchema(BaseModel):
             if name not in self.names:
                 raise LabelError(f"unknown attribute {name!r}{nearest(name, self.active)}")
             if name not in self.active:
-                raise LabelError(f"attribute {name!r} was never trained in this model; trained: {', '.join(self.active)}")
+                raise LabelError(f"attribute {name!r} was never trained; trained: {', '.join(self.active)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value % 1:
                 raise LabelError(f"attribute {name!r} must be an integer {self.low}..{self.high}, not {value!r}")
             if not self.low <= value <= self.high:
@@ -93,7 +93,7 @@ class AttributeSchema(BaseModel):
         return ",".join(f"{n}:{_number(labels[n])}" for n in self.names if n in labels)
 
     def vector(self, labels: Mapping[str, float]) -> list[float]:
-        """The label vector, `MASKED` where `labels` has no value; names outside the schema are ignored (as upstream)."""
+        """The label vector, `MASKED` where `labels` has no value; names outside the schema are ignored."""
         return [float(labels[n]) if n in labels else MASKED for n in self.names]
 
     def round(self, scores: Sequence[float]) -> dict[str, int]:

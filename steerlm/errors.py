@@ -49,7 +49,7 @@ class TrainingError(SteerLMError):
     """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
 
 
-class Interrupted(SteerLMError):
+class Interrupted(SteerLMError):  # noqa: N818 (not a failure)
     """A termination signal arrived; the state was saved and the work can be resumed."""
 
     exit_code = 143

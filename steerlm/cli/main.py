@@ -90,7 +90,8 @@ def call(argv: list[str]) -> int:
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except TyperException as error:  # wrong usage: typer shows it with the command's usage line
-        getattr(error, "show", lambda: typer.echo(f"error: {error}", err=True))()
+        show = getattr(error, "show", None)
+        show() if show else typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; run the same command again to go on", err=True)

@@ -1,6 +1,6 @@
 """What the training loop drives: the `Engine` and `Objective` protocols. No implementation, no megatron.
 
-`steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers and AdamW) the oracle.
+`steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers, AdamW) the oracle.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,55 @@
+"""Steerability against answerers whose obedience is known."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import InputError
+from steerlm.evaluation.config import EvaluationSettings
+from steerlm.evaluation.steer import Case, Vectors, curve_cases, evaluate_steering, independent_cases
+
+SCHEMA = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, defaults={"brief": 2})
+QUESTIONS = [f"question {i}" for i in range(300)]
+SETTINGS = EvaluationSettings(questions=256, curve_questions=4)
+
+
+def obey_first_only(cases: Sequence[Case]) -> list[str]:
+    """Writes its dials down; obeys the first, inverts the second, ignores the third."""
+    return [f"{c.asked['warm']} {9 - c.asked['brief']} {len(c.question) % 3}" for c in cases]
+
+
+def read(_: Sequence[str], answers: Sequence[str]) -> Vectors:
+    return np.array([[float(w) for w in a.split()] for a in answers])
+
+
+def test_correlations_are_those_of_a_known_answerer() -> None:
+    result = evaluate_steering(
+        QUESTIONS, SCHEMA, SETTINGS, obey_first_only, {"oracle": read}, lambda cs: ["5 5 5"] * len(cs)
+    )
+    dials = result["judges"]["oracle"]
+    assert dials["warm"]["spearman"] == pytest.approx(1.0)
+    assert dials["warm"]["mae"] == 0
+    assert dials["brief"]["spearman"] == pytest.approx(-1.0)
+    assert abs(dials["bold"]["spearman"]) < 0.2
+    assert [p[:2] for p in dials["warm"]["curve"]] == [[v, v] for v in range(10)]
+    assert result["baseline"]["oracle"]["warm"]["spearman"] == 0
+
+
+def test_dials_are_drawn_independently_and_uniformly() -> None:
+    cases = independent_cases(QUESTIONS, SCHEMA, SETTINGS)
+    asked = np.array([list(c.asked.values()) for c in cases])
+    assert len({c.question for c in cases}) == 256
+    assert np.abs(np.corrcoef(asked.T) - np.eye(3)).max() < 0.2
+    assert set(np.unique(asked)) == set(range(10))
+
+
+def test_a_curve_moves_one_dial_and_leaves_the_others_at_their_defaults() -> None:
+    for name, level, case in curve_cases(QUESTIONS, SCHEMA, SETTINGS):
+        assert case.asked == {"warm": 9, "brief": 2, "bold": 9} | {name: level}
+
+
+def test_too_few_questions_is_an_error() -> None:
+    with pytest.raises(InputError, match="256 are needed"):
+        independent_cases(QUESTIONS[:10], SCHEMA, SETTINGS)
