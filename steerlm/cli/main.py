@@ -16,6 +16,7 @@ import steerlm
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "true" if _name.startswith("MLFLOW") else "1")
 
+CTRL_C = 128 + signal.SIGINT
 COMMANDS = {
     "data": ("steerlm.cli.data", "Prepare, merge, convert and check conversation data."),
     "model": ("steerlm.cli.model", "Fetch, import and export models."),
@@ -88,6 +89,8 @@ def call(argv: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False)
+        if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:  # wrong usage: typer shows it with the command's usage line
         show = getattr(error, "show", None)
@@ -95,7 +98,7 @@ def call(argv: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; run the same command again to go on", err=True)
-        return 128 + signal.SIGINT
+        return CTRL_C
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

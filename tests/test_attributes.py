@@ -1,0 +1,82 @@
+"""The schema: order, range, rounding, the label syntax and its errors."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerlm.attributes import MASKED, AttributeSchema, parse_labels
+from steerlm.errors import LabelError
+
+NINE = AttributeSchema()
+OWN = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, defaults={"brief": 2})
+
+
+@pytest.mark.parametrize(
+    ("score", "label"),
+    [(-0.7, 0), (0.5, 0), (1.5, 2), (2.5, 2), (2.51, 3), (3.5, 4), (4.9, 4)],
+)
+def test_scores_are_clamped_and_rounded_half_to_even(score: float, label: int) -> None:
+    assert NINE.round([score] * 9) == dict.fromkeys(NINE.names, label)
+
+
+def test_untrained_attributes_are_never_written() -> None:
+    five = NINE.restricted(["verbosity", "helpfulness"])
+    assert five.active == ("helpfulness", "verbosity")
+    assert five.round([9.0] * 9) == {"helpfulness": 4, "verbosity": 4}
+    with pytest.raises(LabelError, match="never trained"):
+        five.check({"quality": 1})
+
+
+def test_canonical_order_whatever_the_mapping_says() -> None:
+    assert NINE.format({"verbosity": 1, "quality": 4.0, "humor": 2}) == "quality:4,humor:2,verbosity:1"
+    assert OWN.vector({"bold": 3, "nobody": 1}) == [MASKED, MASKED, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"humour": 1}, "did you mean 'humor'"),
+        ({"humor": 5}, r"0\.\.4, not 5"),
+        ({"humor": -1}, r"0\.\.4, not -1"),
+        ({"humor": 1.5}, "integer"),
+        ({"humor": True}, "integer"),
+        ({"humor": "3"}, "integer"),
+        ({"humor": float("nan")}, "integer"),
+    ],
+)
+def test_a_wrong_dial_is_named(labels: dict[str, float], message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        NINE.complete(labels)
+
+
+def test_defaults_fill_the_dials_nobody_set() -> None:
+    assert OWN.complete({"bold": 0}) == {"warm": 9, "brief": 2, "bold": 0}
+
+
+@pytest.mark.parametrize("text", ["", "quality", "quality:", ":3", "quality:x", "a:1,,b:2", "a:nan", "a:inf"])
+def test_a_label_string_that_cannot_be_split_is_an_error(text: str) -> None:
+    with pytest.raises(LabelError, match="name:number"):
+        parse_labels(text)
+
+
+@given(st.dictionaries(st.sampled_from(OWN.names), st.integers(0, 9), min_size=1))
+def test_labels_survive_writing_and_reading(labels: dict[str, int]) -> None:
+    assert parse_labels(OWN.format(labels)) == labels
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"names": ("a", "a")},
+        {"names": ()},
+        {"names": ("a b",)},
+        {"low": 4, "high": 4},
+        {"defaults": {"humour": 1}},
+        {"defaults": {"humor": 9}},
+        {"trained": ("humour",)},
+        {"ranges": 1},
+    ],
+)
+def test_an_inconsistent_schema_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        AttributeSchema(**wrong)

@@ -1,0 +1,85 @@
+"""The template against the specification's strings, and the loss mask token by token with real tokenizers."""
+
+from pathlib import Path
+
+import pytest
+
+from steerlm.errors import InputError
+from steerlm.prompt import SYSTEM_PROMPT, encode, marks_in, render, render_prompt, render_readout, text_of
+from steerlm.records import Conversation, Turn, read_records
+
+TALK = Conversation.model_validate(
+    {
+        "conversations": [
+            {"value": "What is ice?", "from": "User", "label": None},
+            {"value": "Frozen water.", "from": "Assistant", "label": "quality:3,toxicity:0"},
+            {"value": "And snow?", "from": "User", "label": None},
+            {"value": "Ice crystals.", "from": "Assistant", "label": "quality:4"},
+        ],
+        "system": "Be kind.",
+        "mask": "User",
+        "type": "VALUE_TO_TEXT",
+    }
+)
+
+
+def test_training_text_is_the_specified_one() -> None:
+    assert text_of(render(TALK)) == (
+        "<extra_id_0>System\nBe kind.\n"
+        "<extra_id_1>User\nWhat is ice?\n"
+        "<extra_id_1>Assistant\n<extra_id_2>quality:3,toxicity:0\nFrozen water.\n"
+        "<extra_id_1>User\nAnd snow?\n"
+        "<extra_id_1>Assistant\n<extra_id_2>quality:4\nIce crystals.\n<extra_id_1>"
+    )
+
+
+def test_learned_are_responses_later_turn_marks_and_the_stop() -> None:
+    assert [s.text for s in render(TALK) if s.learned] == [
+        "Frozen water.\n",
+        "<extra_id_1>",  # of User's turn 2; that of turn 1 would not be
+        "Ice crystals.\n",
+        "<extra_id_1>",
+    ]
+
+
+def test_turn_zero_is_never_learned_and_a_masked_turn_one_has_no_learned_mark() -> None:
+    turns = [Turn(value="I speak first.", speaker="Assistant"), Turn(value="Oh.", speaker="User")]
+    assert not any(s.learned for s in render(Conversation(conversations=turns)))
+
+
+def test_a_prompt_is_a_prefix_of_the_training_text() -> None:
+    prompt = render_prompt(TALK.conversations[:3], "quality:4", system="Be kind.")
+    assert text_of(render(TALK)) == prompt + "Ice crystals.\n<extra_id_1>"
+    assert render_prompt(TALK.conversations[:1], "").endswith("What is ice?\n<extra_id_1>Assistant\n")
+    with pytest.raises(InputError, match="already Assistant's"):
+        render_prompt(TALK.conversations[:2], "quality:4")
+
+
+def test_readout_text_has_the_constant_system_prompt_and_no_labels() -> None:
+    assert render_readout(TALK, 1) == (
+        f"<extra_id_0>System\n{SYSTEM_PROMPT}\n<extra_id_1>User\nWhat is ice?\n"
+        "<extra_id_1>Assistant\nFrozen water.\n<extra_id_2>"
+    )
+    assert render_readout(TALK, 0, use_system=True) == (
+        "<extra_id_0>System\nBe kind.\n<extra_id_1>User\nWhat is ice?\n<extra_id_2>"
+    )
+
+
+def test_marks_in_user_text_are_found() -> None:
+    assert marks_in("a <extra_id_1>User b<extra_id_2>") == ["<extra_id_1>", "<extra_id_2>"]
+    assert marks_in("<extra_id_3>") == []
+
+
+def test_learned_tokens_decode_to_the_learned_text(shared_data: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "stories260K")
+    checked = 0
+    for _, talk in read_records(shared_data / "steerlm" / "annotated_384.jsonl", Conversation):
+        segments = render(talk)
+        encoded = encode(segments, tokenizer)
+        learned = [i for i, yes in zip(encoded.ids, encoded.learned, strict=True) if yes]
+        assert encoded.joints == 0
+        assert tokenizer.decode(learned) == text_of([s for s in segments if s.learned])
+        checked += 1
+    assert checked == 384
