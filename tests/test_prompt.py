@@ -80,6 +80,7 @@ def test_learned_tokens_decode_to_the_learned_text(shared_data: Path) -> None:
         encoded = encode(segments, tokenizer)
         learned = [i for i, yes in zip(encoded.ids, encoded.learned, strict=True) if yes]
         assert encoded.joints == 0
-        assert tokenizer.decode(learned) == text_of([s for s in segments if s.learned])
+        expected = text_of([s for s in segments if s.learned])
+        assert tokenizer.decode(learned) == expected.removeprefix(" ")  # decoding drops one leading space
         checked += 1
     assert checked == 384
