@@ -24,8 +24,9 @@ class Goal:
 class ReportData:
     """What a report shows; parts that a run has not made are empty.
 
-    `scale`: lowest and highest label; `steering`: result of `steer.evaluate_steering`; `quality`: of `quality.regression_quality`; `curves`: the lines of
-    each training stage's metrics.jsonl; `stages`: name, seconds, path; `places`: label to path or address.
+    `scale`: lowest and highest label; `steering`: result of `steer.evaluate_steering`; `quality`: of
+    `quality.regression_quality`; `curves`: the lines of each training stage's metrics.jsonl; `stages`: name, seconds,
+    path; `places`: label to path or address.
     """
 
     title: str

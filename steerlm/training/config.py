@@ -18,7 +18,7 @@ class Settings(BaseModel):
 
 
 class OptimizerSettings(Settings):
-    """AdamW with decoupled decay (1-D parameters exempt), global-norm clipping, the cosine schedule of `schedule.py`."""
+    """AdamW with decoupled decay (1-D parameters exempt), norm clipping, the cosine schedule of `schedule.py`."""
 
     lr: NonNegativeFloat = 9e-6
     min_lr: NonNegativeFloat = 9e-7

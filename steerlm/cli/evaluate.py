@@ -1,0 +1,66 @@
+"""`steerlm evaluate steering|reward`: thin commands over `steerlm.stages.steering`."""
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure steerability and reward quality; write reports.")
+
+
+@app.command()
+def steering(
+    model: Path = typer.Option(..., "--model", help="Folder of the attribute-conditioned model."),
+    reward: Path = typer.Option(..., "--reward", help="Folder of the reward model that judges the answers."),
+    questions: Path = typer.Option(..., "--questions", help='JSONL with a "question" or "text" on each line.'),
+    output: Path = typer.Option(..., "--output", help="Folder for evaluation.json and report.html."),
+    count: int = typer.Option(256, "--count", min=8, help="Questions asked with dials drawn independently."),
+    max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Tokens an answer may take."),
+    seed: int = typer.Option(1, "--seed", help="Seed of the drawn dials and questions."),
+) -> None:
+    """Ask with the dials set, judge the answers, write a report with a curve per dial.
+
+    Example: steerlm evaluate steering --model policy --reward rm --questions q.jsonl --output report
+    """
+    from steerlm.evaluation.config import EvaluationSettings
+    from steerlm.evaluation.report import ReportData, write_report
+    from steerlm.records import write_json
+    from steerlm.stages.steering import measure, read_questions
+
+    settings = EvaluationSettings(questions=count, max_tokens=max_tokens, seed=seed)
+    result = measure(settings=settings, questions=read_questions(questions), policy=model, reward=reward)
+    found = result["steering"]
+    write_json(output / "evaluation.json", result)
+    low, high = found["range"]
+    places = {"model": str(model), "reward model": str(reward)}
+    write_report(
+        ReportData(title=f"Steerability of {model.name}", scale=(low, high), steering=found, places=places),
+        output / "report.html",
+    )
+    for judge, attributes in found["judges"].items():
+        typer.echo(f"asked against obtained, by the {judge}:")
+        for name, one in attributes.items():
+            typer.echo(f"  {name:14} Spearman {one['spearman']:5.2f}   mean distance {one['mae']:.2f}")
+    typer.echo(f"report: {output / 'report.html'}")
+
+
+@app.command()
+def reward(
+    model: Path = typer.Option(..., "--model", help="Folder of the reward model."),
+    input_file: Path = typer.Option(..., "--input-file", help="Labelled conversations (JSONL) it was not trained on."),
+) -> None:
+    """Per attribute: MSE beside the mean predictor's, Pearson, rounded agreement with the human labels.
+
+    Example: steerlm evaluate reward --model rm --input-file val.jsonl
+    """
+    from steerlm.inference.scorer import TransformersScorer
+    from steerlm.records import Conversation, read_records
+    from steerlm.stages.steering import held_out_quality
+
+    records = (talk for _, talk in read_records(input_file, Conversation))
+    quality = held_out_quality(TransformersScorer(model), records, None)
+    typer.echo(f"{'attribute':14} {'texts':>6} {'MSE':>7} {'of mean':>8} {'Pearson':>8} {'agree':>6}")
+    for name, one in quality.items():
+        typer.echo(
+            f"{name:14} {one['n']:6} {one['mse']:7.3f} {one['mean_predictor_mse']:8.3f}"
+            f" {one['pearson']:8.3f} {one['agreement']:6.0%}"
+        )

@@ -1,0 +1,165 @@
+"""Joins models and judges into one evaluation: how well the dials steer, how well the reward model predicts.
+
+Used by the `evaluate` stage and by `steerlm evaluate`. Heavy rooms are imported when called.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.errors import InputError, RecordError
+from steerlm.prompt import USER, render_prompt, render_readout
+from steerlm.records import Conversation, Turn
+
+if TYPE_CHECKING:
+    from steerlm.evaluation.config import EvaluationSettings
+    from steerlm.evaluation.steer import Answerer, Case, Judge, Vectors
+    from steerlm.inference.scorer import Scorer
+
+
+def schema_of(folder: Path) -> AttributeSchema:
+    """The attributes a model folder was made with; raises `InputError` for a model without any."""
+    from steerlm.models.folder import read_info
+
+    schema = read_info(folder).attributes
+    if schema is None:
+        raise InputError(
+            f"{folder}: this model has no attributes (no steerlm.json names any); a reward model or policy was expected"
+        )
+    return schema
+
+
+def read_questions(path: Path) -> list[str]:
+    """The questions of a JSONL file, each line with a `question`, a `text` or, as MT-bench has it, `turns`."""
+    from steerlm.records import Line, read_records
+
+    questions = []
+    for number, record in read_records(path, Line):
+        values = record.model_extra or {}
+        value = values.get("question") or values.get("text") or next(iter(values.get("turns") or []), None)
+        if not isinstance(value, str):
+            raise RecordError(path, number, 'a "question" or "text" was expected')
+        questions.append(value)
+    return questions
+
+
+def policy_answerer(folder: Path, settings: "EvaluationSettings", *, conditioned: bool = True) -> "Answerer":
+    """Answers every case with its dials; without dials if not `conditioned` (a model that never saw a label)."""
+    from steerlm.inference.generator import TransformersGenerator
+    from steerlm.inference.sampling import Sampling
+
+    schema = schema_of(folder) if conditioned else AttributeSchema()
+    generator = TransformersGenerator(folder)
+    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+
+    def answer(cases: Sequence["Case"]) -> list[str]:
+        labels = [schema.format(c.asked) if conditioned else "" for c in cases]
+        prompts = [
+            render_prompt([Turn(value=c.question, speaker=USER)], label) for c, label in zip(cases, labels, strict=True)
+        ]
+        return [one[0].text.strip() for one in generator.generate(prompts, 1, sampling, settings.seed)]
+
+    return answer
+
+
+def reward_judge(scorer: "Scorer") -> "Judge":
+    """The reward model's raw scores of the answers, clamped to the schema's range."""
+    import numpy as np
+
+    def judge(questions: Sequence[str], answers: Sequence[str]) -> "Vectors":
+        texts = [
+            render_readout(
+                Conversation(conversations=[Turn(value=q, speaker=USER), Turn(value=a, speaker="Assistant")]), 1
+            )
+            for q, a in zip(questions, answers, strict=True)
+        ]
+        scores = np.asarray(scorer.score(texts), dtype=np.float64)
+        return np.clip(scores, scorer.schema.low, scorer.schema.high)
+
+    return judge
+
+
+def oracle_judge(schema: AttributeSchema) -> "Judge":
+    """The synthetic world's oracle: computed from the text alone, independent of any model."""
+    import numpy as np
+
+    from steerlm.toyworld import oracle
+
+    def judge(questions: Sequence[str], answers: Sequence[str]) -> "Vectors":
+        scored = [oracle.score(q, a) for q, a in zip(questions, answers, strict=True)]
+        return np.array([[one[n] for n in schema.names] for one in scored], dtype=np.float64)
+
+    return judge
+
+
+def held_out_quality(
+    scorer: "Scorer", conversations: Iterable[Conversation], truth: "Judge | None"
+) -> dict[str, dict[str, Any]]:
+    """Regression quality of a reward model on the answers of held-out conversations.
+
+    The truth is the judge's where one is given, over every answered question, else the human labels of the answers
+    that have one.
+    """
+    import numpy as np
+
+    from steerlm.evaluation.quality import label_matrix, regression_quality
+
+    texts: list[str] = []
+    asked: list[str] = []
+    answered: list[str] = []
+    labels: list[dict[str, float]] = []
+    for conversation in conversations:
+        turns = conversation.conversations
+        for i in range(1, len(turns)):
+            if turns[i].speaker == conversation.mask or not (truth or turns[i].label):
+                continue
+            texts.append(render_readout(conversation, i))
+            asked.append(turns[i - 1].value)
+            answered.append(turns[i].value)
+            labels.append(parse_labels(turns[i].label or "none:0"))
+    if not texts:
+        raise InputError("no held-out answer to judge the reward model by: no conversation has a label")
+    predicted = np.asarray(scorer.score(texts), dtype=np.float64)
+    matrix = truth(asked, answered) if truth else label_matrix(labels, scorer.schema)
+    return regression_quality(predicted, matrix, scorer.schema)
+
+
+def measure(
+    *,
+    settings: "EvaluationSettings",
+    questions: Sequence[str],
+    policy: Path | None = None,
+    reward: Path | None = None,
+    baseline: Path | None = None,
+    held_out: Iterable[Conversation] = (),
+    oracle: bool = False,
+) -> dict[str, Any]:
+    """Everything the report shows about the models: `steering` (null without a policy) and `quality` (without a reward
+    model empty). Judges are the oracle, if the questions are the synthetic world's, and the reward model."""
+    from steerlm.inference.scorer import TransformersScorer
+
+    scorer = TransformersScorer(reward) if reward else None
+    result: dict[str, Any] = {"steering": None, "quality": {}}
+    if scorer:
+        result["quality"] = held_out_quality(scorer, held_out, oracle_judge(scorer.schema) if oracle else None)
+    if policy:
+        from steerlm.evaluation.steer import evaluate_steering
+
+        schema = schema_of(policy)
+        judges: dict[str, Judge] = {}
+        if oracle:
+            judges["oracle"] = oracle_judge(schema)
+        if scorer:
+            judges["reward model"] = reward_judge(scorer)
+        if not judges:
+            raise InputError("nothing can judge the answers: give a reward model")
+        result["steering"] = evaluate_steering(
+            questions,
+            schema,
+            settings,
+            policy_answerer(policy, settings),
+            judges,
+            policy_answerer(baseline, settings, conditioned=False) if baseline else None,
+        )
+    return result
