@@ -51,18 +51,21 @@ def render(conversation: Conversation) -> list[Segment]:
 
     Learned are the responses of the roles that are not masked, each with its trailing newline, the turn mark that
     opens a masked turn from the third turn on (it teaches the model to stop), and the final turn mark that follows a
-    closing response. Turn 0 is never learned, whoever speaks.
+    closing response. Turn 0 is never learned, whoever speaks; nor is a turn that says `learned: false` and has no
+    label, nor the mark that would stop it.
     """
+    skipped = False
     segments = [Segment(f"{SYSTEM_MARK}System\n{conversation.system}\n", "header")]
     for index, turn in enumerate(conversation.conversations):
         masked = turn.speaker == conversation.mask
-        segments.append(Segment(TURN_MARK, "turn", learned=masked and index >= 2))
+        segments.append(Segment(TURN_MARK, "turn", learned=masked and index >= 2 and not skipped))
+        skipped = not turn.learned and not turn.label
         segments.append(Segment(f"{turn.speaker}\n", "name"))
         if turn.label is not None:
             segments.append(Segment(f"{LABEL_MARK}{turn.label}\n", "label"))
-        segments.append(Segment(f"{turn.value}\n", "text", learned=not masked and index > 0))
+        segments.append(Segment(f"{turn.value}\n", "text", learned=not masked and index > 0 and not skipped))
     if conversation.conversations and conversation.conversations[-1].speaker != conversation.mask:
-        segments.append(Segment(TURN_MARK, "stop", learned=True))
+        segments.append(Segment(TURN_MARK, "stop", learned=not skipped))
     return segments
 
 

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO, TypeVar
@@ -31,11 +32,15 @@ class Line(BaseModel):
 
 
 class Turn(Line):
-    """One message. `label` is None for an explicit null; use `"label" in turn.model_fields_set` for an absent key."""
+    """One message. `label` is None for an explicit null; use `"label" in turn.model_fields_set` for an absent key.
+
+    `learned: false` (a history turn split off a prompt) keeps a turn out of the loss for as long as it has no label.
+    """
 
     value: str
     speaker: str = Field(alias="from", min_length=1)
     label: str | None = None
+    learned: bool = True
 
 
 class Conversation(Line):
@@ -78,7 +83,7 @@ def open_text(path: str | Path) -> TextIO:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, a file was expected") from None
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")  # type: ignore[arg-type]
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
 
 
 def parse_line(line: str, model: type[Record], path: str | Path, number: int) -> Record:
@@ -92,6 +97,36 @@ def parse_line(line: str, model: type[Record], path: str | Path, number: int) ->
         raise RecordError(path, number, f"{where}: {message}" if where else message) from None
 
 
+def read_lines(
+    path: str | Path, on_error: Callable[[RecordError, str], None] | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text) of a file or its `.gz` form. Blank lines are skipped.
+
+    A line that is not UTF-8 raises `RecordError`; with `on_error` it is handed there, and reading goes on. A broken
+    gzip file always raises.
+    """
+    number = 0
+    with open_text(path) as file:
+        lines = enumerate(file.buffer, 1)
+        while True:
+            try:
+                number, raw = next(lines)
+            except StopIteration:
+                return
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise RecordError(path, number + 1, f"broken gzip file ({error})") from None
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                bad = RecordError(path, number, f"not UTF-8 ({error.reason})")
+                if on_error is None:
+                    raise bad from None
+                on_error(bad, raw.decode("utf-8", errors="replace"))
+                continue
+            if line.strip():
+                yield number, line
+
+
 def read_records(
     path: str | Path, model: type[Record], on_error: Callable[[RecordError, str], None] | None = None
 ) -> Iterator[tuple[int, Record]]:
@@ -99,44 +134,44 @@ def read_records(
 
     A bad line raises `RecordError`; with `on_error` it is handed there with its text, and reading goes on.
     """
-    with open_text(path) as file:
-        lines = enumerate(file, 1)
-        number = 0
-        while True:
-            try:
-                number, line = next(lines)
-            except StopIteration:
-                return
-            except UnicodeDecodeError as error:
-                raise RecordError(path, number + 1, f"not UTF-8 ({error.reason})") from None
-            except (EOFError, gzip.BadGzipFile) as error:
-                raise RecordError(path, number + 1, f"broken gzip file ({error})") from None
-            if not line.strip():
-                continue
-            try:
-                record = parse_line(line, model, path, number)
-            except RecordError as error:
-                if on_error is None:
-                    raise
-                on_error(error, line)
-                continue
-            yield number, record
+    for number, line in read_lines(path, on_error):
+        try:
+            record = parse_line(line, model, path, number)
+        except RecordError as error:
+            if on_error is None:
+                raise
+            on_error(error, line)
+            continue
+        yield number, record
+
+
+@contextlib.contextmanager
+def atomic_writers(*paths: str | Path) -> Iterator[list[TextIO]]:
+    """Text files that replace `paths` when the block ends without an error: all of them, or none and no trace."""
+    targets = [Path(path) for path in paths]
+    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in targets]
+    try:
+        with contextlib.ExitStack() as stack:
+            files: list[TextIO] = []
+            for path, partial in zip(targets, partials, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.append(stack.enter_context(open(partial, "w", encoding="utf-8", newline="\n")))
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in zip(targets, partials, strict=True):
+            partial.replace(path)
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_writer(path: str | Path) -> Iterator[TextIO]:
     """A text file that replaces `path` when the block ends without an error, and leaves no trace otherwise."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_writers(path) as (file,):
+        yield file
 
 
 def write_json(path: str | Path, value: Any) -> None:

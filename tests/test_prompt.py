@@ -47,6 +47,20 @@ def test_turn_zero_is_never_learned_and_a_masked_turn_one_has_no_learned_mark() 
     assert not any(s.learned for s in render(Conversation(conversations=turns)))
 
 
+def test_a_turn_marked_unlearned_is_not_learned_until_it_has_a_label() -> None:
+    record = TALK.model_dump(by_alias=True, exclude_unset=True)
+    record["conversations"][1] = {"value": "Frozen water.", "from": "Assistant", "learned": False}
+    assert [s.text for s in render(Conversation.model_validate(record)) if s.learned] == [
+        "Ice crystals.\n",
+        "<extra_id_1>",
+    ]
+    last = Conversation.model_validate({**record, "conversations": record["conversations"][:2]})
+    assert not any(s.learned for s in render(last))
+    record["conversations"][1]["label"] = "quality:3,toxicity:0"
+    labelled = Conversation.model_validate(record)
+    assert render(labelled) == render(TALK)
+
+
 def test_a_prompt_is_a_prefix_of_the_training_text() -> None:
     prompt = render_prompt(TALK.conversations[:3], "quality:4", system="Be kind.")
     assert text_of(render(TALK)) == prompt + "Ice crystals.\n<extra_id_1>"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.errors import InputError, RecordError
-from steerlm.records import Conversation, RegressionSample, atomic_writer, read_records
+from steerlm.records import Conversation, RegressionSample, atomic_writer, atomic_writers, read_lines, read_records
 
 GOOD = (
     '{"conversations": [{"value": "Où?", "from": "User", "label": null}, {"value": "Là.", "from": "Assistant"}], '
@@ -76,6 +76,28 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 99)[:-20])
     with pytest.raises(RecordError, match="gzip"):
         list(read_records(tmp_path / "cut.jsonl.gz", Conversation))
+
+
+def test_a_line_that_is_not_utf8_is_handed_over_and_the_next_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"one\n\xff\xfe\n\nfour")
+    rejected: list[str] = []
+    lines = list(read_lines(tmp_path / "a.jsonl", lambda error, text: rejected.append(f"{error.line} {text}")))
+    assert lines == [(1, "one\n"), (4, "four")]
+    assert rejected == ["2 \ufffd\ufffd\n"]
+
+
+def test_outputs_that_belong_together_appear_together(tmp_path: Path) -> None:
+    paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    with pytest.raises(RuntimeError), atomic_writers(*paths) as (first, second):
+        first.write("half")
+        second.write("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with atomic_writers(*paths) as (first, second):
+        first.write("a")
+        second.write("b")
+    assert [p.read_text() for p in paths] == ["a", "b"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_output_appears_only_when_it_is_complete(tmp_path: Path) -> None:
