@@ -1,0 +1,242 @@
+"""Where bytes live: local paths and `s3://bucket/prefix` (MinIO, any S3), and their checksums.
+
+Transfers are parallel, resumed file by file and verified by sha256. Knows nothing of what the bytes mean. Credentials
+and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION
+and S3_ENDPOINT (or AWS_ENDPOINT_URL), as `http://host:port`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from steerlm.errors import InputError, StorageError
+from steerlm.records import write_json
+
+TRANSFERS = 8
+SHA256_KEY = "x-amz-meta-sha256"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """Checksum (lower-case hex) and size in bytes of one file."""
+
+    sha256: str
+    size: int
+
+
+def is_remote(uri: str | Path) -> bool:
+    return str(uri).startswith("s3://")
+
+
+def fetch(uri: str | Path, folder: Path) -> Path:
+    """The local path of what `uri` names.
+
+    A local file or folder is returned as it is: nothing is copied. `s3://bucket/prefix` is downloaded into `folder`:
+    an object of exactly that name becomes `folder/<last part>`, otherwise everything below the prefix becomes
+    `folder/...`, and `folder` is returned. Files already there and equal are not transferred again. Raises
+    `InputError` if nothing is there, `StorageError` if a transfer or a checksum fails.
+    """
+    if not is_remote(uri):
+        path = Path(str(uri).removeprefix("file://")).expanduser()
+        if not path.exists():
+            raise InputError(f"{uri}: no such file or folder")
+        return path
+    place = S3Place.of(str(uri))
+    names = place.list()
+    if not names:
+        raise InputError(f"{uri}: nothing is stored there")
+    if "" in names:  # the uri names one object
+        target = folder / PurePosixPath(place.prefix).name
+        place.download("", target)
+        return target
+    place.download_all({name: folder / name for name in names})
+    return folder
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, lower-case hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(path: Path, memory: Path | None = None) -> dict[str, FileDigest]:
+    """Checksum of every file below a folder (or of one file), by relative posix name.
+
+    Hidden files and folders are left out. With `memory`, a JSON file that remembers checksums by size and modification
+    time, a file that has not been touched is not read again: 140 GB of weights are then checked in milliseconds.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+    remembered: dict[str, Any] = {}
+    if memory and memory.exists():
+        try:
+            remembered = json.loads(memory.read_text(encoding="utf-8"))
+        except ValueError:
+            remembered = {}  # a broken memory costs time only
+    found: dict[str, FileDigest] = {}
+    fresh: dict[str, Any] = {}
+    for file in files:
+        name = file.name if file == path else file.relative_to(path).as_posix()
+        stat = file.stat()
+        size, modified, sha = remembered.get(name, (0, 0, ""))
+        if not sha or (size, modified) != (stat.st_size, stat.st_mtime_ns):
+            sha = sha256_file(file)
+        found[name] = FileDigest(sha, stat.st_size)
+        fresh[name] = [stat.st_size, stat.st_mtime_ns, sha]
+    if memory and fresh != remembered:
+        write_json(memory, fresh)
+    return found
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+class S3Place:
+    """A prefix in a bucket. Names are relative to the prefix; "" is the object of the prefix's own name."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str) -> None:
+        self.client, self.bucket, self.prefix = client, bucket, prefix.strip("/")
+
+    @classmethod
+    def of(cls, uri: str, environment: Mapping[str, str] = os.environ) -> "S3Place":
+        """Open `s3://bucket/prefix` with the environment's endpoint and credentials."""
+        parts = urlsplit(uri)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise InputError(f"{uri}: s3://bucket/prefix was expected")
+        access, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+        if not access or not secret:
+            raise InputError(f"{uri}: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, unless it is AWS, S3_ENDPOINT")
+        endpoint = environment.get("S3_ENDPOINT") or environment.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+        address = urlsplit(endpoint)
+        if address.scheme not in ("http", "https") or not address.netloc:
+            raise InputError(f"S3_ENDPOINT {endpoint!r}: http://host:port or https://host was expected")
+        from minio import Minio
+
+        client = Minio(
+            endpoint=address.netloc,
+            access_key=access,
+            secret_key=secret,
+            session_token=environment.get("AWS_SESSION_TOKEN"),
+            secure=address.scheme == "https",
+            region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
+        )
+        return cls(client, parts.netloc, parts.path)
+
+    def at(self, name: str) -> "S3Place":
+        """The place `name` below this one."""
+        return S3Place(self.client, self.bucket, self._key(name))
+
+    def uri(self, name: str = "") -> str:
+        return f"s3://{self.bucket}/{self._key(name)}"
+
+    def list(self) -> dict[str, int]:
+        """Names and sizes of all objects at and below the prefix."""
+        start = f"{self.prefix}/" if self.prefix else ""
+
+        def collect() -> dict[str, int]:
+            below = self.client.list_objects(bucket_name=self.bucket, prefix=start, recursive=True)
+            return {o.object_name[len(start) :]: o.size or 0 for o in below if not o.object_name.endswith("/")}
+
+        found = self._attempt("list", "", collect)
+        if not found and self.prefix and (single := self.stat("")) is not None:
+            found = {"": single.size}
+        return found
+
+    def stat(self, name: str) -> FileDigest | None:
+        """Checksum ("" if the object was not written by us) and size of an object, None if it is absent."""
+        from minio.error import S3Error
+
+        def ask() -> FileDigest | None:
+            try:
+                found = self.client.stat_object(bucket_name=self.bucket, object_name=self._key(name))
+            except S3Error as error:
+                if error.code in ("NoSuchKey", "NoSuchObject", "ResourceNotFound"):
+                    return None
+                raise
+            return FileDigest((found.metadata or {}).get(SHA256_KEY, ""), found.size or 0)
+
+        return self._attempt("look up", name, ask)
+
+    def download(self, name: str, target: Path, expected: FileDigest | None = None) -> None:
+        """One object to `target`, through a partial file, verified; nothing is done if `target` is already equal."""
+        there = self.stat(name)
+        if there is None:
+            raise StorageError(f"{self.uri(name)}: no such object")
+        wanted = expected or there
+        if target.exists() and _differs(target, wanted) is None:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            self._attempt(
+                "download",
+                name,
+                lambda: self.client.fget_object(
+                    bucket_name=self.bucket, object_name=self._key(name), file_path=str(partial)
+                ),
+            )
+            if wrong := _differs(partial, wanted):
+                raise StorageError(f"{self.uri(name)}: {wrong}; upload it again")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def upload(self, source: Path, name: str, digest: FileDigest | None = None) -> None:
+        """One file, its sha256 beside it; nothing is done if the object is already equal."""
+        digest = digest or FileDigest(sha256_file(source), source.stat().st_size)
+        if self.stat(name) == digest:
+            return
+        self._attempt(
+            "upload",
+            name,
+            lambda: self.client.fput_object(
+                bucket_name=self.bucket,
+                object_name=self._key(name),
+                file_path=str(source),
+                metadata={SHA256_KEY: digest.sha256},
+            ),
+        )
+        if (there := self.stat(name)) is None or there.size != digest.size:
+            raise StorageError(f"{self.uri(name)}: {there and there.size} of {digest.size} bytes arrived; try again")
+
+    def download_all(self, targets: Mapping[str, Path], expected: Mapping[str, FileDigest] | None = None) -> None:
+        """Many objects in parallel; `expected` checksums, where given, are those that must arrive."""
+        _parallel(lambda name: self.download(name, targets[name], (expected or {}).get(name)), targets)
+
+    def upload_all(self, sources: Mapping[str, Path], digests: Mapping[str, FileDigest] | None = None) -> None:
+        _parallel(lambda name: self.upload(sources[name], name, (digests or {}).get(name)), sources)
+
+    def _key(self, name: str) -> str:
+        return "/".join(part for part in (self.prefix, name) if part)
+
+    def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
+        from minio.error import MinioException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return action()
+        except (MinioException, HTTPError, OSError) as error:
+            reason = getattr(error, "message", None) or error
+            raise StorageError(f"{self.uri(name)}: cannot {verb} it ({reason})") from error
+
+
+def _differs(path: Path, wanted: FileDigest) -> str | None:
+    """What is wrong with a file, or None. Without a known checksum the size alone is compared."""
+    if (size := path.stat().st_size) != wanted.size:
+        return f"{size} bytes, {wanted.size} were expected"
+    if wanted.sha256 and (sha := sha256_file(path)) != wanted.sha256:
+        return f"sha256 {sha[:12]}..., {wanted.sha256[:12]}... was expected"
+    return None
+
+
+def _parallel(action: Callable[[str], None], names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer") as pool:
+        for future in [pool.submit(action, name) for name in names]:
+            future.result()
