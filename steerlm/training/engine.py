@@ -3,6 +3,7 @@
 `steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers, AdamW) the oracle.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from steerlm.training.rows import Row, Sample
 
 if TYPE_CHECKING:
     import torch
+
+    from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
 """Additive fp64 tensors by name: summed over rows, micro-batches and data-parallel ranks. Shapes never vary."""
@@ -51,26 +54,35 @@ class RowTensors:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What the sampler yields and never splits: the samples of one record. `together`: in one row, or in one step."""
+    """What the sampler yields and never splits: samples of one record. `together`: in one row, or in one step."""
 
     samples: tuple[Sample, ...]
     together: Literal["row", "step"] = "step"
 
 
 class Objective(Protocol):
-    """A loss. `output` says what the model's head gives it: next-token log-probabilities [T] fp32, or values at the
-    read-out positions [K, A] fp32."""
+    """A loss, and how a record becomes what it is computed on.
+
+    `output` says what the model's head gives it: next-token log-probabilities [T] fp32, or values at the read-out
+    positions [K, A] fp32. `record` is the pydantic model of a line of its data. `counts` says what happened to the
+    records seen so far (dropped, cut, ...): nothing is dropped without being counted there.
+    """
 
     output: Literal["logprobs", "values"]
+    record: "type[Line]"
+    counts: Counter[str]
 
-    def unit(self, record: Any) -> Unit | None:
-        """The samples of one record; None if the record is dropped by a named policy (counted by the objective)."""
+    def units(self, record: Any) -> Sequence[Unit]:
+        """What the sampler may yield of one record; empty if it is dropped by a named policy. Raises `InputError`."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything `units` depends on besides the record, as JSON: settings, schema, a digest of the tokenizer."""
 
     def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
         """Sum of the loss over the row (fp32 scalar), its denominator, and additive statistics."""
 
     def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
-        """Metrics of the summed statistics (Pearson is not a mean of means)."""
+        """Metrics of the summed statistics (Pearson is not a mean of means); undefined ones are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,9 @@ class Engine(Protocol):
     def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> "list[torch.Tensor]":
         """Per row of this rank, fp32 on the CPU, no gradient: per-sample sums of weighted log-probs [K], or values
         [K, A]; the same on every rank of the model-parallel group."""
+
+    def agree(self, flag: bool) -> bool:
+        """True on every rank if `flag` is True on any of them (a termination signal reaches ranks at other times)."""
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """A distributed checkpoint of weights, optimizer and the loop's `state` (JSON); COMPLETE is written last."""
