@@ -1,0 +1,251 @@
+"""What a stage makes, and the store that keeps it under its key.
+
+`<store>/<stage>/<key>/` holds `files/` (the artifact itself, such as a model folder), `manifest.json`, `COMPLETE`
+(written last), `key.json` (what the key was made of, written first), `logs/` and, until the stage is done, `work/`.
+The digest covers what a later stage may depend on; metrics, times and places are provenance beside it. Knows nothing
+of how stages compute their keys or their files.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import StorageError
+from steerlm.prompt import PROMPT_VERSION
+from steerlm.records import write_json
+from steerlm.storage import FileDigest, S3Place, digest_folder, is_remote
+
+FORMAT = 1
+FILES, MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
+    "files",
+    "manifest.json",
+    "COMPLETE",
+    "key.json",
+    "logs",
+    "work",
+    ".hashes.json",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+
+
+class Content(BaseModel):
+    """What a digest covers. `tokenizer`: digest of the tokenizer's files, if there are any."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    format: int = FORMAT
+    files: dict[str, FileDigest]
+    attributes: AttributeSchema | None = None
+    prompt_version: int = PROMPT_VERSION
+    tokenizer: str | None = None
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, lower-case hex."""
+        return digest_json(self.model_dump(mode="json"))
+
+
+class Manifest(BaseModel):
+    """`manifest.json`: the content and its digest; who made it and how is provenance."""
+
+    stage: str
+    key: str
+    digest: str
+    content: Content
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished artifact. `path`: its files, local once `materialise` has seen it; `uri`: its folder in the store."""
+
+    kind: str
+    key: str
+    uri: str
+    path: Path
+    digest: str
+    manifest: Manifest
+
+    @property
+    def folder(self) -> Path:
+        """The local folder with manifest and logs; `path` is its `files`."""
+        return self.path.parent
+
+    @property
+    def attributes(self) -> AttributeSchema | None:
+        return self.manifest.content.attributes
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a JSON value: keys sorted, no spaces, so that equal values have equal digests."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """Artifacts by stage and key, in a local folder or at `s3://bucket/prefix`.
+
+    Work on an s3 store happens in a local cache folder (`cache`, default below the user's cache folder); an artifact is
+    uploaded when it is complete, and downloaded when a stage that is really run reads it. Locks hold between the
+    processes of one machine.
+    """
+
+    def __init__(self, uri: str | Path, cache: Path | None = None) -> None:
+        self.remote = S3Place.of(str(uri)) if is_remote(uri) else None
+        if self.remote:
+            home = cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm" / "stores"
+            self.root = home / self.remote.bucket / self.remote.prefix
+            self.uri = self.remote.uri()
+        else:
+            self.root = Path(str(uri).removeprefix("file://")).expanduser().resolve()
+            self.uri = str(self.root)
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The finished artifact of a key, or None. Local files are checked (untouched ones by size and time alone).
+
+        Raises `StorageError` naming a file that is missing or was changed since the artifact was made.
+        """
+        folder = self.folder(stage, key)
+        if (folder / COMPLETE).exists():
+            artifact = self._read(folder)
+            _check_files(artifact)
+            return artifact
+        if self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
+            self.remote.download(f"{stage}/{key}/{MANIFEST}", folder / MANIFEST)
+            return self._read(folder)
+        return None
+
+    def open(self, stage: str, key: str) -> Artifact:
+        """The finished artifact of a key; raises `StorageError` if there is none."""
+        artifact = self.find(stage, key)
+        if artifact is None:
+            raise StorageError(f"{self.uri}/{stage}/{key}: no finished artifact is there; run the stage {stage} again")
+        return artifact
+
+    def materialise(self, artifact: Artifact) -> Artifact:
+        """Bring an artifact's files to this machine, verified, if they are not here yet."""
+        if self.remote and not (artifact.folder / COMPLETE).exists():
+            place = self.remote.at(f"{artifact.manifest.stage}/{artifact.key}")
+            files = artifact.manifest.content.files
+            place.at(FILES).download_all({name: artifact.path / name for name in files}, files)
+            logs = place.at(LOGS).list()
+            place.at(LOGS).download_all({name: artifact.folder / LOGS / name for name in logs})
+            _check_files(artifact)
+            (artifact.folder / COMPLETE).write_text(artifact.digest + "\n")
+        return artifact
+
+    def begin(self, stage: str, key: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Make the key's folder and record what the key was made of.
+
+        Returns the earlier record, with its `started` time, if the key was begun before and never finished.
+        """
+        folder = self.folder(stage, key)
+        for name in (FILES, LOGS, WORK):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        if (folder / KEY).exists():
+            record: dict[str, Any] = json.loads((folder / KEY).read_text(encoding="utf-8"))
+            return record
+        write_json(folder / KEY, {"started": _now(), **parts})
+        return None
+
+    def finish(
+        self,
+        stage: str,
+        key: str,
+        kind: str,
+        attributes: AttributeSchema | None,
+        provenance: Mapping[str, Any],
+    ) -> Artifact:
+        """Seal what lies in `files/`: digests, manifest, upload, then COMPLETE. The scratch folder is removed."""
+        folder = self.folder(stage, key)
+        for left_over in folder.joinpath(FILES).rglob(".*.partial"):
+            left_over.unlink()
+        files = digest_folder(folder / FILES, folder / HASHES)
+        if not files:
+            raise StorageError(f"{folder / FILES}: the stage {stage} made no file")
+        content = Content(kind=kind, files=files, attributes=attributes, tokenizer=_tokenizer_digest(files))
+        manifest = Manifest(
+            stage=stage,
+            key=key,
+            digest=content.digest(),
+            content=content,
+            provenance={"finished": _now(), **provenance},
+        )
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        if self.remote:
+            place = self.remote.at(f"{stage}/{key}")
+            place.at(FILES).upload_all({name: folder / FILES / name for name in files}, files)
+            logs = digest_folder(folder / LOGS)
+            place.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
+            for name in (KEY, MANIFEST):
+                place.upload(folder / name, name)
+        (folder / COMPLETE).write_text(manifest.digest + "\n")
+        if self.remote:
+            self.remote.upload(folder / COMPLETE, f"{stage}/{key}/{COMPLETE}")
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        return self._read(folder)
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, key: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold a key alone on this machine; `on_wait` is told who holds it if we have to wait."""
+        folder = self.folder(stage, key)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                on_wait(file.read().strip() or "another process")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+    def records(self, stage: str) -> list[dict[str, Any]]:
+        """What the keys of a stage were made of, newest first; those that this machine has seen."""
+        found = sorted((self.root / stage).glob(f"*/{KEY}"), key=lambda p: p.stat().st_mtime, reverse=True)
+        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+    def _read(self, folder: Path) -> Artifact:
+        path = folder / MANIFEST
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"{path}: not a readable manifest ({error}); delete {folder} to make it again") from None
+        if manifest.content.digest() != manifest.digest:
+            raise StorageError(f"{path}: its digest does not fit its content; delete {folder} to make it again")
+        uri = f"{self.uri}/{manifest.stage}/{manifest.key}"
+        return Artifact(manifest.content.kind, manifest.key, uri, folder / FILES, manifest.digest, manifest)
+
+
+def _check_files(artifact: Artifact) -> None:
+    found = digest_folder(artifact.path, artifact.folder / HASHES)
+    for name, digest in artifact.manifest.content.files.items():
+        if found.get(name) != digest:
+            what = "has changed since it was made" if name in found else "is missing"
+            raise StorageError(f"{artifact.path / name} {what}; delete {artifact.folder} to make it again")
+
+
+def _tokenizer_digest(files: Mapping[str, FileDigest]) -> str | None:
+    parts = {n: d.sha256 for n, d in files.items() if n.rpartition("/")[2] in TOKENIZER_FILES}
+    return digest_json(parts) if parts else None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
