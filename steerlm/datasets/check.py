@@ -1,0 +1,165 @@
+"""What is in a conversations file: validity, labels, lengths, duplicates.
+
+Streams the file; keeps counts, a histogram of lengths and 8 bytes a record (to find duplicates).
+"""
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+from tqdm import tqdm
+
+from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.errors import LabelError, RecordError
+from steerlm.prompt import marks_in, render, text_of
+from steerlm.records import Conversation, read_records
+
+SHOWN = 10
+BATCH = 256
+
+Measure = Callable[[list[str]], Iterable[int]]
+
+
+class Lengths(BaseModel):
+    """Lengths of the training texts, in `unit`; the quantiles are lengths that occur."""
+
+    unit: str
+    mean: float = 0.0
+    median: int = 0
+    p90: int = 0
+    p99: int = 0
+    longest: int = 0
+    over_window: int = 0
+
+
+class AttributeCounts(BaseModel):
+    """How often an attribute is labelled, and with which values (one that is no small whole number: `other`)."""
+
+    labelled: int = 0
+    outside_range: int = 0
+    unknown: bool = False
+    values: dict[str, int] = Field(default_factory=dict)
+
+
+class CheckReport(BaseModel):
+    """Counts over a file. `turns` by speaker; `answers` are the turns of roles that are not masked."""
+
+    file: str
+    conversations: int = 0
+    invalid: int = 0
+    invalid_lines: list[str] = Field(default_factory=list)
+    """The first bad lines, each as file:line: reason."""
+    turns: dict[str, int] = Field(default_factory=dict)
+    answers: int = 0
+    labelled_answers: int = 0
+    unlabelled_answers: int = 0
+    empty_labels: int = 0
+    conversations_without_label: int = 0
+    labels_without_type: int = 0
+    """Conversations with labels and no `type`: read as VALUE_TO_TEXT."""
+    nothing_to_learn: int = 0
+    turn_marks_in_text: int = 0
+    duplicates: int = 0
+    """Conversations whose turns (speakers and texts) all occurred before."""
+    window: int | None = None
+    lengths: Lengths
+    attributes: dict[str, AttributeCounts] = Field(default_factory=dict)
+
+
+def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window: int | None = None) -> CheckReport:
+    """Read a whole conversations file and count. Bad lines are counted, not raised.
+
+    `tokenizer` is a transformers tokenizer; without one lengths are in characters, and so is `window`. Raises
+    `InputError` for a file that cannot be read at all.
+    """
+    unit = "characters" if tokenizer is None else "tokens"
+    report = CheckReport(file=str(path), window=window, lengths=Lengths(unit=unit))
+    report.attributes = {name: AttributeCounts() for name in schema.names}
+
+    def bad(error: RecordError, _: str) -> None:
+        report.invalid += 1
+        if report.invalid <= SHOWN:
+            report.invalid_lines.append(str(error))
+
+    histogram: Counter[int] = Counter()
+    seen = array("Q")
+    measure = _measure(tokenizer)
+    talks = tqdm(read_records(path, Conversation, bad), desc=path.name, unit=" conversations", disable=None)
+    for batch in _batched(talks):
+        texts = []
+        for number, talk in batch:
+            try:
+                _count(talk, report, schema)
+            except LabelError as error:
+                bad(RecordError(path, number, str(error)), "")
+                continue
+            seen.append(_digest(talk))
+            texts.append(text_of(render(talk)))
+        histogram.update(measure(texts))
+    report.conversations = len(seen)
+    report.duplicates = len(seen) - len(np.unique(np.frombuffer(seen, dtype=np.uint64))) if seen else 0
+    _fill_lengths(report.lengths, histogram, window)
+    return report
+
+
+def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> None:
+    labels = [(turn.label, parse_labels(turn.label)) for turn in talk.conversations if turn.label]
+    for turn in talk.conversations:
+        report.turns[turn.speaker] = report.turns.get(turn.speaker, 0) + 1
+        if turn.speaker != talk.mask:
+            report.answers += 1
+            report.labelled_answers += bool(turn.label)
+            report.unlabelled_answers += turn.label is None
+            report.empty_labels += turn.label == ""
+    report.turn_marks_in_text += any(marks_in(turn.value) for turn in talk.conversations)
+    report.conversations_without_label += not labels
+    report.labels_without_type += bool(labels) and talk.type is None
+    report.nothing_to_learn += not any(segment.learned for segment in render(talk))
+    for _, values in labels:
+        for name, value in values.items():
+            counts = report.attributes.setdefault(name, AttributeCounts(unknown=True))
+            counts.labelled += 1
+            counts.outside_range += not schema.low <= value <= schema.high
+            key = str(int(value)) if value == int(value) and abs(value) < 1000 else "other"
+            counts.values[key] = counts.values.get(key, 0) + 1
+
+
+def _digest(talk: Conversation) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for turn in talk.conversations:
+        for part in (turn.speaker, turn.value):
+            data = part.encode("utf-8", errors="surrogatepass")
+            digest.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _measure(tokenizer: Any) -> Measure:
+    if tokenizer is None:
+        return lambda texts: map(len, texts)
+    return lambda texts: map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else ()
+
+
+def _batched(talks: Iterable[tuple[int, Conversation]]) -> Iterator[list[tuple[int, Conversation]]]:
+    talks = iter(talks)
+    while batch := list(islice(talks, BATCH)):
+        yield batch
+
+
+def _fill_lengths(lengths: Lengths, histogram: Counter[int], window: int | None) -> None:
+    total = histogram.total()
+    if not total:
+        return
+    values = np.array(sorted(histogram))
+    below = np.cumsum([histogram[int(v)] for v in values])
+    lengths.mean = round(sum(v * n for v, n in histogram.items()) / total, 1)
+    lengths.median, lengths.p90, lengths.p99 = (
+        int(values[np.searchsorted(below, share * total)]) for share in (0.5, 0.9, 0.99)
+    )
+    lengths.longest = int(values[-1])
+    lengths.over_window = sum(n for v, n in histogram.items() if window is not None and v > window)

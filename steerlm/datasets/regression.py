@@ -1,0 +1,68 @@
+"""Conversations to the reward model's samples: a text per labelled turn and its label vector (behaviour spec, 1.7)."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from steerlm.attributes import MASKED, AttributeSchema, parse_labels
+from steerlm.datasets.config import OnError
+from steerlm.datasets.outputs import Summary, single_output
+from steerlm.errors import LabelError, RecordError
+from steerlm.prompt import render_readout
+from steerlm.records import Conversation, RegressionSample, read_records
+
+
+def write_regression(
+    input_file: Path,
+    output_file: Path,
+    *,
+    schema: AttributeSchema,
+    use_system: bool = False,
+    on_error: OnError = "fail",
+) -> Summary:
+    """Convert a conversations file. `use_system` puts the record's own system prompt where upstream's constant is.
+
+    Raises `RecordError` for a bad line (with `on_error` "skip" it is counted and written beside the output). Labels of
+    attributes that the schema does not have are dropped and counted.
+    """
+    unknown: Counter[str] = Counter()
+    with single_output(output_file, on_error) as out:
+        talks = read_records(input_file, Conversation, out.reject)
+        for number, talk in tqdm(talks, desc=input_file.name, unit=" conversations", disable=None):
+            out.summary.add("conversations")
+            try:
+                made = list(samples(talk, schema, use_system=use_system, unknown=unknown))
+            except LabelError as error:
+                out.reject(RecordError(input_file, number, str(error)), talk.to_json())
+                continue
+            for sample in made:
+                out.write(output_file.name, sample)
+            if not made:
+                out.summary.add("without a label (no sample)")
+    for name, count in sorted(unknown.items()):
+        out.summary.notes.append(f"{count:,} labels of {name!r}, which the schema does not have, were dropped")
+    return out.summary
+
+
+def samples(
+    talk: Conversation, schema: AttributeSchema, *, use_system: bool = False, unknown: Counter[str] | None = None
+) -> Iterator[RegressionSample]:
+    """One sample per turn with a label that is not empty; the history carries no labels.
+
+    Names outside the schema are counted in `unknown`; a turn that names no other is passed over. Raises `LabelError`
+    naming the turn.
+    """
+    for index, turn in enumerate(talk.conversations):
+        if not turn.label:
+            continue
+        try:
+            labels = parse_labels(turn.label)
+        except LabelError as error:
+            raise LabelError(f"conversations.{index}.label: {error}") from None
+        if unknown is not None:
+            unknown.update(name for name in labels if name not in schema.names)
+        vector = schema.vector(labels)
+        if any(value != MASKED for value in vector):
+            yield RegressionSample(text=render_readout(talk, index, use_system=use_system), label=vector)
