@@ -1,0 +1,94 @@
+"""`steerlm serve`: a reward model or a steerable model over HTTP."""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+Model = typer.Argument(..., help="Model folder.")
+Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.")
+Name = typer.Option(None, "--name", help="Model id in replies. Default: the folder's name.")
+Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
+Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
+Drain = typer.Option(30, "--drain-seconds", min=1, help="How long requests in flight may take after SIGTERM.")
+
+
+@app.command()
+def reward(
+    model: Path = Model,
+    port: int = typer.Option(1424, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
+    host: str = Host,
+    name: str | None = Name,
+    max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts scored together at most."),
+    wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others' texts."),
+    strip_markers: bool = Strip,
+    max_body_mib: int = Body,
+    drain_seconds: int = Drain,
+) -> None:
+    """Score texts and conversations with a reward model.
+
+    Example: steerlm serve reward runs/demo/reward --port 1424
+    """
+    _serve(
+        model,
+        "reward",
+        score={"max_batch": max_batch, "wait_ms": wait_ms},
+        **_common(host, port, name, strip_markers, max_body_mib, drain_seconds),
+    )
+
+
+@app.command()
+def generate(
+    model: Path = Model,
+    port: int = typer.Option(1427, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
+    host: str = Host,
+    name: str | None = Name,
+    max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests generated together at most."),
+    cache_tokens: int | None = typer.Option(
+        None, "--cache-tokens", min=1, help="Tokens the key/value cache holds. Default: from the model, up to 1 GiB."
+    ),
+    strip_markers: bool = Strip,
+    upstream_errors: bool = typer.Option(
+        False, "--upstream-errors", help="PUT /generate answers bad input as NeMo: HTTP 200 and a JSON string."
+    ),
+    max_body_mib: int = Body,
+    drain_seconds: int = Drain,
+) -> None:
+    """Generate with dials: PUT /generate and OpenAI's chat completions.
+
+    Example: steerlm serve generate runs/demo/policy --port 1427
+    """
+    _serve(
+        model,
+        "generate",
+        upstream_errors=upstream_errors,
+        engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
+        **_common(host, port, name, strip_markers, max_body_mib, drain_seconds),
+    )
+
+
+def _common(host: str, port: int, name: str | None, strip: bool, body_mib: int, drain: int) -> dict[str, Any]:
+    return {
+        "host": host,
+        "port": port,
+        "name": name,
+        "strip_markers": strip,
+        "max_body_bytes": body_mib << 20,
+        "drain_seconds": drain,
+    }
+
+
+def _serve(model: Path, role: Any, **settings: Any) -> None:
+    import logging
+
+    from steerlm.errors import InputError
+    from steerlm.serving.config import ServeSettings
+
+    try:
+        from steerlm.serving.run import serve
+    except ImportError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'steerlm[serve]'") from None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    serve(model, role, ServeSettings(**settings))

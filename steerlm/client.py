@@ -1,0 +1,101 @@
+"""The client of a served model: the tutorial's two functions, and the calls `steerlm ask` makes.
+
+Only the standard library and the template: no torch, no HTTP package. Source: behaviour spec 5.5, 5.6.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steerlm.errors import InputError, SteerLMError
+from steerlm.prompt import TURN_MARK, USER, marks_in, render_prompt
+from steerlm.records import Turn
+
+TIMEOUT = 600.0
+"""Seconds to wait for a reply; a long answer of a large model takes minutes."""
+
+
+def encode_labels(labels: Mapping[str, float]) -> str:
+    """`name:value` joined with commas, in the mapping's order.
+
+    >>> encode_labels({"quality": 4, "toxicity": 0})
+    'quality:4,toxicity:0'
+    """
+    return ",".join(f"{name}:{value}" for name, value in labels.items())
+
+
+def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 1427) -> str:
+    """The answer of the model served on this machine, greedily, with the dials of the label string `values`.
+
+    The text ends before the mark of the next turn and the newline that the template writes before it.
+    Raises `InputError` if the question contains a mark of the template or the server refuses the request,
+    `SteerLMError` if there is no server.
+    """
+    if marks := marks_in(question):
+        raise InputError(f"the question contains the marker {marks[0]}, which has a meaning in the model's template")
+    prompt = render_prompt([Turn(value=question, speaker=USER)], values)
+    body = {
+        "sentences": [prompt],
+        "tokens_to_generate": max_tokens,
+        "top_k": 1,
+        "greedy": True,
+        "end_strings": [TURN_MARK],
+    }
+    reply = request_json(f"http://localhost:{eval_port}/generate", body, method="PUT")
+    answer: str = reply["sentences"][0][len(prompt) :]
+    return answer.removesuffix(TURN_MARK).removesuffix("\n")
+
+
+def describe(url: str) -> dict[str, Any]:
+    """What a server serves: `id`, `kind`, `attributes` (the schema as a mapping, or None), `window`."""
+    return request_json(f"{url.rstrip('/')}/v1/model")
+
+
+def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunks of a streamed chat completion, as they arrive. Raises as `request_json`, also in the middle."""
+    with _open(f"{url.rstrip('/')}/v1/chat/completions", {**body, "stream": True}, "POST") as reply:
+        for line in reply:
+            data = line.decode().strip().removeprefix("data: ")
+            if data == "[DONE]":
+                return
+            if data:
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise SteerLMError(chunk["error"]["message"])
+                yield chunk
+    raise SteerLMError(f"{url}: the server closed the connection in the middle of the answer")
+
+
+def request_json(url: str, body: Mapping[str, Any] | None = None, method: str = "GET") -> dict[str, Any]:
+    """One request, one JSON object. Raises `InputError` for a 4xx with the server's message, else `SteerLMError`."""
+    with _open(url, body, method) as reply:
+        text = reply.read()
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise InputError(f"{url}: the server answers {value!r}")
+    return value
+
+
+def _open(url: str, body: Mapping[str, Any] | None, method: str) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    # No proxy: the address is the user's own server.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        return opener.open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        kind = InputError if error.code < 500 else SteerLMError
+        raise kind(_message(error)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise SteerLMError(f"no answer from {url} ({reason}); start one with: steerlm serve generate MODEL") from None
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{error.url}: HTTP {error.code}: {text[:200]}"

@@ -1,0 +1,121 @@
+"""The application factory: one FastAPI app, whose routes depend on what it serves, a reward model or a policy.
+
+Knows the life of a service (start, self-test, drain, stop) and what all routes share: the error body, the size limit,
+the refusal of new work while draining. The routes are in their own files; running it under uvicorn is `run.py`.
+"""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import steerlm
+from steerlm.attributes import AttributeSchema
+from steerlm.serving import health, replies
+from steerlm.serving.config import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What an app serves: a scorer or a generation engine with all that its routes need."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def schema(self) -> AttributeSchema | None: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def healthy(self) -> bool: ...
+
+    async def start(self) -> None:
+        """Make it ready and test it; raises `ModelError` if what it gives cannot be right."""
+
+    async def stop(self) -> None: ...
+
+
+def create_app(service: Service, routers: list[APIRouter], settings: ServeSettings) -> FastAPI:
+    """An app whose `state` carries `service`, `settings`, `draining` and `created`."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await start(app)
+        try:
+            yield
+        finally:
+            app.state.draining = True
+            await service.stop()
+
+    app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan)
+    app.state.service, app.state.settings, app.state.draining = service, settings, False
+    app.state.started = False
+    app.state.created = int(time.time())
+    replies.install(app)
+    app.include_router(health.router)
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(Gate, state=app.state, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+async def start(app: FastAPI) -> None:
+    """Start the app's service once; what fails is stopped again. Raises `ModelError` if the self-test fails."""
+    if app.state.started:
+        return
+    try:
+        await app.state.service.start()
+    except BaseException:
+        await app.state.service.stop()
+        raise
+    app.state.started = True
+
+
+class Gate:
+    """Refuses new work while draining (503) and bodies over the limit (413), before they are read into memory."""
+
+    OPEN = ("/health", "/ready")
+
+    def __init__(self, app: ASGIApp, state: object, max_body_bytes: int) -> None:
+        self._app, self._state, self._limit = app, state, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._state.draining and scope["path"] not in self.OPEN:  # type: ignore[attr-defined]
+            await _refuse(send, "the server is shutting down", 503)
+            return
+        message = f"the request body is larger than {self._limit} bytes; send less at a time"
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._limit:
+            await _refuse(send, message, 413)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            part = await receive()
+            seen += len(part.get("body", b""))
+            if seen > self._limit:
+                raise HTTPException(413, message)
+            return part
+
+        await self._app(scope, counted, send)
+
+
+async def _refuse(send: Send, message: str, status: int) -> None:
+    body = json.dumps(replies.error_body(message, status)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"5"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

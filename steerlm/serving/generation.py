@@ -1,0 +1,94 @@
+"""A policy behind the engine, as the generation routes share it: schema, self-test, several answers at once."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ModelError
+from steerlm.prompt import USER, render_prompt
+from steerlm.records import Turn
+from steerlm.serving.config import ServeSettings
+from steerlm.serving.engine import Completion, Engine, Piece
+from steerlm.serving.sampling import Sampling
+
+
+class GenerationService:
+    """`schema` None: a base model, without dials."""
+
+    def __init__(self, engine: Engine, schema: AttributeSchema | None, name: str, settings: ServeSettings) -> None:
+        self.engine, self.schema, self.name, self.settings = engine, schema, name, settings
+
+    @property
+    def healthy(self) -> bool:
+        return self.engine.healthy
+
+    @property
+    def kind(self) -> str:
+        return "policy" if self.schema else "base"
+
+    @property
+    def window(self) -> int:
+        return self.engine.window
+
+    async def start(self) -> None:
+        """Start the engine and write a few tokens: a model that cannot is told now, not to the first user."""
+        self.engine.start()
+        label = self.schema.format(self.schema.complete({})) if self.schema else ""
+        ids = self.engine.encode(render_prompt([Turn(value="Hello", speaker=USER)], label))
+        room = self.engine.window - len(ids)
+        if room < 1 and self.schema:
+            await self.stop()
+            raise ModelError(
+                f"the shortest prompt with all dials has {len(ids)} tokens and leaves no room in the model's window of "
+                f"{self.engine.window}"
+            )
+        await self.engine.complete(ids[: self.engine.window - 1], Sampling(max_tokens=1))
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.engine.stop)
+
+    async def several(self, prompts: list[list[int]], samplings: list[Sampling]) -> list[Completion]:
+        """All continuations, computed together; if one fails the others are cancelled."""
+        tasks = [
+            asyncio.create_task(self.engine.complete(prompt, sampling))
+            for prompt, sampling in zip(prompts, samplings, strict=True)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def interleaved(
+        self, prompt: list[int], samplings: list[Sampling]
+    ) -> AsyncGenerator[tuple[int, Piece], None]:
+        """(index of the answer, piece) of several answers to one prompt, as they come."""
+        pieces: asyncio.Queue[tuple[int, Piece] | BaseException] = asyncio.Queue()
+
+        async def pump(index: int, sampling: Sampling) -> None:
+            try:
+                async for piece in self.engine.stream(prompt, sampling):
+                    pieces.put_nowait((index, piece))
+            except Exception as error:
+                pieces.put_nowait(error)
+
+        tasks = [asyncio.create_task(pump(i, sampling)) for i, sampling in enumerate(samplings)]
+        try:
+            left = len(tasks)
+            while left:
+                item = await pieces.get()
+                if isinstance(item, BaseException):
+                    raise item
+                left -= item[1].finish is not None
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def reseeded(sampling: Sampling, n: int) -> list[Sampling]:
+    """The settings of `n` answers to one request: with a seed each draws its own numbers, reproducibly."""
+    seed = sampling.seed
+    return [dataclasses.replace(sampling, seed=None if seed is None else seed + i) for i in range(n)]

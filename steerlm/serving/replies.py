@@ -1,0 +1,82 @@
+"""Error replies: one body for all routes, `{"error": {"message", "type", "param", "code"}}`, as OpenAI's."""
+
+import json
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from steerlm.errors import InputError, SteerLMError
+
+logger = logging.getLogger(__name__)
+
+KINDS = {
+    400: "BadRequestError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+    429: "RateLimitError",
+    503: "ServiceUnavailableError",
+}
+
+
+class ApiError(InputError):
+    """A request that cannot be served: HTTP status, the parameter at fault, one clear sentence."""
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param, self.status = param, status
+
+
+def error_body(message: str, status: int, param: str | None = None) -> dict[str, Any]:
+    """
+    >>> error_body("no such model", 404, "model")["error"]["type"]
+    'NotFoundError'
+    """
+    kind = KINDS.get(status, "BadRequestError" if status < 500 else "InternalServerError")
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def error_event(error: Exception) -> str:
+    """An error in the middle of a stream, whose HTTP status is already sent."""
+    status = 400 if isinstance(error, InputError) else 500
+    return f"data: {json.dumps(error_body(str(error), status))}\n\n"
+
+
+def install(app: FastAPI) -> None:
+    """Give every failure of `app` the common body."""
+
+    def reply(message: str, status: int, param: str | None = None) -> JSONResponse:
+        return JSONResponse(error_body(message, status, param), status)
+
+    @app.exception_handler(ApiError)
+    async def _api(request: Request, error: ApiError) -> JSONResponse:
+        return reply(str(error), error.status, error.param)
+
+    @app.exception_handler(InputError)
+    async def _input(request: Request, error: InputError) -> JSONResponse:
+        return reply(str(error), 400)
+
+    @app.exception_handler(SteerLMError)
+    async def _failed(request: Request, error: SteerLMError) -> JSONResponse:
+        logger.error("%s %s: %s", request.method, request.url.path, error)
+        return reply(str(error), 500)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = first["msg"].removeprefix("Value error, ")
+        return reply(f"{where}: {message}" if where else message, 400, where or None)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.exception("%s %s failed", request.method, request.url.path)
+        return reply(f"unexpected {type(error).__name__}; see the server's log", 500)

@@ -1,0 +1,83 @@
+"""How the next token is chosen: per-request temperature, top-k, top-p, penalty, seed, minimum length.
+
+Knows logits and what a request asked for; nothing of batching, caches or text. The draw itself is shared with offline
+generation (`steerlm.inference.sampling`). Source: behaviour spec 5.4.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from steerlm.inference.sampling import draw
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request asks for. `temperature` 0 is greedy: penalty and filters are then ignored.
+
+    `top_k` 0 and `top_p` 1 (or 0) switch the filters off; both may apply, top-k first. `min_tokens` suppresses the
+    end-of-text token only, not stop strings. `seed` None: a different answer each time.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Choice:
+    """One request's state between steps: what was read and written so far, and its own random numbers."""
+
+    sampling: Sampling
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    numbers: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = random.Random(self.sampling.seed)
+
+
+def choose(logits: torch.Tensor, choices: Sequence[Choice], *, end: Sequence[int], vocabulary: int) -> list[int]:
+    """The next token id of each row. `logits` [n, V] fp32 (changed in place), one row per element of `choices`.
+
+    `end` are the end-of-text ids; ids from `vocabulary` on (a padded embedding) are never chosen. What a row gets does
+    not depend on the other rows: each draws one number from its own generator.
+    """
+    logits[:, vocabulary:] = -torch.inf
+    for row, choice in zip(logits, choices, strict=True):
+        if len(choice.tokens) < choice.sampling.min_tokens:
+            row[list(end)] = -torch.inf
+    tokens: list[int] = logits.argmax(-1).tolist()
+    drawn = [i for i, choice in enumerate(choices) if choice.sampling.temperature > 0]
+    if drawn:
+        sampled = _sample(logits[drawn], [choices[i] for i in drawn])
+        for i, token in zip(drawn, sampled, strict=True):
+            tokens[i] = token
+    return tokens
+
+
+def _sample(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int]:
+    for row, choice in zip(logits, choices, strict=True):
+        if choice.sampling.repetition_penalty != 1.0:
+            # As NeMo: divided whatever its sign, over prompt and continuation.
+            row[sorted({*choice.prompt, *choice.tokens})] /= choice.sampling.repetition_penalty
+    asked = [choice.sampling for choice in choices]
+
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
+
+    tokens: list[int] = draw(
+        logits,
+        torch.tensor([choice.numbers.random() for choice in choices], dtype=torch.float64, device=logits.device),
+        temperature=column([s.temperature for s in asked]),
+        top_k=column([s.top_k for s in asked]),
+        top_p=column([s.top_p or 1.0 for s in asked]),
+    ).tolist()
+    return tokens

@@ -1,0 +1,144 @@
+"""Scoring routes: `POST /v1/score` and `GET /v1/model` of a reward model.
+
+Texts come as they are read out (ending with the read-out mark), or as conversations, of which every turn that is not
+the masked role's is scored. Scores are raw; labels are clamped and rounded, of the trained attributes only.
+"""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ModelError
+from steerlm.prompt import LABEL_MARK, render_readout
+from steerlm.records import Conversation, Turn
+from steerlm.serving.batching import ScoreBatcher, Scorer
+from steerlm.serving.config import ServeSettings
+from steerlm.serving.prompts import clean
+from steerlm.serving.replies import ApiError
+
+router = APIRouter(tags=["scoring"])
+
+
+class ScoringService:
+    """A reward model behind micro-batching. `tokenizer` only counts, to refuse what is too long by name."""
+
+    kind = "reward"
+
+    def __init__(
+        self, scorer: Scorer, schema: AttributeSchema, tokenizer: Any, window: int, name: str, settings: ServeSettings
+    ) -> None:
+        self.schema, self.window, self.name, self.settings = schema, window, name, settings
+        self._tokenizer = tokenizer
+        self.batcher = ScoreBatcher(scorer, settings.score)
+
+    @property
+    def healthy(self) -> bool:
+        return self.batcher.healthy
+
+    async def start(self) -> None:
+        self.batcher.start()
+        turns = [Turn(value="What is it?", speaker="User"), Turn(value="It is a test.", speaker="Assistant")]
+        probe = Conversation(conversations=turns)
+        check_scores(await self.batcher.score([render_readout(probe, 1), render_readout(probe, 0)]), self.schema)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.batcher.stop)
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [len(row) for row in ids]
+
+
+def check_scores(scores: Any, schema: AttributeSchema) -> None:
+    """Raise `ModelError` if `scores` [n, attributes] cannot be a regression head's: a softmax over attributes is the
+    commonest way of serving a reward model wrong (serving facts 3, no. 4)."""
+    if scores.ndim != 2 or scores.shape[1] != len(schema.names):
+        raise ModelError(f"the model gives scores of shape {scores.shape} for {len(schema.names)} attributes")
+    if not np.isfinite(scores).all():
+        raise ModelError("the model gives scores that are not finite numbers")
+    simplex = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-4)
+    if simplex and len(schema.names) > 1:
+        raise ModelError(
+            "the scores of every text sum to 1: they are a softmax, not ratings; "
+            'config.json needs "problem_type": "regression"'
+        )
+
+
+class ScoreRequest(BaseModel):
+    """Either `texts` or `conversations`. `use_system`: a conversation's own system prompt instead of the constant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    texts: list[str] | None = Field(None, description=f"each ends with {LABEL_MARK}")
+    conversations: list[Conversation] | None = None
+    use_system: bool = False
+
+
+class TurnPlace(BaseModel):
+    conversation: int
+    turn: int
+
+
+class ScoreReply(BaseModel):
+    """`scores[i]` in the order of `attributes`; for conversations, `turns[i]` says which turn it is of."""
+
+    model: str
+    attributes: list[str]
+    scores: list[list[float]]
+    labels: list[dict[str, int]]
+    turns: list[TurnPlace] | None = None
+
+
+@router.post("/v1/score", summary="Attribute scores of texts or of conversations", response_model=ScoreReply)
+async def score(request: Request, body: ScoreRequest) -> Any:
+    service: ScoringService = request.app.state.service
+    if (body.texts is None) == (body.conversations is None):
+        raise ApiError("give either texts or conversations", param="texts")
+    if body.texts is not None:
+        texts, places = body.texts, None
+        for index, text in enumerate(texts):
+            if not text.endswith(LABEL_MARK):
+                where = f"texts[{index}]"
+                raise ApiError(f"{where} must end with the read-out mark {LABEL_MARK}", param=where)
+    else:
+        texts, places = _readouts(body.conversations or [], body.use_system, service.settings.strip_markers)
+    limit = service.settings.score.max_texts
+    if len(texts) > limit:
+        raise ApiError(f"{len(texts)} texts at once; at most {limit} are taken", status=413)
+    for index, length in enumerate(await asyncio.to_thread(service.lengths, texts) if texts else []):
+        if length > service.window:
+            at = f"texts[{index}]" if places is None else f"conversations[{places[index].conversation}]"
+            turn = "" if places is None else f" turn {places[index].turn}"
+            raise ApiError(
+                f"{at}{turn} has {length} tokens; the model's window is {service.window}", param=at, status=413
+            )
+    scores = (await service.batcher.score(texts)).tolist() if texts else []
+    return ScoreReply(
+        model=service.name,
+        attributes=list(service.schema.names),
+        scores=scores,
+        labels=[service.schema.round(row) for row in scores],
+        turns=places,
+    )
+
+
+def _readouts(conversations: list[Conversation], use_system: bool, strip: bool) -> tuple[list[str], list[TurnPlace]]:
+    """The read-out text of every turn that is not masked, and where each comes from."""
+    texts, places = [], []
+    for c, conversation in enumerate(conversations):
+        turns = []
+        for t, turn in enumerate(conversation.conversations):
+            value = clean(turn.value, f"conversations[{c}].conversations[{t}].value", strip=strip)
+            turns.append(turn.model_copy(update={"value": value}))
+        system = clean(conversation.system, f"conversations[{c}].system", strip=strip)
+        safe = conversation.model_copy(update={"conversations": turns, "system": system})
+        for t, turn in enumerate(turns):
+            if turn.speaker != conversation.mask:
+                texts.append(render_readout(safe, t, use_system=use_system))
+                places.append(TurnPlace(conversation=c, turn=t))
+    return texts, places
