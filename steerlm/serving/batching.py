@@ -21,8 +21,8 @@ from steerlm.serving.config import ScoreSettings
 Scores = npt.NDArray[np.float32]
 
 
-class Scorer(Protocol):
-    """What scores texts: [n, attributes] fp32 for n texts that end with the read-out mark."""
+class TextScorer(Protocol):
+    """What scores texts: [n, attributes] fp32 for n texts. The batcher needs no more of a scorer."""
 
     def score(self, texts: Sequence[str]) -> Scores: ...
 
@@ -39,7 +39,7 @@ class ScoreBatcher:
     The first request of a batch waits `wait_ms` for others; a batch is closed early at `max_batch` texts.
     """
 
-    def __init__(self, scorer: Scorer, settings: ScoreSettings) -> None:
+    def __init__(self, scorer: TextScorer, settings: ScoreSettings) -> None:
         self._scorer, self._settings = scorer, settings
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="score-batcher", daemon=True)

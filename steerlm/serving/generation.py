@@ -16,6 +16,8 @@ from steerlm.serving.sampling import Sampling
 class GenerationService:
     """`schema` None: a base model, without dials."""
 
+    identity = None
+
     def __init__(self, engine: Engine, schema: AttributeSchema | None, name: str, settings: ServeSettings) -> None:
         self.engine, self.schema, self.name, self.settings = engine, schema, name, settings
 

@@ -13,12 +13,16 @@ router = APIRouter()
 
 
 class ModelReply(BaseModel):
-    """`attributes`: the schema (names, low, high, defaults, trained); null for a base model. `window` in tokens."""
+    """`attributes`: the schema (names, low, high, defaults, trained); null for a base model. `window` in tokens.
+
+    `identity`: equal for the same reward model, so that a resumed annotation can tell whether it is still asked.
+    """
 
     id: str
     kind: str
     attributes: dict[str, Any] | None
     window: int
+    identity: str | None = None
 
 
 def _stuck() -> JSONResponse:
@@ -41,7 +45,13 @@ async def ready(request: Request) -> Any:
 async def model(request: Request) -> ModelReply:
     service = request.app.state.service
     schema = service.schema.model_dump(mode="json") if service.schema else None
-    return ModelReply(id=service.name, kind=service.kind, attributes=schema, window=service.window)
+    return ModelReply(
+        id=service.name,
+        kind=service.kind,
+        attributes=schema,
+        window=service.window,
+        identity=service.identity,
+    )
 
 
 @router.get("/v1/models", tags=["model"], summary="The same as OpenAI clients ask for it")

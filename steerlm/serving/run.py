@@ -40,8 +40,7 @@ def build_app(folder: str | Path, role: Role, settings: ServeSettings) -> FastAP
         raise ModelError(f"{folder} is a {kind} model; serve it with: steerlm serve {other} {folder}")
     if role == "reward":
         scorer = TransformersScorer(folder)
-        tokenizer = load_tokenizer(folder)
-        service = ScoringService(scorer, scorer.schema, tokenizer, scorer.window, name, settings)
+        service = ScoringService(scorer, load_tokenizer(folder), name, settings)
         return create_app(service, [scoring.router], settings)
     loaded = load(folder, head=False)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)

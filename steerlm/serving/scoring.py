@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError
+from steerlm.inference.scorer import Scorer
 from steerlm.prompt import LABEL_MARK, render_readout
 from steerlm.records import Conversation, Turn
-from steerlm.serving.batching import ScoreBatcher, Scorer
+from steerlm.serving.batching import ScoreBatcher
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.prompts import clean
 from steerlm.serving.replies import ApiError
@@ -28,10 +29,9 @@ class ScoringService:
 
     kind = "reward"
 
-    def __init__(
-        self, scorer: Scorer, schema: AttributeSchema, tokenizer: Any, window: int, name: str, settings: ServeSettings
-    ) -> None:
-        self.schema, self.window, self.name, self.settings = schema, window, name, settings
+    def __init__(self, scorer: Scorer, tokenizer: Any, name: str, settings: ServeSettings) -> None:
+        self.schema, self.window, self.identity = scorer.schema, scorer.window, scorer.identity
+        self.name, self.settings = name, settings
         self._tokenizer = tokenizer
         self.batcher = ScoreBatcher(scorer, settings.score)
 
