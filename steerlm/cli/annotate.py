@@ -1,0 +1,128 @@
+"""`steerlm annotate`: label every answer of a corpus with a reward model, in this process or behind a server."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import typer
+
+from steerlm.errors import InputError, Interrupted
+
+if TYPE_CHECKING:
+    from steerlm.inference.annotate import AnnotateCounts
+    from steerlm.inference.config import AnnotateSettings
+    from steerlm.inference.scorer import Scorer
+
+app = typer.Typer()
+
+EPILOG = (
+    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --model runs/reward\n\n"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --port 1424"
+)
+
+
+@app.command(epilog=EPILOG)
+def annotate(
+    input_file: Path = typer.Option(..., help="Conversations, one JSON object a line (.jsonl or .jsonl.gz)."),
+    output_file: Path = typer.Option(..., help="Appears when it is complete; until then NAME.partial."),
+    model: Path | None = typer.Option(None, help="A reward model folder, run in this process."),
+    host: str | None = typer.Option(None, help="Host or URL of a reward server (default localhost)."),
+    port: int | None = typer.Option(None, help="Its port (default 1424)."),
+    only_labelled: bool = typer.Option(
+        False, "--only-labelled", help="Score the turns that have a label, not every answer (upstream's choice)."
+    ),
+    use_system: bool = typer.Option(
+        False, "--use-system", help="Score with each record's own system prompt, not the constant one."
+    ),
+    over_long: Literal["error", "keep_end", "skip"] = typer.Option(
+        "error", help="Texts longer than the model's window: stop, score their end, or leave the turn as it is."
+    ),
+    on_error: Literal["stop", "skip"] = typer.Option(
+        "stop", help="Bad lines: stop, or leave them out and write them to OUTPUT.rejects."
+    ),
+    look_ahead: int = typer.Option(1024, min=1, help="Texts sorted by length together; a kill repeats at most these."),
+    batch_tokens: int = typer.Option(8192, min=1, help="With --model: tokens in a batch, padding included."),
+    dtype: Literal["auto", "fp32", "bf16"] = typer.Option("auto", help="With --model: precision of the weights."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Discard what is there under the output's name."),
+) -> None:
+    """Label every answer of a corpus with a reward model.
+
+    A turn's label becomes the prediction, gt_label keeps the human label, scores the raw values. Interrupted in any
+    way, the same command goes on where it was; once complete, it does nothing.
+    """
+    from steerlm.inference.annotate import annotate as run
+    from steerlm.inference.config import AnnotateSettings
+
+    options = AnnotateSettings(
+        turns="labelled" if only_labelled else "answers",
+        use_system=use_system,
+        over_long=over_long,
+        on_error=on_error,
+        look_ahead=look_ahead,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+    )
+    signal.signal(signal.SIGTERM, _terminated)
+    if not input_file.is_file():  # said before a large model is loaded for nothing
+        raise InputError(f"{input_file}: no such file")
+    scorer = _scorer(model, host, port, options)
+    with Progress(input_file) as progress:
+        counts = run(input_file, output_file, scorer, options, progress, overwrite=overwrite)
+    done = f"{counts.turns} turns of {counts.conversations} conversations"
+    if counts.nothing_to_do:
+        typer.echo(f"{output_file} is complete ({done}): nothing to do")
+        return
+    notes = {
+        "lines were done before": counts.resumed,
+        "over-long texts": counts.over_long,
+        "conversations without a turn to score": counts.unscored,
+        f"bad lines, in {output_file}.rejects": counts.rejected,
+    }
+    typer.echo(f"{output_file}: labelled {done}" + "".join(f"; {n} {what}" for what, n in notes.items() if n))
+
+
+class Progress:
+    """A bar over the input's lines, with turns per second, on the terminal's error stream."""
+
+    def __init__(self, source: Path) -> None:
+        from tqdm import tqdm
+
+        from steerlm.records import open_text
+
+        with open_text(source) as file:
+            lines = sum(1 for _ in file.buffer)
+        self._bar = tqdm(total=lines, unit="line", desc="annotate", disable=None)
+        self._start, self._turns = time.monotonic(), -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def __call__(self, counts: "AnnotateCounts") -> None:
+        if self._turns < 0:  # the first call tells what was done before
+            self._turns, self._start = counts.turns, time.monotonic()
+        rate = (counts.turns - self._turns) / max(1e-9, time.monotonic() - self._start)
+        self._bar.update(counts.lines - self._bar.n)
+        self._bar.set_postfix_str(f"{rate:.0f} turns/s")
+
+
+def _scorer(model: Path | None, host: str | None, port: int | None, options: "AnnotateSettings") -> "Scorer":
+    if (model is None) == (host is None and port is None):
+        raise InputError("say which reward model labels: --model FOLDER, or --host and --port of a server")
+    if model is not None:
+        from steerlm.inference.scorer import TransformersScorer
+
+        return TransformersScorer(model, batch_tokens=options.batch_tokens, dtype=options.dtype)
+    from steerlm.inference.http_scorer import HttpScorer
+
+    return HttpScorer(host or "localhost", port or 1424)
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("terminated; run the same command again to go on")

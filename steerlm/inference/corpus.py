@@ -1,0 +1,138 @@
+"""A conversations file read block by block: which turns are to be scored, as which texts, and where the block ends.
+
+A block is what is sorted by length and scored together, and what a restart repeats. Its ends depend on the file and
+the settings only, so an interrupted run forms the same batches as one that was never stopped. Knows no model.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from steerlm.errors import RecordError
+from steerlm.inference.config import AnnotateSettings
+from steerlm.inference.journal import Reject
+from steerlm.prompt import render_readout
+from steerlm.records import Conversation, Turn, open_text, parse_line
+
+BLOCK_CHARACTERS = 8_000_000
+"""A block of very long texts ends here before `look_ahead` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn to score: `conversation` and `turn` are indices, `line` is where it stands in the file."""
+
+    conversation: int
+    turn: int
+    line: int
+    text: str
+
+
+@dataclass(slots=True)
+class Block:
+    """Consecutive lines. `lines` and `sha256` describe the file from its start to the end of this block."""
+
+    conversations: list[Conversation] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    lines: int = 0
+    sha256: str = ""
+
+
+class Corpus:
+    """A conversations file (`.jsonl` or `.jsonl.gz`). Use as a context manager."""
+
+    def __init__(self, path: str | Path, options: AnnotateSettings) -> None:
+        self.path, self._options = Path(path), options
+        self._file = open_text(path)
+        self._hash = hashlib.sha256()
+        self.lines = 0
+        self._lines = self._read(self._file.buffer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of the lines read so far."""
+        return self._hash.hexdigest()
+
+    def skip(self, lines: int) -> None:
+        """Read over lines that are done; stops at the end of the file."""
+        while self.lines < lines and next(self._lines, None) is not None:
+            pass
+
+    def at_end(self) -> bool:
+        """Whether no line is left (reads one to know)."""
+        return next(self._lines, None) is None
+
+    def blocks(self) -> Iterator[Block]:
+        """The lines not read yet, in blocks. A bad line raises `RecordError`, or becomes a reject of its block."""
+        block, first, characters = Block(), self.lines, 0
+        for line in self._lines:
+            if line.strip():
+                try:
+                    conversation = self._parse(line)
+                except RecordError as error:
+                    if self._options.on_error == "stop":
+                        raise
+                    text = line.decode(errors="backslashreplace").rstrip("\r\n")
+                    block.rejects.append(Reject(line=self.lines, reason=error.reason, text=text))
+                else:
+                    requests = self._requests(conversation, len(block.conversations))
+                    block.conversations.append(conversation)
+                    block.requests += requests
+                    characters += len(line) + sum(len(request.text) for request in requests)
+            full = max(self.lines - first, len(block.requests)) >= self._options.look_ahead
+            if full or characters >= BLOCK_CHARACTERS:
+                yield self._ended(block)
+                block, first, characters = Block(), self.lines, 0
+        if self.lines > first:
+            yield self._ended(block)
+
+    def _ended(self, block: Block) -> Block:
+        block.lines, block.sha256 = self.lines, self.sha256
+        return block
+
+    def _read(self, file: BinaryIO) -> Iterator[bytes]:
+        while True:
+            try:
+                line = file.readline()
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise RecordError(self.path, self.lines + 1, f"broken gzip file ({error})") from None
+            if not line:
+                return
+            self.lines += 1
+            self._hash.update(line)
+            yield line
+
+    def _parse(self, line: bytes) -> Conversation:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise RecordError(self.path, self.lines, f"not UTF-8 ({error.reason})") from None
+        return parse_line(text, Conversation, self.path, self.lines)
+
+    def _requests(self, conversation: Conversation, index: int) -> list[Request]:
+        return [
+            Request(
+                index, number, self.lines, render_readout(conversation, number, use_system=self._options.use_system)
+            )
+            for number, turn in enumerate(conversation.conversations)
+            if self._wanted(turn, conversation.mask)
+        ]
+
+    def _wanted(self, turn: Turn, mask: str) -> bool:
+        if self._options.turns == "labelled":
+            return turn.label is not None
+        return turn.speaker != mask

@@ -1,0 +1,119 @@
+"""Texts in, attribute scores out: the `Scorer` every consumer of a reward model sees, and the one in this process.
+
+A text is scored at its last token (the read-out mark of `prompt.render_readout`), tokenised whole and without added
+tokens, exactly as it was trained. `HttpScorer` asks a server instead. Knows nothing of conversations or labels.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import InputError, ModelError, SteerLMError
+from steerlm.inference.batching import by_length
+from steerlm.inference.config import OverLong, Precision
+from steerlm.inference.http_scorer import HttpScorer
+
+if TYPE_CHECKING:
+    from steerlm.inference.loading import Loaded
+
+__all__ = ["HttpScorer", "Scorer", "TransformersScorer"]
+
+Scores = npt.NDArray[np.float32]
+log = logging.getLogger(__name__)
+
+
+class Scorer(Protocol):
+    """A reward model. `window`: its longest text in tokens. `identity`: equal for the same model, else different."""
+
+    @property
+    def schema(self) -> AttributeSchema: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+
+    def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
+        """Raw scores [texts, attributes] fp32, in schema order; a row of NaN for a text that `skip` left out.
+
+        Raises `InputError` naming a text longer than the window under `error`, `SteerLMError` for a score that is not
+        finite.
+        """
+        ...
+
+
+class TransformersScorer:
+    """A reward model folder run in this process, in fp32 on a CPU, by default in the folder's precision elsewhere.
+
+    Batches hold texts of like length, padded on the right and read out by explicit lengths. Attention is causal, so
+    what stands behind the read-out position cannot change it: no mask is needed, and no token is special as padding.
+    """
+
+    def __init__(self, folder: str | Path, *, batch_tokens: int = 8192, dtype: Precision = "auto") -> None:
+        from steerlm.inference.loading import load
+
+        loaded = load(folder, head=True, dtype=dtype)
+        schema = loaded.info.attributes
+        outputs = loaded.model.score.out_features
+        if schema is None or outputs != len(schema.names):
+            raise ModelError(f"{folder}: the head has {outputs} outputs, its schema is {schema and schema.names}")
+        self._loaded, self.schema, self.window = loaded, schema, loaded.window
+        self.batch_tokens = batch_tokens
+        self.identity = _identity(loaded)
+        log.info("reward model %s on %s, %s", folder, loaded.device, loaded.model.dtype)
+
+    def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
+        """See `Scorer.score`."""
+        scores = np.full((len(texts), len(self.schema.names)), np.nan, dtype=np.float32)
+        if not texts:
+            return scores
+        ids: list[list[int]] = self._loaded.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for index, tokens in enumerate(ids):
+            if not tokens:
+                raise InputError(f"text {index} is empty: there is no token to read a score from")
+            if len(tokens) > self.window and over_long == "error":
+                raise InputError(
+                    f"text {index} has {len(tokens)} tokens, the model's window is {self.window}; "
+                    "choose the policy keep_end or skip for over-long texts"
+                )
+        kept = [i for i, tokens in enumerate(ids) if over_long == "keep_end" or len(tokens) <= self.window]
+        rows = [ids[i][-self.window :] for i in kept]
+        for batch in by_length([len(row) for row in rows], self.batch_tokens):
+            scores[[kept[b] for b in batch]] = self._forward([rows[b] for b in batch])
+        if not np.isfinite(scores[kept]).all():
+            raise SteerLMError(f"{self._loaded.folder}: the model gives scores that are not finite numbers")
+        return scores
+
+    def _forward(self, rows: list[list[int]]) -> Scores:
+        """Head values [rows, attributes] at the last token of each row."""
+        import torch
+
+        lengths = torch.tensor([len(row) for row in rows])
+        padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for line, row in zip(padded, rows, strict=True):
+            line[: len(row)] = torch.tensor(row)
+        model, device = self._loaded.model, self._loaded.device
+        with torch.inference_mode():
+            states = model.base_model(input_ids=padded.to(device), use_cache=False).last_hidden_state
+            last = states[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
+            out: Scores = (last.float() @ model.score.weight.float().T).cpu().numpy()
+        return out
+
+
+def _identity(loaded: "Loaded") -> str:
+    """A digest of the tokenizer, the configuration, the precision, the head and the final norm.
+
+    Not of all weights, which may be 100 GB: training moves the head and the norm in every step.
+    """
+    digest = hashlib.sha256(str(loaded.model.dtype).encode())
+    for name in ("config.json", "tokenizer.json", "tokenizer.model"):
+        path = loaded.folder / name
+        digest.update(path.read_bytes() if path.exists() else b"-")
+    for weight in (loaded.model.score.weight, loaded.model.base_model.norm.weight):
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

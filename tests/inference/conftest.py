@@ -1,0 +1,119 @@
+"""A tokenizer trained here, and tiny reward and language model folders around it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from steerlm.attributes import HELPSTEER, AttributeSchema
+from steerlm.prompt import SYSTEM_PROMPT
+from steerlm.records import Conversation, Turn
+
+WINDOW = 128
+SENTENCE = "the quick brown fox jumps over a lazy dog while seven wise owls watch from an old tree in winter"
+WORDS = SENTENCE.split()
+
+
+def answer(number: int) -> str:
+    """A text of its own for every number, 1 to 40 words long."""
+    return " ".join(WORDS[(number * 7 + k * (number % 5 + 1)) % len(WORDS)] for k in range(1 + number * 13 % 40))
+
+
+def conversation(number: int, turns: int = 1) -> Conversation:
+    """`turns` pairs of a question and an answer; every third answer carries a human label."""
+    out = []
+    for k in range(turns):
+        out.append(Turn.model_validate({"value": f"question {number} {k}?", "from": "User", "label": None}))
+        reply = {"value": answer(number + 31 * k), "from": "Assistant"}
+        if number % 3 == 0:
+            reply["label"] = "quality:3,toxicity:0"
+        out.append(Turn.model_validate(reply))
+    return Conversation(conversations=out, system=SYSTEM_PROMPT, mask="User")
+
+
+def write(path: Path, conversations: list[Conversation]) -> Path:
+    path.write_text("".join(c.to_json() + "\n" for c in conversations))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 400 pieces; the template's marks split into several of them."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    texts = [answer(n) for n in range(50)] + [SYSTEM_PROMPT, "User\nAssistant\nSystem\n", "question 1 2 3?"]
+    raw.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<pad>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>")
+
+
+def config(tokenizer: PreTrainedTokenizerFast, **more: object) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        **more,
+    )
+
+
+def save(folder: Path, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, info: dict[str, object]) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rest = {"prompt_version": 1, "window": WINDOW, "base": None, "license": None, "metrics": {}, "data": {}}
+    (folder / "steerlm.json").write_text(json.dumps({"format": 1, "attributes": None, **rest, **info}))
+    return folder
+
+
+def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1) -> Path:
+    """Scores spread over and beyond 0..4, so that clamping shows. Only HelpSteer's five are trained."""
+    schema = AttributeSchema().restricted(HELPSTEER)
+    torch.manual_seed(seed)
+    model = LlamaForSequenceClassification(
+        config(tokenizer, num_labels=9, id2label=dict(enumerate(schema.names)), problem_type="regression")
+    )
+    with torch.no_grad():
+        for weight in model.model.layers.parameters():
+            weight.mul_(10) if weight.dim() > 1 else None
+        model.score.weight.normal_(std=0.5)
+    return save(folder, model, tokenizer, {"kind": "reward", "attributes": schema.model_dump(mode="json")})
+
+
+@pytest.fixture(scope="session")
+def reward_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    return make_reward(tmp_path_factory.mktemp("reward"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A language model that learned some of the sentences by heart, so that it stops where they stop."""
+    torch.manual_seed(2)
+    model = LlamaForCausalLM(config(tokenizer, tie_word_embeddings=True))
+    texts = [f"question {n}?\n{answer(n)[:60]}\n<extra_id_1>" for n in range(8)]
+    batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2
+    return save(tmp_path_factory.mktemp("policy"), model.eval(), tokenizer, {"kind": "policy"})

@@ -1,0 +1,156 @@
+"""The HTTP scorer against a real server: batches, order, over-long texts, a busy server, one that comes late."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from steerlm.errors import InputError, ModelError, SteerLMError
+from steerlm.inference.http_scorer import HttpScorer
+from tests.inference.table_scorer import SCHEMA, TableScorer
+
+
+@dataclass
+class Server:
+    """A reward server as small as its wire format; `faults` are statuses to answer before it behaves."""
+
+    kind: str = "reward"
+    names: tuple[str, ...] = SCHEMA.names
+    faults: list[int] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    running: int = 0
+    most: int = 0
+    pause: float = 0.0
+    port: int = 0
+
+    def app(self) -> FastAPI:
+        import asyncio
+
+        app, table = FastAPI(), TableScorer(window=20)
+
+        @app.get("/v1/model")
+        async def model() -> dict[str, Any]:
+            return {"kind": self.kind, "attributes": SCHEMA.model_dump(mode="json"), "window": 20}
+
+        @app.post("/v1/score")
+        async def score(request: Request) -> Any:
+            if self.faults:
+                error = {"error": {"message": "the queue is full"}}
+                return JSONResponse(error, self.faults.pop(0), headers={"retry-after": "0"})
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(self.pause)
+            self.running -= 1
+            texts = (await request.json())["texts"]
+            self.batches.append(len(texts))
+            scores = table.score(texts)
+            if np.isnan(scores).any():
+                return JSONResponse({"error": {"message": "text too long: 30 tokens"}}, 413)
+            return {"attributes": self.names, "scores": scores.tolist(), "model": "m"}
+
+        return app
+
+
+def serve(server: Server) -> uvicorn.Server:
+    running = uvicorn.Server(uvicorn.Config(server.app(), port=server.port, log_level="error"))
+    threading.Thread(target=running.run, daemon=True).start()
+    while not running.started:
+        time.sleep(0.005)
+    server.port = running.servers[0].sockets[0].getsockname()[1]
+    return running
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    running = serve(made)
+    yield made
+    running.should_exit = True
+
+
+def test_scores_come_back_in_order_in_several_requests(server: Server) -> None:
+    server.pause = 0.05
+    scorer = HttpScorer("127.0.0.1", server.port, batch_texts=8, requests=3)
+    texts = [f"text {n}" for n in range(50)]
+    scores = scorer.score(texts)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, TableScorer().score(texts), atol=1e-6)
+    assert sorted(server.batches) == [2, 8, 8, 8, 8, 8, 8]
+    assert server.most == 3
+    assert scorer.schema == SCHEMA
+    assert scorer.window == 20
+    assert scorer.identity == HttpScorer(f"http://127.0.0.1:{server.port}").identity
+    assert scorer.score([]).shape == (0, 3)
+
+
+def test_over_long_texts_are_found_by_the_server(server: Server) -> None:
+    scorer = HttpScorer("127.0.0.1", server.port, batch_texts=16)
+    texts = [f"text {n}" for n in range(12)]
+    texts[5] = texts[9] = "word " * 30
+    scores = scorer.score(texts, "skip")
+    assert np.flatnonzero(np.isnan(scores).any(axis=1)).tolist() == [5, 9]
+    np.testing.assert_allclose(scores[:5], TableScorer().score(texts[:5]), atol=1e-6)
+    with pytest.raises(InputError, match="longer than the model's window of 20: text too long"):
+        scorer.score(texts)
+    with pytest.raises(InputError, match="cannot be cut over HTTP"):
+        scorer.score(texts, "keep_end")
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    server.faults = [429, 503, 502]
+    scorer = HttpScorer("127.0.0.1", server.port)
+    np.testing.assert_allclose(scorer.score(["a"]), TableScorer().score(["a"]), atol=1e-6)
+    assert server.faults == []
+    server.faults = [503] * 50
+    scorer._patience = 0.6
+    with pytest.raises(SteerLMError, match=r"no answer within 0\.6 s; the last was: HTTP 503: the queue is full"):
+        scorer.score(["a"])
+
+
+def test_a_server_that_comes_late_is_waited_for() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made, started = Server(port=port), []
+    timer = threading.Timer(0.4, lambda: started.append(serve(made)))
+    timer.start()
+    scorer = HttpScorer("127.0.0.1", port, patience=20)
+    assert scorer.score(["a"]).shape == (1, 3)
+    timer.join()
+    started[0].should_exit = True
+
+
+def test_what_is_no_reward_server_is_refused(server: Server) -> None:
+    server.kind = "policy"
+    with pytest.raises(ModelError, match="serves a policy model; a reward model was expected"):
+        HttpScorer("127.0.0.1", server.port)
+    with pytest.raises(InputError, match="HTTP 404: Not Found"):
+        HttpScorer(f"http://127.0.0.1:{server.port}/elsewhere")
+    with pytest.raises(SteerLMError, match=r"no answer within 0 s; the last was: ConnectError"):
+        HttpScorer("127.0.0.1", 1, patience=0)
+    with pytest.raises(InputError, match="not the address of a server"):
+        HttpScorer("ftp://127.0.0.1")
+
+
+def test_another_model_under_way_is_noticed(server: Server) -> None:
+    scorer = HttpScorer("127.0.0.1", server.port)
+    server.names = ("other", "names", "now")
+    with pytest.raises(SteerLMError, match="now serves another model"):
+        scorer.score(["a"])
+
+
+def test_it_works_inside_a_running_event_loop(server: Server) -> None:
+    import asyncio
+
+    async def notebook() -> np.ndarray:
+        return HttpScorer("127.0.0.1", server.port).score(["a"])
+
+    assert asyncio.run(notebook()).shape == (1, 3)
