@@ -1,0 +1,232 @@
+"""Recipes say the method, profiles say where it runs. Composes the settings that each room declares; torch-free.
+
+A recipe names its usual profile. A section that is null is a stage that does not apply. Layouts stand in the profile
+because they never change a result, only where and how fast it is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from steerlm.attributes import AttributeSchema
+from steerlm.configuration import load_settings
+from steerlm.datasets.config import (
+    ConversationsSource,
+    HelpSteer2Source,
+    HelpSteerSource,
+    OasstSource,
+    OnError,
+    PrepareSettings,
+    Source,
+)
+from steerlm.errors import ConfigError, nearest
+from steerlm.evaluation.config import EvaluationSettings
+from steerlm.inference.config import AnnotateSettings
+from steerlm.toyworld.config import ToySettings
+from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
+
+OF_PROFILE = "profile."
+
+
+class ToyworldSource(ToySettings):
+    """The demo's synthetic world; it brings plain text, a tokenizer, questions and an oracle of its own."""
+
+    kind: Literal["toyworld"] = "toyworld"
+
+
+AnySource = Annotated[
+    OasstSource | HelpSteerSource | HelpSteer2Source | ConversationsSource | ToyworldSource,
+    Field(discriminator="kind"),
+]
+
+
+class PrepareSection(Settings):
+    """`sources` become the conversations that are annotated and that the policy learns from. The reward model learns
+    from the labelled turns of `rated`, or of the same sources where that is null."""
+
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+    rated: tuple[Source, ...] | None = Field(default=None, min_length=1)
+    questions: str | None = None
+    """Held-out questions to evaluate on, a JSONL file; null: the world's own, or those that open the validation
+    conversations."""
+    on_error: OnError = "fail"
+    use_system: bool = False
+
+    @model_validator(mode="after")
+    def _world_alone(self) -> Self:
+        if self.toyworld and len(self.sources) > 1:
+            raise ValueError("the source toyworld stands alone")
+        return self
+
+    @property
+    def toyworld(self) -> ToySettings | None:
+        first = self.sources[0]
+        return ToySettings(**first.model_dump(exclude={"kind"})) if isinstance(first, ToyworldSource) else None
+
+    def merge(self, which: Literal["sources", "rated"]) -> PrepareSettings:
+        """The real sources of one of the two lists, as the datasets room takes them."""
+        chosen = self.sources if which == "sources" else self.rated or ()
+        return PrepareSettings(
+            sources=tuple(s for s in chosen if not isinstance(s, ToyworldSource)),
+            on_error=self.on_error,
+            use_system=self.use_system,
+        )
+
+
+class FetchSection(Settings):
+    """`hf://org/name@revision`, `s3://bucket/prefix` or a local Hugging Face folder."""
+
+    uri: str = Field(min_length=1)
+
+
+class BaseSection(Settings):
+    """What training starts from: a model that is fetched, one trained on plain text, or the first trained further."""
+
+    fetch: FetchSection | None = None
+    train: TextSettings | None = None
+    reward: FetchSection | None = None
+    """Another model that the reward model starts from; null: the same."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if not (self.fetch or self.train):
+            raise ValueError("give fetch (a model to start from), train (plain text to start with) or both")
+        if self.train and not self.fetch and not self.train.shape:
+            raise ValueError("train without fetch starts from random weights and needs train.shape")
+        return self
+
+
+class SFTSection(SFTSettings):
+    """`repeat`: how many times over the annotated training file counts as one epoch (the tutorial's doubled file)."""
+
+    repeat: PositiveInt = 1
+
+    def settings(self) -> SFTSettings:
+        return SFTSettings(**self.model_dump(exclude={"repeat"}))
+
+
+class Goals(Settings):
+    """What a report checks: least Pearson of the reward model per attribute; least Spearman of asked against obtained
+    per attribute, and on average."""
+
+    reward_pearson: float | None = None
+    steering_spearman: float | None = None
+    steering_spearman_mean: float | None = None
+
+
+class ReportSection(Settings):
+    goals: Goals = Goals()
+
+
+class Recipe(Settings):
+    """The method, stage by stage."""
+
+    name: str
+    description: str = ""
+    profile: str = "laptop"
+    attributes: AttributeSchema = AttributeSchema()
+    prepare_data: PrepareSection
+    base: BaseSection
+    reward: RewardSettings | None = None
+    annotate: AnnotateSettings | None = None
+    sft: SFTSection | None = None
+    baseline: SFTSection | None = None
+    """The same fine-tuning without attributes, to compare with."""
+    evaluate: EvaluationSettings | None = None
+    report: ReportSection | None = None
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.annotate and not self.reward:
+            raise ValueError("annotate needs a reward model: give the section reward")
+        if self.baseline and (not self.sft or self.baseline.conditioned):
+            raise ValueError("baseline needs the section sft to compare with, and conditioned: false")
+        if self.base.train and not self.prepare_data.toyworld:
+            raise ValueError("base.train needs plain text, which only the source toyworld brings")
+        world, shape = self.prepare_data.toyworld, self.base.train and self.base.train.shape
+        if world and shape and not self.base.fetch and shape.vocab_size != world.vocab_size:
+            raise ValueError(f"base.train.shape.vocab_size is not the world's tokenizer's, {world.vocab_size}")
+        if self.evaluate and not (self.reward or self.sft):
+            raise ValueError("evaluate has nothing to measure: give reward or sft")
+        if self.report and not self.evaluate:
+            raise ValueError("report shows the evaluation: give the section evaluate")
+        return self
+
+
+class Layouts(Settings):
+    """Where each training stage runs; the baseline runs where the SFT does."""
+
+    base: LayoutSettings = LayoutSettings()
+    reward: LayoutSettings = LayoutSettings()
+    sft: LayoutSettings = LayoutSettings()
+
+
+class TrackingSettings(Settings):
+    """MLflow. `uri` null: MLFLOW_TRACKING_URI, else an SQLite file beside the store."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "steerlm"
+
+
+class JobSettings(Settings):
+    """How a training job is looked after: how often it is started again after a failure, after how many minutes
+    without a sign of progress it counts as stuck, how many seconds it has to save when it is asked to stop."""
+
+    attempts: PositiveInt = 1
+    no_progress_minutes: PositiveFloat = 60.0
+    grace_seconds: PositiveFloat = 300.0
+
+
+class Profile(Settings):
+    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`."""
+
+    name: str
+    description: str = ""
+    backend: Literal["local"] = "local"
+    store: str = "runs/store"
+    layouts: Layouts = Layouts()
+    jobs: JobSettings = JobSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRecipe:
+    """A recipe and a profile with all overrides applied."""
+
+    recipe: Recipe
+    profile: Profile
+
+
+def load_recipe(recipe: str | Path, profile: str | Path | None = None, overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """Read a recipe and its profile, each a shipped name or a path, and apply `a.b=c` overrides.
+
+    Keys that begin with `profile.` go to the profile. Raises `ConfigError` naming the file and the key.
+    """
+    of_profile = [text for text in overrides if text.startswith(OF_PROFILE)]
+    of_recipe = [text for text in overrides if not text.startswith(OF_PROFILE)]
+    loaded = load_settings(_find(recipe, "recipes"), Recipe, of_recipe)
+    place = load_settings(_find(profile or loaded.profile, "profiles"), Profile, of_profile, OF_PROFILE)
+    return ResolvedRecipe(loaded, place)
+
+
+def shipped(kind: Literal["recipes", "profiles"]) -> dict[str, Path]:
+    """Name to path of the recipes or profiles that came with this installation."""
+    from steerlm_kfp import recipes_folder
+
+    return {path.stem: path for path in sorted((recipes_folder() / kind).glob("*.yaml"))}
+
+
+def _find(name: str | Path, kind: Literal["recipes", "profiles"]) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        return path
+    known = shipped(kind)
+    if str(name) not in known:
+        raise ConfigError(
+            f"no {kind[:-1]} {str(name)!r} is shipped{nearest(str(name), known)}; or give a path to a .yaml"
+        )
+    return known[str(name)]
