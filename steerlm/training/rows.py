@@ -4,6 +4,8 @@ Knows token ids and lengths; nothing of models, files or processes. A row holds 
 a segment with positions from 0, and attention does not cross segments. One row is one micro-batch.
 """
 
+import bisect
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,33 +49,55 @@ class Row:
 def plan(lengths: Sequence[int], row_tokens: int, dp_size: int) -> list[list[list[int]]]:
     """Pack samples into rows and deal the rows to ranks: `plan(...)[rank][row]` lists indices into `lengths`.
 
-    Pure, so that every rank computes the same plan. Best-fit decreasing; ranks get equally many rows (the last ones may
-    be empty) and, greedily, equally many tokens. Raises ValueError for a sample longer than `row_tokens`.
+    Pure, so that every rank computes the same plan. Best-fit decreasing says how few rows suffice; rounded up to a
+    multiple of `dp_size`, that many rows share the tokens evenly, so that no rank waits for another while they fit.
+    Ranks get equally many rows (some may be empty). Raises ValueError for a sample longer than `row_tokens`.
 
     >>> plan([3, 5, 2, 6], row_tokens=8, dp_size=2)
     [[[3, 2]], [[1, 0]]]
     """
     if lengths and max(lengths) > row_tokens:
         raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {row_tokens}")
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = [r for r in range(len(rows)) if room[r] >= lengths[i]]
-        if fits:
-            best = min(fits, key=lambda r: (room[r], r))
-        else:
-            best = len(rows)
-            rows.append([])
-            room.append(row_tokens)
-        rows[best].append(i)
-        room[best] -= lengths[i]
-    per_rank = max(1, -(-len(rows) // dp_size))
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    tight = _fewest(order, lengths, row_tokens)
+    per_rank = max(1, -(-len(tight) // dp_size))
+    rows = _even(order, lengths, row_tokens, per_rank * dp_size) or tight
+    loads = [sum(lengths[i] for i in row) for row in rows]
     dealt: list[list[list[int]]] = [[] for _ in range(dp_size)]
-    load = [0] * dp_size
-    for r in sorted(range(len(rows)), key=lambda r: (room[r], r)):
-        rank = min((k for k in range(dp_size) if len(dealt[k]) < per_rank), key=lambda k: (load[k], k))
-        dealt[rank].append(rows[r])
-        load[rank] += row_tokens - room[r]
+    waiting = [(0, rank) for rank in range(dp_size)]  # (tokens, rank) of the ranks that still take rows
+    for row in sorted(range(len(rows)), key=lambda r: (-loads[r], r)):
+        tokens, rank = heapq.heappop(waiting)
+        dealt[rank].append(rows[row])
+        if len(dealt[rank]) < per_rank:
+            heapq.heappush(waiting, (tokens + loads[row], rank))
     for mine in dealt:
         mine.extend([] for _ in range(per_rank - len(mine)))
     return dealt
+
+
+def _fewest(order: Sequence[int], lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Best-fit decreasing: each sample goes where it leaves the least room."""
+    rows: list[list[int]] = []
+    by_room: list[tuple[int, int]] = []  # (room, row), sorted: the first that is large enough is the best fit
+    for i in order:
+        at = bisect.bisect_left(by_room, (lengths[i], -1))
+        if at == len(by_room):
+            by_room.append((row_tokens, len(rows)))
+            rows.append([])
+        room, row = by_room.pop(at)
+        rows[row].append(i)
+        bisect.insort(by_room, (room - lengths[i], row))
+    return rows
+
+
+def _even(order: Sequence[int], lengths: Sequence[int], row_tokens: int, count: int) -> list[list[int]] | None:
+    """Each sample, longest first, to the emptiest of `count` rows; None if one would overflow."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, row) for row in range(count)]
+    for i in order:
+        load, row = heapq.heappop(loads)
+        if load + lengths[i] > row_tokens:
+            return None
+        rows[row].append(i)
+        heapq.heappush(loads, (load + lengths[i], row))
+    return rows

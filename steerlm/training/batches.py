@@ -1,0 +1,51 @@
+"""The rows of one global batch: plans them from lengths alone, then reads only those of this rank. Pure of models."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from steerlm.errors import ConfigError
+from steerlm.training.dataset import TokenDataset
+from steerlm.training.engine import Layout
+from steerlm.training.rows import Row, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's rows, and how many tokens the whole global batch holds and makes all ranks compute."""
+
+    rows: list[Row]
+    tokens: int
+    computed: int
+
+
+def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Layout) -> Batch:
+    """Pack `units` into rows of at most `row_tokens` tokens. Every rank plans the same and takes its share."""
+    items: list[list[int]] = []
+    for unit in units:
+        samples = list(data.samples(unit))
+        items += [samples] if data.in_one_row(unit) else [[s] for s in samples]
+    lengths = [int(data.lengths[item].sum()) for item in items]
+    planned = plan(lengths, row_tokens, layout.dp_size)
+    rows = [Row(tuple(data.sample(s) for item in row for s in items[item])) for row in planned[layout.dp_rank]]
+    multiple = layout.row_multiple
+    filled = (sum(lengths[item] for item in row) for rank in planned for row in rank)
+    computed = sum(max(1, -(-tokens // multiple)) * multiple for tokens in filled)
+    return Batch(rows, sum(lengths), computed)
+
+
+def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:
+    """A validation's global batches: units in the order of the file, the last batch as small as it is."""
+    for number, start in enumerate(range(0, len(data), global_batch)):
+        if limit is not None and number >= limit:
+            return
+        yield range(start, min(start + global_batch, len(data)))
+
+
+def check_fits(data: TokenDataset, row_tokens: int) -> None:
+    """Raises `ConfigError` if something that may not be split is longer than a row may be."""
+    longest = data.longest()
+    if longest > row_tokens:
+        raise ConfigError(
+            f"the longest sample has {longest} tokens, the layout's rows hold {row_tokens}; "
+            "raise row_tokens (at most micro_batch x window) or lower the window"
+        )

@@ -1,0 +1,123 @@
+"""Attribute-conditioned fine-tuning: a conversation with its labels before the answers, loss on the answers alone.
+
+The text and its mask are `steerlm.prompt`'s (behaviour spec 4.1, 4.2). This file knows the denominators, the policies
+for conversations that do not fit or teach nothing, and the checks on labels.
+"""
+
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.errors import InputError
+from steerlm.prompt import Encoded, encode, render
+from steerlm.records import Conversation
+from steerlm.training.config import SFTSettings
+from steerlm.training.engine import Unit
+from steerlm.training.objectives.likelihood import Likelihood
+from steerlm.training.objectives.tokens import tokenizer_digest
+from steerlm.training.rows import Sample
+
+log = logging.getLogger(__name__)
+
+
+class SFTObjective(Likelihood):
+    """`denominator: conversations`: a token weighs 1 / (learned tokens of its conversation), a conversation counts 1.
+    `tokens`: a learned token weighs and counts 1. No BOS, no EOS: the turn mark is what the model learns to stop with.
+    """
+
+    record = Conversation
+
+    def __init__(self, settings: SFTSettings, tokenizer: Any, schema: AttributeSchema) -> None:
+        self.settings, self.tokenizer, self.schema = settings, tokenizer, schema
+        self.counts: Counter[str] = Counter()
+        self._warned: set[str] = set()
+
+    def fingerprint(self) -> dict[str, Any]:
+        keys = {"window", "over_long", "denominator", "conditioned", "no_learned_token"}
+        return {
+            "objective": "sft",
+            **self.settings.model_dump(mode="json", include=keys),
+            "attributes": self.schema.model_dump(mode="json"),
+            "tokenizer": tokenizer_digest(self.tokenizer),
+        }
+
+    def units(self, record: Conversation) -> list[Unit]:
+        conversation = self._checked(record)
+        encoded = encode(render(conversation), self.tokenizer)
+        if len(encoded.ids) > self.settings.window:
+            shortened = self._shortened(conversation, len(encoded.ids))
+            if shortened is None:
+                return []
+            encoded = shortened
+        # Nothing comes before the first token, so it cannot be predicted.
+        learned = np.array([False, *encoded.learned[1:]], np.float32)
+        total = int(learned.sum())
+        if total == 0:
+            if self.settings.no_learned_token == "error":
+                raise InputError("no token of this conversation would be learned; drop it or set no_learned_token=drop")
+            self.counts["dropped_no_learned_token"] += 1
+            return []
+        self.counts["joints"] += encoded.joints
+        ids = np.array(encoded.ids, np.int32)
+        if self.settings.denominator == "conversations":
+            return [Unit((Sample(ids, learned / np.float32(total), count=1),))]
+        return [Unit((Sample(ids, learned, count=total),))]
+
+    def _checked(self, record: Conversation) -> Conversation:
+        """The conversation to learn from; raises `InputError` for one that cannot mean what it says."""
+        if record.type == "TEXT_TO_VALUE":
+            raise InputError("type TEXT_TO_VALUE (the label after the answer) is not supported; VALUE_TO_TEXT is")
+        speakers = {turn.speaker for turn in record.conversations}
+        if record.mask not in speakers:
+            raise InputError(f"no turn is from {record.mask!r}, the masked role; turns are from {sorted(speakers)}")
+        if not self.settings.conditioned:
+            return _unlabelled(record)
+        labels = [turn.label for turn in record.conversations if turn.label]
+        if labels and record.type is None:
+            self._warn("type_absent", "labels without a type are read as VALUE_TO_TEXT: the label before the answer")
+        for label in labels:
+            values = parse_labels(label)
+            self.schema.check(values)
+            if self.schema.format(values) != label:
+                self._warn(
+                    "labels_not_canonical", f"label {label!r} is not written as a server writes it, names in order"
+                )
+            for name in values:
+                self.counts[f"labels/{name}"] += 1
+        return record
+
+    def _shortened(self, conversation: Conversation, length: int) -> Encoded | None:
+        """The longest end that fits, opens with a masked turn as a conversation does, and still teaches something."""
+        if self.settings.over_long == "error":
+            raise InputError(
+                f"{length} tokens do not fit the window of {self.settings.window}; set over_long to drop or keep_end"
+            )
+        if self.settings.over_long == "keep_end":
+            for first, turn in enumerate(conversation.conversations):
+                if first == 0 or turn.speaker != conversation.mask:
+                    continue
+                end = conversation.model_copy(update={"conversations": conversation.conversations[first:]})
+                encoded = encode(render(end), self.tokenizer)
+                if len(encoded.ids) <= self.settings.window and any(encoded.learned[1:]):
+                    self.counts["cut_over_long"] += 1
+                    return encoded
+        self.counts["dropped_over_long"] += 1
+        return None
+
+    def _warn(self, what: str, message: str) -> None:
+        self.counts[what] += 1
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("%s (said once, counted as %s)", message, what)
+
+
+def _unlabelled(record: Conversation) -> Conversation:
+    """Without its labels; a turn that its label made learned stays learned, so that a baseline learns the same."""
+    turns = [
+        turn.model_copy(update={"label": None, "learned": turn.learned or bool(turn.label)})
+        for turn in record.conversations
+    ]
+    return record.model_copy(update={"conversations": turns})

@@ -1,0 +1,51 @@
+"""Plain language modelling: every token of a document after its first is learned. Knows no template and no labels."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from steerlm.errors import InputError
+from steerlm.records import PlainText
+from steerlm.training.config import TextSettings
+from steerlm.training.engine import Unit
+from steerlm.training.objectives.likelihood import Likelihood
+from steerlm.training.objectives.tokens import plain_ids, tokenizer_digest
+from steerlm.training.rows import Sample
+
+
+class TextObjective(Likelihood):
+    """A document is its text's tokens, without BOS as everywhere in this library, and EOS if the tokenizer has one.
+
+    A document longer than the window is cut into windows that overlap by one token, so that every token but the
+    document's first is learned exactly once. Each window is a unit of its own.
+    """
+
+    record = PlainText
+
+    def __init__(self, settings: TextSettings, tokenizer: Any) -> None:
+        if settings.window < 2:
+            raise InputError(f"window {settings.window} is too short to learn anything; give at least 2 tokens")
+        self.settings, self.tokenizer = settings, tokenizer
+        self.counts: Counter[str] = Counter()
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"objective": "text", "window": self.settings.window, "tokenizer": tokenizer_digest(self.tokenizer)}
+
+    def units(self, record: PlainText) -> list[Unit]:
+        ids = plain_ids(self.tokenizer, record.text)
+        if self.tokenizer.eos_token_id is not None:
+            ids = np.append(ids, np.int32(self.tokenizer.eos_token_id))
+        if len(ids) < 2:
+            self.counts["dropped_no_learned_token"] += 1
+            return []
+        stride = self.settings.window - 1
+        units = [Unit((_sample(ids[at : at + self.settings.window]),)) for at in range(0, len(ids) - 1, stride)]
+        self.counts["cut_into_windows"] += len(units) > 1
+        return units
+
+
+def _sample(ids: Any) -> Sample:
+    weights = np.ones(len(ids), np.float32)
+    weights[0] = 0
+    return Sample(ids, weights, count=len(ids) - 1)

@@ -1,0 +1,30 @@
+"""The learning rate of a step: warm-up, cosine, minimum, in the two forms of NeMo (behaviour spec 2.7). Pure."""
+
+import math
+
+from steerlm.errors import ConfigError
+from steerlm.training.config import OptimizerSettings
+
+
+def learning_rate(settings: OptimizerSettings, step: int, max_steps: int) -> float:
+    """The rate of update `step`, counted from 0, of `max_steps`; it is `min_lr` beyond.
+
+    With W warm-up steps and no constant ones: lr (s+1) / (W+1) up to s = W, then half a cosine that ends at max_steps.
+    With C constant steps: lr s / W up to s = W (the first update has rate 0), half a cosine over max_steps - W - C
+    steps, then min_lr. Raises `ConfigError` if warm-up and constant steps leave no room for the cosine.
+
+    >>> [round(learning_rate(OptimizerSettings(lr=6e-6, min_lr=5e-6, warmup_steps=1, constant_steps=200), s, 800), 10)
+    ...  for s in (0, 1, 300, 600)]
+    [0.0, 6e-06, 5.5013e-06, 5e-06]
+    """
+    lr, low, warmup, constant = settings.lr, settings.min_lr, settings.warmup_steps, settings.constant_steps
+    decay = max_steps - warmup - constant
+    if constant and decay <= 0:
+        raise ConfigError(
+            f"warmup_steps {warmup} + constant_steps {constant} leave no step of {max_steps} for the schedule's decay"
+        )
+    if warmup and step <= warmup:
+        return lr * step / warmup if constant else lr * (step + 1) / (warmup + 1)
+    if step >= warmup + decay:
+        return low
+    return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / decay))

@@ -1,0 +1,132 @@
+"""Where metrics go: a protocol, a file, the terminal, and several at once. Trackers live outside and are handed in."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from tqdm import tqdm
+
+from steerlm.records import atomic_writer
+
+log = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float]
+
+
+class Sink(Protocol):
+    """Takes metrics as they come. A step may be logged in parts, and again after a resume."""
+
+    def log(self, metrics: Metrics, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Sinks:
+    """Several sinks as one; with none, a sink that takes everything and keeps nothing."""
+
+    def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+        self.sinks = tuple(sinks)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        for sink in self.sinks:
+            sink.log(metrics, step)
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class JsonlSink:
+    """One line of JSON per call, with its `step` and `time` (seconds since 1970).
+
+    Steps a killed run had logged beyond its last checkpoint are logged again after the resume: the new line replaces
+    every line of a later step, and a line of the same step that has any of its keys.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._step, self._keys = -1, set[str]()
+        for line in self._lines():
+            self._remember(line)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        line = {"step": step, "time": round(time.time(), 3), **metrics}
+        if step < self._step or (step == self._step and self._keys & metrics.keys()):
+            self._rewind(step, set(metrics))
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._remember(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rewind(self, step: int, keys: set[str]) -> None:
+        self._file.close()
+        kept = [
+            line for line in self._lines() if line["step"] < step or (line["step"] == step and not keys & line.keys())
+        ]
+        with atomic_writer(self.path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        self._step, self._keys = -1, set()
+        for line in kept:
+            self._remember(line)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def _remember(self, line: Mapping[str, Any]) -> None:
+        if line["step"] != self._step:
+            self._step, self._keys = line["step"], set()
+        self._keys |= line.keys() - {"step", "time"}
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """What the file holds; a last line that a killed process has left unfinished is cut off."""
+        if not self.path.exists():
+            return []
+        whole, newline, torn = self.path.read_text(encoding="utf-8").rpartition("\n")
+        if torn:
+            with atomic_writer(self.path) as file:
+                file.write(whole + newline)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+class ProgressSink:
+    """A progress bar on a terminal; elsewhere a log line at most every `every` seconds, and for each validation."""
+
+    SHOWN = ("train/loss", "train/lr", "train/grad_norm", "train/tokens_per_second", "train/real_token_share")
+
+    def __init__(self, total: int, description: str, every: float = 5.0) -> None:
+        self.total, self.description, self.every = total, description, every
+        self._bar = tqdm(total=total, desc=description, unit="step") if sys.stderr.isatty() else None
+        self._last = -math.inf
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        shown = {name.rpartition("/")[2]: f"{metrics[name]:.4g}" for name in self.SHOWN if name in metrics}
+        if "validation/loss" in metrics:
+            shown["validation_loss"] = f"{metrics['validation/loss']:.4g}"
+        if not shown:
+            return
+        if self._bar is not None:
+            if self._last < 0:
+                self._bar.initial = step - 1  # of a resumed run: the rate counts only what this process did
+            self._last = self._bar.n = step
+            self._bar.set_postfix(shown)
+        elif "validation/loss" in metrics or time.monotonic() - self._last >= self.every or step == self.total:
+            self._last = time.monotonic()
+            text = " ".join(f"{name}={value}" for name, value in shown.items())
+            log.info("%s step %d/%d %s", self.description, step, self.total, text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
