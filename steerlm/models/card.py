@@ -1,0 +1,84 @@
+"""The model card of a folder: what the model is, its dials, its data and figures, and how to load it."""
+
+import json
+from typing import TYPE_CHECKING
+
+from steerlm.models.shape import LlamaShape
+
+if TYPE_CHECKING:
+    from steerlm.models.folder import ModelInfo
+
+TITLES = {"base": "Language model", "reward": "Multi-attribute reward model", "policy": "Steerable language model"}
+
+LOAD_POLICY = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+messages = [{"role": "user", "content": "Where does the owl live?"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, attributes=ATTRIBUTES
+)
+out = model.generate(**inputs, max_new_tokens=64, stop_strings=["<extra_id_1>"], tokenizer=tokenizer)
+answer = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])
+"""
+LOAD_REWARD = """\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+text = "<extra_id_0>System\\nBe kind.\\n<extra_id_1>User\\nHello\\n<extra_id_1>Assistant\\nHi!\\n<extra_id_2>"
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+scores = dict(zip(model.config.id2label.values(), model(**inputs).logits[0].tolist()))
+"""
+LOAD_BASE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+"""
+
+
+def snippet(info: "ModelInfo") -> str:
+    """Python that loads the model with plain transformers; it expects the variable `folder`."""
+    if info.kind == "reward":
+        return LOAD_REWARD
+    if info.attributes is None:
+        return LOAD_BASE
+    return LOAD_POLICY.replace("ATTRIBUTES", json.dumps(info.attributes.complete({})))
+
+
+def model_card(info: "ModelInfo", shape: LlamaShape, dtype: str) -> str:
+    """The folder's README.md."""
+    schema = info.attributes
+    front = {
+        "library_name": "transformers",
+        "tags": ["steerlm", info.kind],
+        "license": info.license,
+        "base_model": info.base,
+    }
+    outputs = len(schema.names) if schema and info.kind == "reward" else None
+    lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", "", f"# {TITLES[info.kind]}", ""]
+    lines += [f"Llama architecture, {shape.parameters(outputs):,} parameters, {dtype}. Made with SteerLM."]
+    if info.window:
+        lines += [f"Trained on texts of at most {info.window} tokens."]
+    lines += [
+        f"Base model: {info.base or 'none (trained from random weights)'}, licence: {info.license or 'not stated'}.",
+        "",
+    ]
+    if schema:
+        lines += [
+            f"## Attributes, {schema.low}..{schema.high}",
+            "",
+            "| attribute | trained | default |",
+            "|---|---|---|",
+        ]
+        for name in schema.names:
+            trained = name in schema.active
+            lines.append(f"| {name} | {'yes' if trained else 'no'} | {schema.default(name) if trained else ''} |")
+        lines.append("")
+    for title, values in (("Data", info.data), ("Metrics", info.metrics)):
+        if values:
+            lines += [f"## {title}", "", "```json", json.dumps(values, indent=2), "```", ""]
+    lines += ["## Load it", "", "```python", 'folder = "."', snippet(info).rstrip(), "```", ""]
+    return "\n".join(lines)
