@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
@@ -25,6 +25,7 @@ from steerlm.datasets.config import (
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
+from steerlm.jobs.config import JobSettings
 from steerlm.toyworld.config import ToySettings
 from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
 
@@ -170,15 +171,6 @@ class TrackingSettings(Settings):
     enabled: bool = True
     uri: str | None = None
     experiment: str = "steerlm"
-
-
-class JobSettings(Settings):
-    """How a training job is looked after: how often it is started again after a failure, after how many minutes
-    without a sign of progress it counts as stuck, how many seconds it has to save when it is asked to stop."""
-
-    attempts: PositiveInt = 1
-    no_progress_minutes: PositiveFloat = 60.0
-    grace_seconds: PositiveFloat = 300.0
 
 
 class Profile(Settings):

@@ -1,0 +1,155 @@
+"""The back end that runs a job on this machine: one process, or torchrun with several.
+
+Everything it knows stands in the job's folder (`job.json`: process, its start time, the spec's hash; `spec.json`;
+`status-<rank>.json`), so that another process attaches to a job that is still running. The job leads a session of its
+own: it outlives its launcher, and a Ctrl-C reaches it only through the launcher.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from steerlm.errors import InputError, SteerLMError
+from steerlm.jobs.backend import Job, JobStatus
+from steerlm.records import write_json
+
+SAVED = 128 + signal.SIGTERM
+"""What a worker exits with after a termination signal that it handled by saving."""
+
+
+class LocalBackend:
+    """Jobs of this machine; a job's name is its folder, which is how any process finds it again."""
+
+    def __init__(self, grace_seconds: float = 300.0) -> None:
+        self.grace_seconds = grace_seconds
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def ensure(self, job: Job) -> str:
+        """See `Backend.ensure`."""
+        if job.nodes > 1:
+            raise InputError(
+                f"{job.name} wants {job.nodes} nodes, the local back end has this machine only: "
+                f"use a profile of one node (its layout now: {job.nodes} x {job.devices} processes)"
+            )
+        name = str(job.folder.resolve())
+        record = self._record(name)
+        if record and _alive(record):
+            if record["hash"] != job.hash():
+                raise SteerLMError(
+                    f"{job.name} runs already with other settings (process {record['pid']}, {name}); "
+                    "wait for it or end it"
+                )
+            return name
+        if record and record["hash"] == job.hash() and self.status(name).state == "succeeded":
+            return name
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        for left in job.folder.glob("status-*.json"):
+            left.unlink()
+        write_json(job.folder / "spec.json", job.spec)
+        with open(job.log, "ab") as log:
+            child = subprocess.Popen(
+                self._command(job),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
+            )
+        self._children[name] = child
+        record = {
+            "name": job.name,
+            "hash": job.hash(),
+            "pid": child.pid,
+            "started": _start_time(child.pid),
+            "processes": job.processes,
+            "log": str(job.log.resolve()),
+        }
+        write_json(job.folder / "job.json", record)
+        return name
+
+    def status(self, name: str) -> JobStatus:
+        """See `Backend.status`. Of several workers, the first that failed by itself speaks for all."""
+        record = self._record(name)
+        if record is None:
+            return JobStatus("failed", f"{name}: no such job")
+        if name in self._children:
+            self._children[name].poll()
+        if _alive(record):
+            return JobStatus("running")
+        statuses = [json.loads(p.read_text()) for p in sorted(Path(name).glob("status-*.json"))]
+        codes = [s["code"] for s in statuses]
+        failed = sorted((s for s in statuses if s["code"] not in (0, SAVED)), key=lambda s: not s["error"])
+        if failed:
+            first = failed[0]
+            message = first["error"] or f"exit status {first['code']}"
+            return JobStatus("failed", message, final=first["final"], exit_code=2 if first["code"] == 2 else 1)
+        if codes and len(codes) == record["processes"]:
+            return JobStatus("interrupted" if SAVED in codes else "succeeded")
+        missing = record["processes"] - len(codes)
+        return JobStatus("failed", f"{missing} of {record['processes']} processes {self._end(name)}")
+
+    def logs(self, name: str, since: int = 0) -> Iterator[tuple[int, str]]:
+        """See `Backend.logs`; offsets are bytes of the log file."""
+        record = self._record(name)
+        if record is None or not Path(record["log"]).exists():
+            return
+        with open(record["log"], "rb") as file:
+            file.seek(since)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                since += len(line)
+                yield since, line.decode("utf-8", "replace").rstrip("\n")
+
+    def cancel(self, name: str, *, force: bool = False) -> None:
+        """See `Backend.cancel`. torchrun hands the signal on; `force` ends the whole session."""
+        record = self._record(name)
+        if record is None or not _alive(record):
+            return
+        if force:
+            os.killpg(record["pid"], signal.SIGKILL)
+        else:
+            os.kill(record["pid"], signal.SIGTERM)
+
+    def _command(self, job: Job) -> list[str]:
+        worker = ["-m", "steerlm.jobs.worker", str(job.folder), job.module, str(job.folder / "spec.json")]
+        if job.processes == 1:
+            return [sys.executable, *worker]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.devices)]
+        return [sys.executable, *torchrun, "--shutdown-timeout", str(int(self.grace_seconds)), *worker]
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        path = Path(name) / "job.json"
+        if not path.exists():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record
+
+    def _end(self, name: str) -> str:
+        child = self._children.get(name)
+        code = child.returncode if child else None
+        if code is not None and code < 0:
+            by = signal.Signals(-code).name
+            return f"were killed by {by}" + (" (out of memory?)" if by == "SIGKILL" else "")
+        return "died without a word (killed? out of memory?)"
+
+
+def _alive(record: dict[str, Any]) -> bool:
+    """Whether the recorded process runs; a process that took over its number is another one."""
+    started = _start_time(record["pid"])
+    return started is not None and started == record["started"]
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if there is none or it waits to be buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,39 @@
+"""A worker of a few lines that does what its spec says: counts to `steps` in a file, as training would step."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from steerlm.errors import TrainingError
+
+
+def main() -> int:
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    counter = Path(spec["work"]) / f"step-{os.environ.get('RANK', '0')}"
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    step = int(counter.read_text()) if counter.exists() else 0
+    print(f"begins at step {step}", flush=True)
+    while step < spec["steps"]:
+        if asked:
+            counter.write_text(str(step))
+            return 143
+        step += 1
+        print(f"step {step}/{spec['steps']}", flush=True)
+        if step == spec.get("fail_at") and os.environ.get("RANK", "0") == "0":
+            raise TrainingError("the loss is not finite")
+        if step == spec.get("die_at"):
+            counter.write_text(str(step))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == spec.get("hang_at"):
+            time.sleep(60)
+        time.sleep(spec.get("pause", 0.0))
+    counter.write_text(str(step))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The local back end with real processes: attaching by name, states, signals."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.errors import InputError, SteerLMError
+from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.local import LocalBackend
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def make_job(folder: Path, devices: int = 1, **spec: Any) -> Job:
+    return Job(
+        name="train-fake-1",
+        module="tests.jobs.fake_worker",
+        spec={"work": str(folder), "steps": 3, **spec},
+        folder=folder / "job",
+        log=folder / "logs" / "train.log",
+        devices=devices,
+    )
+
+
+def wait(backend: LocalBackend, name: str, seconds: float = 60.0) -> JobStatus:
+    end = time.monotonic() + seconds
+    while not (status := backend.status(name)).ended:
+        assert time.monotonic() < end, "the job did not end"
+        time.sleep(0.05)
+    return status
+
+
+def wait_for_line(backend: LocalBackend, name: str, text: str) -> None:
+    end = time.monotonic() + 60
+    while not any(text in line for _, line in backend.logs(name)):
+        assert time.monotonic() < end, f"{text!r} was never logged"
+        time.sleep(0.05)
+
+
+def test_a_job_succeeds_and_its_log_can_be_read_on(tmp_path: Path) -> None:
+    backend = LocalBackend()
+    name = backend.ensure(make_job(tmp_path))
+    assert wait(backend, name).state == "succeeded"
+    lines = list(backend.logs(name))
+    assert [text for _, text in lines] == ["begins at step 0", "step 1/3", "step 2/3", "step 3/3"]
+    assert [text for _, text in backend.logs(name, lines[1][0])] == ["step 2/3", "step 3/3"]
+    # A job that has succeeded is not run again.
+    assert backend.ensure(make_job(tmp_path)) == name
+    assert len(list(backend.logs(name))) == 4
+
+
+def test_another_process_attaches_by_name(tmp_path: Path) -> None:
+    job = make_job(tmp_path, steps=1000, pause=0.05)
+    first, second = LocalBackend(), LocalBackend()
+    name = first.ensure(job)
+    assert second.ensure(job) == name
+    wait_for_line(second, name, "step 2/")
+    with pytest.raises(SteerLMError, match="runs already with other settings"):
+        second.ensure(dataclasses.replace(job, spec={**job.spec, "steps": 7}))
+    second.cancel(name)
+    assert wait(first, name).state == "interrupted"
+    done = int((tmp_path / "step-0").read_text())
+    # The next start goes on where it stopped.
+    name = second.ensure(dataclasses.replace(job, spec={**job.spec, "steps": done + 1}))
+    assert wait(second, name).state == "succeeded"
+    assert f"begins at step {done}" in [text for _, text in second.logs(name)]
+
+
+def test_a_job_outlives_its_launcher(tmp_path: Path) -> None:
+    script = (
+        "from tests.jobs.test_local import make_job, LocalBackend; from pathlib import Path; import os, signal;"
+        f"LocalBackend().ensure(make_job(Path({str(tmp_path)!r}), steps=40, pause=0.05)); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    backend = LocalBackend()
+    name = str(tmp_path / "job")
+    assert backend.status(name).state == "running"
+    assert wait(backend, name).state == "succeeded"
+
+
+def test_what_the_worker_says_is_its_status(tmp_path: Path) -> None:
+    backend = LocalBackend()
+    name = backend.ensure(make_job(tmp_path, fail_at=2))
+    assert wait(backend, name) == JobStatus("failed", "the loss is not finite", final=True)
+
+
+def test_a_killed_worker_is_a_failure_that_may_pass(tmp_path: Path) -> None:
+    backend = LocalBackend()
+    name = backend.ensure(make_job(tmp_path, die_at=2))
+    status = wait(backend, name)
+    assert (status.state, status.final) == ("failed", False)
+    assert "SIGKILL" in status.message
+    # A process that did not start it knows the same, less the signal.
+    assert LocalBackend().status(name).state == "failed"
+
+
+def test_a_reused_process_number_is_not_the_job(tmp_path: Path) -> None:
+    backend = LocalBackend()
+    name = backend.ensure(make_job(tmp_path))
+    wait(backend, name)
+    record = (tmp_path / "job" / "job.json").read_text()
+    pid = backend._children[name].pid
+    (tmp_path / "job" / "job.json").write_text(record.replace(f'"pid": {pid}', f'"pid": {os.getpid()}'))
+    assert LocalBackend().status(name).state == "succeeded"
+
+
+def test_more_nodes_than_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this machine only"):
+        LocalBackend().ensure(dataclasses.replace(make_job(tmp_path), nodes=2))
+
+
+def test_torchrun_failure_and_stop_are_told_apart(tmp_path: Path) -> None:
+    backend = LocalBackend(grace_seconds=30)
+    failed = backend.ensure(make_job(tmp_path / "a", devices=2, fail_at=2, steps=500, pause=0.05))
+    stopped = backend.ensure(make_job(tmp_path / "b", devices=2, steps=1000, pause=0.05))
+    wait_for_line(backend, stopped, "step 1/")
+    backend.cancel(stopped)
+    assert wait(backend, failed).message == "the loss is not finite"
+    assert wait(backend, stopped).state == "interrupted"
+    assert {p.name for p in (tmp_path / "b").glob("step-*")} == {"step-0", "step-1"}
