@@ -132,7 +132,7 @@ class ReferenceEngine:
         return StepResult(total, count, statistics)
 
     def _output(self, row: Row, output: str) -> torch.Tensor:
-        """Log-probability of each next token [T] (0 at a sample's last and in an empty row's tail), or values [K, A]."""
+        """Log-probability of each next token [T] (0 at a sample's last and in a tail), or values [K, A]."""
         if output == "values":
             assert self.outputs is not None
             values = [self._hidden(sample.ids)[-1] @ self.model.score.weight.T for sample in row.samples]

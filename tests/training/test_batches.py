@@ -1,0 +1,56 @@
+"""A global batch as rows: the same samples on any layout, and an honest count of computed tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.errors import ConfigError
+from steerlm.training.batches import batch, check_fits, in_order
+from steerlm.training.config import TextSettings
+from steerlm.training.dataset import TokenDataset
+from steerlm.training.engine import Layout, Unit
+from steerlm.training.objectives.text import TextObjective
+
+
+@pytest.fixture
+def data(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> TokenDataset:
+    lines = [{"text": "x" * (1 + 7 * i % 12)} for i in range(11)]
+    return TokenDataset.build([jsonl("d.jsonl", *lines)], TextObjective(TextSettings(max_steps=1), tokenizer), tmp_path)
+
+
+@pytest.mark.parametrize(("ranks", "row_tokens", "multiple"), [(1, 16, 1), (2, 16, 4), (3, 64, 8), (16, 64, 2)])
+def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_tokens: int, multiple: int) -> None:
+    units = [3, 9, 1, 4, 10]
+    parts = [batch(data, units, row_tokens, Layout(rank, ranks, multiple)) for rank in range(ranks)]
+    ids = sorted(sample.ids.tolist() for part in parts for row in part.rows for sample in row.samples)
+    assert ids == sorted(data.unit(u).samples[0].ids.tolist() for u in units)
+    assert len({len(part.rows) for part in parts}) == 1
+    assert {part.tokens for part in parts} == {sum(map(len, ids))}
+    padded = sum(max(multiple, -(-row.tokens // multiple) * multiple) for part in parts for row in part.rows)
+    assert {part.computed for part in parts} == {padded}
+
+
+def test_samples_that_belong_together_lie_in_one_row(
+    tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    class Pairs(TextObjective):
+        def units(self, record: Any) -> list[Unit]:
+            return [Unit(super().units(record)[0].samples * 2, "row")]
+
+    lines = [{"text": "x" * n} for n in (3, 5, 4, 6)]
+    pairs = TokenDataset.build(
+        [jsonl("p.jsonl", *lines)], Pairs(TextSettings(max_steps=1, window=8), tokenizer), tmp_path
+    )
+    rows = [row for rank in range(2) for row in batch(pairs, range(4), 16, Layout(rank, 2)).rows]
+    lengths = [sorted(len(sample.ids) for sample in row.samples) for row in rows]
+    assert all(row.count(n) in (0, 2) for row in lengths for n in (4, 6, 5, 7))
+    with pytest.raises(ConfigError, match="longest sample has 14 tokens, the layout's rows hold 13"):
+        check_fits(pairs, 13)
+    check_fits(pairs, 14)
+
+
+def test_validation_reads_in_order_and_keeps_the_last_partial_batch(data: TokenDataset) -> None:
+    assert [list(b) for b in in_order(data, 4, None)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [list(b) for b in in_order(data, 4, 1)] == [[0, 1, 2, 3]]

@@ -1,0 +1,137 @@
+"""The token index: what it holds, when it is made anew, who makes it, and what it says of a bad record."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steerlm.attributes import MASKED, AttributeSchema
+from steerlm.errors import InputError, RecordError
+from steerlm.training.config import RewardSettings, TextSettings
+from steerlm.training.dataset import TokenDataset
+from steerlm.training.engine import Unit
+from steerlm.training.objectives.reward import RewardObjective
+from steerlm.training.objectives.text import TextObjective
+
+Write = Callable[..., Path]
+
+
+class Counted(TextObjective):
+    """Says how often it was asked for units."""
+
+    asked = 0
+
+    def units(self, record: Any) -> list[Unit]:
+        self.asked += 1
+        return super().units(record)
+
+
+def objective(tokenizer: Any, window: int = 16) -> Counted:
+    return Counted(TextSettings(max_steps=1, window=window), tokenizer)
+
+
+def same(a: Unit, b: Unit) -> bool:
+    pairs = zip(a.samples, b.samples, strict=True)
+    return a.together == b.together and all(
+        np.array_equal(x.ids, y.ids)
+        and np.array_equal(x.weights, y.weights)
+        and x.count == y.count
+        and (x.labels is None) == (y.labels is None)
+        and (x.labels is None or np.array_equal(x.labels, y.labels))
+        for x, y in pairs
+    )
+
+
+def test_units_come_back_as_the_objective_made_them(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    texts = [{"text": "short"}, {"text": "a text that is longer than sixteen tokens"}, {"text": "é"}]
+    first, second = jsonl("a.jsonl", *texts[:2]), jsonl("b.jsonl", texts[2])
+    made = objective(tokenizer)
+    data = TokenDataset.build([first, second], made, tmp_path / "cache")
+    expected = [unit for text in texts for unit in objective(tokenizer).units(made.record(**text))]
+    assert len(data) == len(expected) == 5
+    assert all(same(data.unit(i), unit) for i, unit in enumerate(expected))
+    assert data.lengths.tolist() == [len(unit.samples[0].ids) for unit in expected]
+    assert data.counts["records"] == 3 and data.counts["units"] == 5
+    assert data.counts["tokens"] == sum(data.lengths) and data.counts["cut_into_windows"] == 1
+
+
+def test_labels_come_back_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    schema = AttributeSchema(names=("a", "b"))
+    made = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
+    lines = [{"text": f"{t}<extra_id_2>", "label": label} for t, label in (("x", [1.0, MASKED]), ("yy", [2.5, 4.0]))]
+    data = TokenDataset.build([jsonl("r.jsonl", *lines)], made, tmp_path)
+    units = [made.units(made.record(**line))[0] for line in lines]
+    assert all(same(data.unit(i), unit) for i, unit in enumerate(units))
+    assert data.unit(1).samples[0].labels.tolist() == [2.5, 4.0] and not data.unit(1).samples[0].weights.any()
+    assert not list(tmp_path.rglob("weights.bin")) or data.unit(0).samples[0].weights.shape == (13,)
+
+
+def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    class Pairs(TextObjective):
+        def units(self, record: Any) -> list[Unit]:
+            samples = [super(Pairs, self).units(record)[0].samples[0] for _ in range(2)]
+            return [Unit(tuple(samples), "row")]
+
+    made = Pairs(TextSettings(max_steps=1), tokenizer)
+    data = TokenDataset.build([jsonl("p.jsonl", {"text": "one"}, {"text": "three"})], made, tmp_path)
+    assert [list(data.samples(i)) for i in range(2)] == [[0, 1], [2, 3]]
+    assert data.in_one_row(1) and data.unit(1).together == "row"
+    assert data.lengths.tolist() == [4, 4, 6, 6] and data.longest() == 12
+
+
+def test_a_second_process_finds_the_index(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl("a.jsonl", {"text": "hello"})
+    first = TokenDataset.build([file], objective(tokenizer), tmp_path / "cache")
+    again = objective(tokenizer)
+    second = TokenDataset.build([file], again, tmp_path / "cache")
+    assert again.asked == 0 and second.key == first.key and second.counts == first.counts
+    assert same(first.unit(0), second.unit(0))
+
+
+def test_other_content_or_settings_make_another_index(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl("a.jsonl", {"text": "hello world, hello world"})
+    keys = {TokenDataset.build([file], objective(tokenizer, window), tmp_path / "cache").key for window in (8, 9)}
+    jsonl("a.jsonl", {"text": "hello World, hello world"})  # the same name and size
+    keys.add(TokenDataset.build([file], objective(tokenizer, 8), tmp_path / "cache").key)
+    assert len(keys) == 3
+
+
+def test_one_builds_and_the_others_wait(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    file = jsonl("a.jsonl", *({"text": f"record {i}"} for i in range(50)))
+    objectives = [objective(tokenizer) for _ in range(4)]
+    found: list[TokenDataset] = []
+    threads = [
+        threading.Thread(target=lambda o=o: found.append(TokenDataset.build([file], o, tmp_path / "cache")))
+        for o in objectives
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(o.asked for o in objectives) == [0, 0, 0, 50]
+    assert [len(data) for data in found] == [50] * 4
+
+
+def test_a_bad_record_names_file_and_line_and_leaves_no_index(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    schema = AttributeSchema(names=("a", "b"))
+    made = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
+    good = {"text": "x<extra_id_2>", "label": [1.0, 2.0]}
+    file = jsonl("r.jsonl", good, {"text": "x<extra_id_2>", "label": [1.0]})
+    for _ in range(2):
+        with pytest.raises(RecordError, match=r"r\.jsonl:2: label has 1 values for 2 attributes"):
+            TokenDataset.build([file], made, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    jsonl("r.jsonl", good)
+    assert len(TokenDataset.build([file], made, tmp_path / "cache")) == 1
+
+
+def test_nothing_left_is_an_error_that_says_why(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+    made = RewardObjective(RewardSettings(max_steps=1, window=4), tokenizer, AttributeSchema(names=("a",)))
+    file = jsonl("r.jsonl", {"text": "x<extra_id_2>", "label": [1.0]})
+    with pytest.raises(InputError, match=r"nothing to learn from in .*r\.jsonl: 1 records, 1 dropped_over_long"):
+        TokenDataset.build([file], made, tmp_path / "cache")
+    with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):
+        TokenDataset.build([tmp_path / "gone.jsonl"], made, tmp_path / "cache")
