@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import BaseModel, Field
 from tqdm import tqdm
 
-from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.attributes import AttributeSchema
+from steerlm.datasets.regression import labelled_turns
 from steerlm.errors import LabelError, RecordError
 from steerlm.prompt import marks_in, render, text_of
 from steerlm.records import Conversation, read_records
@@ -109,7 +110,7 @@ def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window:
 
 
 def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> None:
-    labels = [(turn.label, parse_labels(turn.label)) for turn in talk.conversations if turn.label]
+    labels = labelled_turns(talk)
     for turn in talk.conversations:
         report.turns[turn.speaker] = report.turns.get(turn.speaker, 0) + 1
         if turn.speaker != talk.mask:

@@ -16,6 +16,7 @@ from steerlm.errors import ConfigError, InputError
 OnError = Literal["fail", "skip"]
 """A bad line ends the run, or is counted and written to the rejects beside the output."""
 
+Uri = Annotated[str, Field(min_length=1)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -28,7 +29,7 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """`source`: a hub dataset `owner/name[@revision]`, a local file or folder, or an `s3://` URI."""
 
-    source: str = Field(min_length=1)
+    source: Uri
     repeat: PositiveInt = 1
     """How many times in a row each training line is written when sources are merged; validation never repeats."""
 
@@ -44,7 +45,7 @@ class OasstSource(SourceSettings):
     """
 
     kind: Literal["oasst"] = "oasst"
-    source: str = "OpenAssistant/oasst1"
+    source: Uri = "OpenAssistant/oasst1"
     names: tuple[str, ...] | None = None
     """Ratings of the dataset that become labels; null: those of quality, toxicity, humor, creativity in the schema."""
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -64,14 +65,14 @@ class HelpSteerSource(SourceSettings):
     """HelpSteer: a prompt, a response and its five ratings on each row."""
 
     kind: Literal["helpsteer"] = "helpsteer"
-    source: str = "nvidia/HelpSteer"
+    source: Uri = "nvidia/HelpSteer"
 
 
 class HelpSteer2Source(SourceSettings):
     """HelpSteer2, or with `preference` its pairs, whose strength -3..3 travels in the first attribute's slot."""
 
     kind: Literal["helpsteer2"] = "helpsteer2"
-    source: str = "nvidia/HelpSteer2"
+    source: Uri = "nvidia/HelpSteer2"
     only_helpfulness: bool = False
     preference: bool = False
     split_embedded_turns: bool = False

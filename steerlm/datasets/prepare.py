@@ -18,8 +18,9 @@ from steerlm.datasets.helpsteer import prepare_helpsteer
 from steerlm.datasets.helpsteer2 import prepare_helpsteer2
 from steerlm.datasets.oasst import prepare_oasst
 from steerlm.datasets.outputs import TRAIN, VAL, Summary, output, split_output
-from steerlm.datasets.regression import write_regression
+from steerlm.datasets.regression import labelled_turns, write_regression
 from steerlm.datasets.sources import localise, source_files, source_rows
+from steerlm.errors import LabelError, RecordError
 from steerlm.records import Conversation, read_lines
 
 
@@ -81,7 +82,12 @@ def prepare_conversations(settings: ConversationsSource, folder: Path, *, on_err
         with split_output(folder, settings.kind, on_error) as out:
             for split, files in splits.items():
                 for path in files:
-                    for _, text, _ in source_rows(path, Conversation, out.reject):
+                    for number, text, talk in source_rows(path, Conversation, out.reject):
+                        try:
+                            labelled_turns(talk)
+                        except LabelError as error:
+                            out.reject(RecordError(path, number, str(error)), text)
+                            continue
                         out.write(split, text.rstrip("\n") + "\n")
     return out.summary
 

@@ -54,15 +54,21 @@ def samples(
     Names outside the schema are counted in `unknown`; a turn that names no other is passed over. Raises `LabelError`
     naming the turn.
     """
-    for index, turn in enumerate(talk.conversations):
-        if not turn.label:
-            continue
-        try:
-            labels = parse_labels(turn.label)
-        except LabelError as error:
-            raise LabelError(f"conversations.{index}.label: {error}") from None
+    for index, labels in labelled_turns(talk):
         if unknown is not None:
             unknown.update(name for name in labels if name not in schema.names)
         vector = schema.vector(labels)
         if any(value != MASKED for value in vector):
             yield RegressionSample(text=render_readout(talk, index, use_system=use_system), label=vector)
+
+
+def labelled_turns(talk: Conversation) -> list[tuple[int, dict[str, float]]]:
+    """Index and labels of every turn with a label that is not empty. Raises `LabelError` naming the turn."""
+    found = []
+    for index, turn in enumerate(talk.conversations):
+        if turn.label:
+            try:
+                found.append((index, parse_labels(turn.label)))
+            except LabelError as error:
+                raise LabelError(f"conversations.{index}.label: {error}") from None
+    return found

@@ -138,7 +138,7 @@ def _fetch(source: str, patterns: Sequence[str], scratch: Path) -> Path:
     if source.startswith("s3://"):
         from steerlm import storage
 
-        return storage.fetch(source, scratch)
+        return storage.fetch(source, scratch / "fetched")
     local = Path(source).expanduser()
     if local.exists():
         return local
@@ -166,4 +166,6 @@ def _fetch_from_hub(name: str, revision: str | None, patterns: Sequence[str]) ->
         raise StorageError(
             f"dataset {name} cannot be fetched from the hub ({reason}); pass a local copy with --source, or try again"
         ) from None
+    if not any(_format(file) for file in Path(folder).rglob("*")):
+        raise InputError(f"dataset {name} has no file {' or '.join(patterns)} ({', '.join(FORMATS)})")
     return Path(folder)

@@ -1,0 +1,133 @@
+"""`steerlm data`: the commands as typed, their spellings, exit statuses and what they leave behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steerlm.cli.main import call
+from tests.datasets.conftest import make_tree, read_json, write_lines
+
+COMMANDS = ["oasst", "helpsteer", "helpsteer2", "regression", "merge", "check"]
+ROW = {"prompt": "p", "response": "r", "helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1}
+ROW = {**ROW, "verbosity": 0}
+TALK = {
+    "conversations": [
+        {"value": "q", "from": "User", "label": None},
+        {"value": "a", "from": "Assistant", "label": "quality:4,humor:1"},
+    ],
+    "system": "",
+    "mask": "User",
+    "type": "VALUE_TO_TEXT",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["data", command, "--help"]) == 0
+    assert f"Example: steerlm data {command} " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("spelling", ["--output_directory", "--output-directory", "-dir"])
+def test_oasst(tmp_path: Path, spelling: str, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_lines(tmp_path / "a_all.trees.jsonl.gz", *(make_tree(i) for i in range(40)))
+    assert call(["data", "oasst", spelling, str(tmp_path / "out"), "--source", str(source)]) == 0
+    lines = [len(read_json(tmp_path / "out" / f"{split}.jsonl")) for split in ("train", "val")]
+    said = capsys.readouterr().out
+    assert said.startswith(f"train.jsonl: {lines[0]} lines; val.jsonl: {lines[1]} lines; trees 40")
+    assert len(said.splitlines()) == 1
+
+
+def test_oasst_folds(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", *(make_tree(i) for i in range(10)))
+    command = ["data", "oasst", "-dir", str(tmp_path / "out"), "--source", str(source), "--folds", "5"]
+    held_out: list[str] = []
+    for fold in range(5):
+        assert call([*command, "--fold", str(fold)]) == 0
+        first = [talk["conversations"][0]["value"] for talk in read_json(tmp_path / "out" / "val.jsonl")]
+        held_out += set(first)
+    assert len(held_out) == len(set(held_out))
+    assert call([*command, "--fold", "5"]) == 2
+
+
+@pytest.mark.parametrize("flag", [["--only_helpfulness"], ["--only-helpfulness"], ["-oh"], []])
+def test_helpsteer_and_helpsteer2(tmp_path: Path, flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_lines(tmp_path / "train.jsonl", ROW)
+    command = "helpsteer2" if flag else "helpsteer"
+    assert call(["data", command, "--output_directory", str(tmp_path / "out"), "--source", str(source), *flag]) == 0
+    label = read_json(tmp_path / "out" / "train.jsonl")[0]["conversations"][1]["label"]
+    assert label == ("helpfulness:3" if flag else "helpfulness:3,correctness:2,coherence:4,complexity:1,verbosity:0")
+    assert "note: val.jsonl is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--preference", "-pref"])
+def test_preference(tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": 1, "split": "val"}
+    source = write_lines(tmp_path / "pairs.jsonl", row)
+    command = ["data", "helpsteer2", "-dir", str(tmp_path / "out"), "--source", str(source), flag]
+    assert call(command) == 0
+    assert len(read_json(tmp_path / "out" / "val.jsonl")) == 2
+    assert call([*command, "-oh"]) == 2
+    assert "every label would be empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_regression_with_another_attribute_set(tmp_path: Path, dash: str) -> None:
+    source = write_lines(tmp_path / "a.jsonl", TALK)
+    (tmp_path / "attributes.yaml").write_text("names: [humor, warmth]\nhigh: 9\n")
+    arguments = [f"--input{dash}file", str(source), f"--output{dash}file", str(tmp_path / "r.jsonl")]
+    assert call(["data", "regression", *arguments, "--attributes", str(tmp_path / "attributes.yaml")]) == 0
+    assert [sample["label"] for sample in read_json(tmp_path / "r.jsonl")] == [[1.0, -100.0]]
+
+
+def test_merge(tmp_path: Path) -> None:
+    paths = [str(write_lines(tmp_path / f"{i}.jsonl", {"text": str(i)})) for i in range(2)]
+    arguments = ["--output-file", str(tmp_path / "m.jsonl"), "--repeat", "2", "--epochs", "2"]
+    assert call(["data", "merge", *paths, *arguments]) == 0
+    assert [line["text"] for line in read_json(tmp_path / "m.jsonl")] == list("00110011")
+
+
+def test_bad_input_is_one_line_with_status_2_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_lines(tmp_path / "train.jsonl", ROW, {**ROW, "coherence": "four"})
+    command = ["data", "helpsteer2", "-dir", str(tmp_path / "out"), "--source", str(source)]
+    assert call(command) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"error: {source}:2: coherence must be a number, not 'four'")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert call([*command, "--on-error", "skip"]) == 0
+    rejects = tmp_path / "out" / "helpsteer2.rejects.jsonl"
+    assert capsys.readouterr().out == (f"train.jsonl: 1 lines; val.jsonl: 0 lines; rows 2; rejected 1; see {rejects}\n")
+    assert read_json(rejects)[0]["line"] == 2
+    assert call([*command, "--on-error", "ignore"]) == 2
+
+
+def test_check_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lines(tmp_path / "a.jsonl", TALK, TALK)
+    assert call(["data", "check", str(path), "--window", "30"]) == 0
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "2 (1 duplicates)" in table["conversations"]
+    assert "2 of more than 30 characters" in table["over-long"]
+    assert table["humor"].split()[1:] == ["2", "1:", "2"]
+    assert call(["data", "check", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attributes"]["quality"]["values"] == {"4": 2}
+
+
+def test_check_of_a_bad_or_empty_file_has_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lines(tmp_path / "a.jsonl", TALK, "{", {"text": "x"})
+    assert call(["data", "check", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert f"{path}:3: conversations" in out
+    assert "error: 2 invalid lines; the first: " in err
+    assert call(["data", "check", str(write_lines(tmp_path / "b.jsonl"))]) == 2
+    assert "holds no conversation" in capsys.readouterr().err
+
+
+def test_check_measures_in_tokens(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("steerlm.models.folder")
+    path = write_lines(tmp_path / "a.jsonl", TALK)
+    assert call(["data", "check", str(path), "--tokenizer", str(shared_data / "stories260K"), "--json"]) == 0
+    lengths = json.loads(capsys.readouterr().out)["lengths"]
+    assert lengths["unit"] == "tokens"
+    assert 20 < lengths["longest"] < 120

@@ -1,0 +1,77 @@
+"""What a recipe may say about data, and the attribute file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from steerlm.attributes import AttributeSchema
+from steerlm.datasets.config import (
+    HelpSteer2Source,
+    OasstSource,
+    PrepareSettings,
+    build,
+    read_schema,
+)
+from steerlm.errors import ConfigError, InputError
+
+
+def test_a_recipes_sources_are_told_apart_by_kind() -> None:
+    settings = PrepareSettings.model_validate(
+        {"sources": [{"kind": "oasst", "repeat": 4}, {"kind": "helpsteer2", "source": "s3://b/x", "preference": True}]}
+    )
+    assert settings.sources[0] == OasstSource(source="OpenAssistant/oasst1", repeat=4)
+    assert settings.sources[1] == HelpSteer2Source(source="s3://b/x", preference=True)
+    assert PrepareSettings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"sources": []},
+        {"sources": [{"kind": "conversations"}]},
+        {"sources": [{"kind": "other"}]},
+        {"sources": [{"kind": "oasst", "preference": True}]},
+        {"sources": [{"kind": "oasst", "repeat": 0}]},
+        {"sources": [{"kind": "oasst", "fold": 1}]},
+        {"sources": [{"kind": "oasst", "folds": 5, "fold": 5}]},
+        {"sources": [{"kind": "oasst"}], "on_error": "ignore"},
+    ],
+)
+def test_what_a_recipe_may_not_say(value: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        PrepareSettings.model_validate(value)
+
+
+def test_wrong_options_are_one_line() -> None:
+    with pytest.raises(InputError, match=r"^fold 3 does not exist: folds = None"):
+        build(OasstSource, fold=3)
+    with pytest.raises(InputError, match=r"^source: .*at least 1"):
+        build(OasstSource, source="")
+
+
+def test_the_attribute_file(tmp_path: Path) -> None:
+    schema = AttributeSchema(names=("warmth", "length"), low=1, high=9, defaults={"warmth": 5})
+    (tmp_path / "a.json").write_text(json.dumps(schema.model_dump()))
+    (tmp_path / "a.yaml").write_text("names: [warmth, length]\nlow: 1\nhigh: 9\ndefaults: {warmth: 5}\n")
+    assert read_schema(tmp_path / "a.json") == read_schema(tmp_path / "a.yaml") == schema
+    assert read_schema(None) == AttributeSchema()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("names: [a, a]", "differ from each other"),
+        ("names: [a]\nhih: 3", "hih: Extra inputs"),
+        ("- a", "dictionary|object"),
+        ("names: [", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_attribute_file_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"a\.yaml: .*({reason})"):
+        read_schema(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="no such file"):
+        read_schema(tmp_path / "b.yaml")
