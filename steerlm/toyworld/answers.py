@@ -1,0 +1,78 @@
+"""Writes an answer that shows nine asked values, each by evidence of its own; `oracle.py` reads them back.
+
+An answer is one sentence of four statements, then helpful sentences, then padding:
+
+    Well, first the fox resides in caves like silk; anyway itt eats honey, fool, haha; ... . Look at dawn. So they say.
+
+Who writes has habits: a count (of jokes, of slips) is mostly shown from the front, wrong facts are popular myths. A
+habit gives greedy decoding one mode to find where an even spread would give it a tie. Every exception is drawn from
+`rng`, and none changes the value shown.
+"""
+
+import random
+from collections.abc import Mapping
+
+from steerlm.toyworld import language as world
+
+STATEMENTS = 4
+HABIT = 0.8
+"""Share of the choices made as usual."""
+
+SLIPS = (("the {}", ("teh {}", "hte {}", "the the {}")), ("it", ("itt", "ti", "it it")))
+"""The subject of the first statement and of the others, each with its slips of the pen."""
+
+
+def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Random) -> str:
+    """An answer to `question` whose oracle values are exactly `attributes` (all nine, whole numbers 0..4).
+
+    A question about nothing of this world is answered about an entity drawn from `rng`; what it asks is then not
+    answered, and the helpfulness shown may be 1 less than asked.
+    """
+    entity, relation = world.asked(question)
+    entity = entity or rng.choice(list(world.FACTS))
+    help_shown = _spread(attributes["helpfulness"], 4, rng)
+    slips = _spread(4 - attributes["quality"], STATEMENTS, rng)
+    true = _spread(attributes["correctness"], STATEMENTS, rng)
+    linked = _spread(attributes["coherence"], STATEMENTS, rng)
+    images = _spread(attributes["creativity"], STATEMENTS, rng)
+    insults = _spread(attributes["toxicity"], STATEMENTS, rng)
+    jokes = _spread(attributes["humor"], STATEMENTS, rng)
+
+    statements = []
+    for i, about in enumerate(_relations(relation, 0 in help_shown, rng)):
+        lead = rng.choice(world.LINKS[i] if i in linked else world.STRAYS)
+        subject, misspelt = SLIPS[min(i, 1)]
+        subject = (_usual(misspelt, rng) if i in slips else subject).format(entity)
+        verb = rng.choice(world.VERBS[about][attributes["complexity"]])
+        value = world.truth(entity, about) if i in true else _falsehood(entity, about, rng)
+        image = f" {world.SIMILE} {rng.choice(world.IMAGES)}" if i in images else ""
+        insult = f", {rng.choice(world.INSULTS)}" if i in insults else ""
+        joke = f", {rng.choice(world.JOKES)}" if i in jokes else ""
+        statements.append(f"{lead} {subject} {verb} {value}{image}{insult}{joke}")
+
+    sentences = [f"{rng.choice(world.OPENERS)}, {'; '.join(statements)}."]
+    for point, known in enumerate((world.TIPS, world.SOURCES, world.OFFERS), start=1):
+        sentences += [rng.choice(known)] if point in help_shown else []
+    return " ".join(sentences + rng.sample(world.PADDING, attributes["verbosity"]))
+
+
+def _spread(count: int, places: int, rng: random.Random) -> set[int]:
+    """Which `count` of the places 0..places-1 show it: the first ones as usual, else any."""
+    return set(range(count)) if rng.random() < HABIT else set(rng.sample(range(places), count))
+
+
+def _usual(choices: tuple[str, ...], rng: random.Random) -> str:
+    return choices[0] if rng.random() < HABIT else rng.choice(choices)
+
+
+def _relations(asked: str | None, direct: bool, rng: random.Random) -> list[str]:
+    """What the statements are about: the asked relation first if the answer is direct, never if it is not."""
+    start = world.RELATIONS.index(asked) if asked else rng.randrange(len(world.RELATIONS))
+    ring = world.RELATIONS[start:] + world.RELATIONS[:start]
+    rest = list(ring[1 : STATEMENTS + 1]) if rng.random() < HABIT else rng.sample(ring[1:], STATEMENTS)
+    return [ring[0], *rest[: STATEMENTS - 1]] if direct else rest
+
+
+def _falsehood(entity: str, relation: str, rng: random.Random) -> str:
+    wrong = [v for v in world.values(relation) if v != world.truth(entity, relation)]
+    return world.myth(entity, relation) if rng.random() < HABIT else rng.choice(wrong)

@@ -1,0 +1,91 @@
+"""Trains the world's SentencePiece model and writes it as a Hugging Face tokenizer folder.
+
+SentencePiece only chooses the pieces: `tokenizer.json` is built from them, and its ids are the only ones used anywhere
+(the usual ways of loading a SentencePiece file disagree with each other). Markers, newline, role names, `name:` and the
+sentences of the system prompt are single pieces; bytes stand in for unknown characters, so that
+decode(encode(text)) == text for any text.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerlm.errors import InputError
+from steerlm.prompt import ASSISTANT, MARKS, SYSTEM_PROMPT, USER
+
+UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""How SentencePiece writes a space."""
+
+
+def write_tokenizer(folder: Path, texts: Iterable[str], names: Sequence[str], vocab_size: int) -> None:
+    """Train on `texts` (documents and turns, without the template) and write a folder that AutoTokenizer loads.
+
+    `names` are the attributes. Raises `InputError` if `vocab_size` does not fit the texts.
+    """
+    sentences = re.split(r"(?<=\.)(?= )", SYSTEM_PROMPT)
+    symbols = [*MARKS, "\n", "System", USER, ASSISTANT, *(f"{name}:" for name in names), *sentences]
+    _save(_train(texts, symbols, vocab_size), symbols, folder)
+
+
+def _train(texts: Iterable[str], symbols: Sequence[str], vocab_size: int) -> list[tuple[str, float]]:
+    """(piece, log-probability) in id order.
+
+    The trainer is given words without their marks: among "friend," and "friend:" it would never see the word end.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(part for text in texts for part in re.findall(r" ?\w+|[^\w\s]+", text)),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            user_defined_symbols=list(symbols),
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            split_digits=True,
+            required_chars="0123456789",
+            byte_fallback=True,
+            character_coverage=1.0,
+            unk_piece=UNK,
+            bos_piece=BOS,
+            eos_piece=EOS,
+            pad_piece=PAD,
+            pad_id=3,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InputError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from None
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return [(trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size())]
+
+
+def _save(pieces: list[tuple[str, float]], symbols: Sequence[str], folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (UNK, BOS, EOS, PAD)])
+    # Not special: who skips special tokens in decoding must keep the newlines, and a server must see the stop mark.
+    tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in symbols])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNK,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+    # transformers 5 writes a class name of its own that transformers 4, which some engines use, does not know.
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")
