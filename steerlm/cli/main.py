@@ -39,15 +39,14 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, help_text = COMMANDS[cmd_name]
-        if ctx.resilient_parsing or _is_top_help():
+        if ctx.resilient_parsing or _is_top_help(ctx.obj or []):
             return TyperCommand(cmd_name, help=help_text)
         command: Any = typer.main.get_command(import_module(module).app)
         command.name = cmd_name
         return command
 
 
-def _is_top_help() -> bool:
-    words = [w for w in sys.argv[1:] if w != "--debug"]
+def _is_top_help(words: list[str]) -> bool:
     return not words or words[0] in ("--help", "-h")
 
 
@@ -88,7 +87,7 @@ def call(argv: list[str]) -> int:
     arguments = [a for a in argv if a != "--debug"]
     command: Any = typer.main.get_command(app)
     try:
-        code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False)
+        code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
         if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

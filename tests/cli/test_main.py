@@ -41,6 +41,12 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     assert "Example" in capsys.readouterr().out
 
 
+def test_a_program_without_arguments_of_its_own_can_call_a_command() -> None:
+    code = "from steerlm.cli.main import call; call(['data', 'oasst', '--help'])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--output_directory" in out
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     out = steerlm("trane")
     assert out.returncode == 2
