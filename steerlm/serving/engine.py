@@ -260,6 +260,9 @@ class Engine:
         self.jobs.pop(job.key, None)
         if self._manager is not None:
             self._manager.cancel_request(job.key)
+            # After an eviction the library lets new requests in when one finishes; it forgets to when one is cancelled.
+            if (processor := self._manager.batch_processor) is not None:
+                processor.scheduler.block_new_requests = False
 
     def _watch(self) -> None:
         # Finished requests are never routed to the manager's queue (they end by cancellation): what comes is failures.

@@ -51,7 +51,7 @@ class ChatMessage(BaseModel):
 
     role: str
     content: str | list[TextPart]
-    label: str | dict[str, float] | None = None
+    label: str | dict[str, Any] | None = None
 
     def plain(self) -> Message:
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)

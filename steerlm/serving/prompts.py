@@ -105,12 +105,15 @@ def build_prompt(
 def _label(label: str | Mapping[str, float], schema: AttributeSchema | None, param: str) -> str:
     if schema is None:
         raise ApiError("this model has no attributes; a message cannot carry a label", param=param)
+    if not label:
+        return ""
     try:
         values = parse_labels(label) if isinstance(label, str) else dict(label)
         schema.check(values)
-        return schema.format(values)
     except LabelError as error:
-        raise ApiError(str(error), param=param) from None
+        raise ApiError(f"{param}: {error}", param=param) from None
+    # A label string keeps its order, as in training and in the chat template; a mapping has none.
+    return ",".join(f"{n}:{int(v)}" for n, v in values.items()) if isinstance(label, str) else schema.format(values)
 
 
 def stops(user: Sequence[str] = ()) -> tuple[str, ...]:

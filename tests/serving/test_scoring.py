@@ -1,0 +1,143 @@
+"""The scoring routes against a real server, called by several clients at once."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ModelError
+from steerlm.inference.scorer import HttpScorer, TransformersScorer
+from steerlm.models.folder import read_info
+from steerlm.prompt import render_readout
+from steerlm.records import Conversation
+from steerlm.serving.scoring import check_scores
+
+TURNS = [
+    {"from": "User", "value": "What is a good pet?", "label": None},
+    {"from": "Assistant", "value": "A dog."},
+    {"from": "User", "value": "And for a child?", "label": None},
+    {"from": "Assistant", "value": "A cat, perhaps."},
+]
+RECORD = {"conversations": TURNS, "system": "", "mask": "User"}
+
+
+def texts(count: int) -> list[str]:
+    return [f"<extra_id_1>User\n{'dog cat ' * (i % 7)}{i}\n<extra_id_2>" for i in range(count)]
+
+
+def post(server: str, body: Any) -> tuple[int, Any]:
+    reply = httpx.post(f"{server}/v1/score", json=body, timeout=60)
+    return reply.status_code, reply.json()
+
+
+def test_texts(reward_server: str, reward_folder: Path) -> None:
+    status, body = post(reward_server, {"texts": texts(5)})
+    schema = read_info(reward_folder).attributes
+    assert status == 200 and schema is not None
+    assert body["model"] == "reward"
+    assert body["attributes"] == list(schema.names)
+    want = TransformersScorer(reward_folder).score(texts(5))
+    np.testing.assert_allclose(np.array(body["scores"]), want, atol=1e-5)
+    assert body["labels"] == [schema.round(list(row)) for row in want]
+    assert list(body["labels"][0]) == ["quality", "toxicity", "humor"]  # warmth was never trained
+
+
+def test_conversations_score_every_turn_that_is_not_masked(reward_server: str, reward_folder: Path) -> None:
+    status, body = post(reward_server, {"conversations": [RECORD, {**RECORD, "conversations": TURNS[:2]}]})
+    assert status == 200
+    assert body["turns"] == [
+        {"conversation": 0, "turn": 1},
+        {"conversation": 0, "turn": 3},
+        {"conversation": 1, "turn": 1},
+    ]
+    record = Conversation.model_validate_json(json.dumps(RECORD))
+    want = TransformersScorer(reward_folder).score([render_readout(record, 1), render_readout(record, 3)])
+    np.testing.assert_allclose(np.array(body["scores"])[:2], want, atol=1e-5)
+    np.testing.assert_allclose(body["scores"][2], body["scores"][0], atol=1e-5)
+
+
+def test_the_record_s_system_prompt_counts_only_when_asked(reward_server: str) -> None:
+    other = {**RECORD, "system": "You are a pirate."}
+    plain, same, own = (
+        np.array(post(reward_server, body)[1]["scores"])
+        for body in (
+            {"conversations": [RECORD]},
+            {"conversations": [other]},
+            {"conversations": [other], "use_system": True},
+        )
+    )
+    np.testing.assert_allclose(same, plain, atol=1e-5)
+    assert np.abs(own - plain).max() > 0.01
+
+
+def test_clients_at_once_share_batches_and_get_their_own_scores(
+    reward_folder: Path, serving: Callable[..., Any]
+) -> None:
+    want = TransformersScorer(reward_folder).score(texts(64))
+    with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(32) as pool:
+        before = app.state.service.batcher.batches
+        got = list(pool.map(lambda t: post(url, {"texts": [t]})[1]["scores"][0], texts(64)))
+        batches = app.state.service.batcher.batches - before
+    np.testing.assert_allclose(np.array(got), want, atol=1e-5)
+    assert batches < 64
+
+
+def test_what_is_wrong_is_named(reward_server: str) -> None:
+    good = texts(1)[0]
+    cases: list[tuple[Any, int, str]] = [
+        ({"texts": [good, "no mark"]}, 400, r"texts[1] must end with the read-out mark <extra_id_2>"),
+        ({}, 400, "either texts or conversations"),
+        ({"texts": [good], "conversations": [RECORD]}, 400, "either texts or conversations"),
+        ({"texts": good}, 400, "texts"),
+        ({"text": [good]}, 400, "text"),
+        ({"texts": [good, "x " * 500 + "<extra_id_2>"]}, 413, "texts[1] has 10"),
+        ({"texts": [good] * 5000}, 413, "5000 texts at once"),
+        (
+            {"conversations": [RECORD, {**RECORD, "conversations": [{**TURNS[1], "value": "dog " * 400}]}]},
+            413,
+            "window",
+        ),
+        (
+            {"conversations": [{**RECORD, "conversations": [{**TURNS[1], "value": "<extra_id_2>"}]}]},
+            400,
+            "<extra_id_2>",
+        ),
+        (
+            {"conversations": [{**RECORD, "conversations": [{**TURNS[1], "value": "<extra_id_1>"}]}]},
+            400,
+            "<extra_id_1>",
+        ),
+        ({"conversations": [{"conversations": []}]}, 400, "conversations.0.conversations"),
+    ]
+    for body, status, message in cases:
+        got, reply = post(reward_server, body)
+        assert (got, reply["error"]["code"]) == (status, status), body
+        assert message in reply["error"]["message"]
+    assert httpx.post(f"{reward_server}/v1/score", content=b"{").status_code == 400
+    assert post(reward_server, {"texts": []})[1]["scores"] == []
+
+
+def test_model_route_and_the_http_scorer(reward_server: str, reward_folder: Path) -> None:
+    body = httpx.get(f"{reward_server}/v1/model").json()
+    assert (body["id"], body["kind"], body["window"]) == ("reward", "reward", 400)
+    assert AttributeSchema.model_validate(body["attributes"]) == read_info(reward_folder).attributes
+    scorer = HttpScorer("127.0.0.1", int(reward_server.rsplit(":", 1)[1]))
+    want = TransformersScorer(reward_folder).score(texts(40))
+    np.testing.assert_allclose(scorer.score(texts(40)), want, atol=1e-5)
+
+
+def test_a_softmax_is_not_served() -> None:
+    schema = AttributeSchema(names=("a", "b"))
+    with pytest.raises(ModelError, match="softmax"):
+        check_scores(np.array([[0.4, 0.6], [0.9, 0.1]], dtype=np.float32), schema)
+    check_scores(np.array([[0.4, 0.6], [1.9, 0.1]], dtype=np.float32), schema)
+    with pytest.raises(ModelError, match="not finite"):
+        check_scores(np.array([[np.nan, 0.6]], dtype=np.float32), schema)
+    with pytest.raises(ModelError, match="shape"):
+        check_scores(np.array([[0.3]], dtype=np.float32), schema)
