@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from steerlm.attributes import HELPSTEER, AttributeSchema
 from steerlm.datasets.config import HelpSteerSource, OnError, SourceSettings
-from steerlm.datasets.outputs import Summary, split_output
+from steerlm.datasets.outputs import Summary, make_folder, split_output
 from steerlm.datasets.sources import localise, source_files, source_rows
 from steerlm.errors import InputError, RecordError
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER
@@ -50,7 +50,7 @@ def convert_rows(
     `convert` raises `ValueError` saying what is wrong with a row; nothing of that row is written.
     """
     kind = str(getattr(settings, "kind", "rows"))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with TemporaryDirectory(prefix=f".{kind}-", dir=folder) as scratch:
         splits = source_files(localise(settings, Path(scratch)))
         with split_output(folder, kind, on_error) as out:

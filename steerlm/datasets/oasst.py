@@ -17,7 +17,7 @@ from steerlm.attributes import OASST, AttributeSchema
 from steerlm.datasets.config import OasstSource, OnError
 from steerlm.datasets.flat import FlatForest
 from steerlm.datasets.messages import Message, conversations, turn
-from steerlm.datasets.outputs import TRAIN, VAL, Output, Summary, split_output
+from steerlm.datasets.outputs import TRAIN, VAL, Output, Summary, make_folder, split_output
 from steerlm.datasets.sources import BOTH, localise, source_files
 from steerlm.datasets.spool import Spool
 from steerlm.errors import InputError, RecordError
@@ -75,7 +75,7 @@ def prepare_oasst(
     the nested form the whole tree, in the flat form the message, whose replies are then without a parent).
     """
     names = _names(settings, schema)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with TemporaryDirectory(prefix=".oasst-", dir=folder) as scratch, Spool(Path(scratch)) as spool:
         files = source_files(localise(settings, Path(scratch)))[BOTH]
         with split_output(folder, "oasst", on_error) as out:

@@ -67,6 +67,14 @@ class Output:
         self.summary.written[name] += 1
 
 
+def make_folder(folder: Path) -> None:
+    """Create an output folder, if need be. Raises `InputError` if a file is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder}: a file is in the way; give the name of a folder") from None
+
+
 @contextlib.contextmanager
 def output(paths: Sequence[Path], rejects: Path, on_error: OnError) -> Iterator[Output]:
     """Files that appear under `paths` together when the block ends without an error, and `rejects` if there are any.
@@ -78,6 +86,7 @@ def output(paths: Sequence[Path], rejects: Path, on_error: OnError) -> Iterator[
             raise InputError(f"{path}: outputs are written uncompressed; give a name without .gz")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the name of the output file")
+        make_folder(path.parent)
     summary = Summary(written={path.name: 0 for path in paths})
     with contextlib.ExitStack() as stack:
         reject = Rejects(on_error, lambda: stack.enter_context(atomic_writer(rejects)))

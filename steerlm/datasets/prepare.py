@@ -17,7 +17,7 @@ from steerlm.datasets.config import (
 from steerlm.datasets.helpsteer import prepare_helpsteer
 from steerlm.datasets.helpsteer2 import prepare_helpsteer2
 from steerlm.datasets.oasst import prepare_oasst
-from steerlm.datasets.outputs import TRAIN, VAL, Summary, output, split_output
+from steerlm.datasets.outputs import TRAIN, VAL, Summary, make_folder, output, split_output
 from steerlm.datasets.regression import labelled_turns, write_regression
 from steerlm.datasets.sources import localise, source_files, source_rows
 from steerlm.errors import LabelError, RecordError
@@ -39,7 +39,7 @@ def prepare_data(settings: PrepareSettings, folder: Path, *, schema: AttributeSc
     Raises `RecordError` for a bad line; with `settings.on_error` "skip" the bad lines of each source are in
     `<number>-<kind>.rejects.jsonl`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     result = Prepared(folder / "conversations", folder / "regression", {})
     with TemporaryDirectory(prefix=".prepare-", dir=folder) as scratch:
         parts = []
@@ -76,7 +76,7 @@ def prepare_source(source: Source, folder: Path, *, schema: AttributeSchema, on_
 
 def prepare_conversations(settings: ConversationsSource, folder: Path, *, on_error: OnError = "fail") -> Summary:
     """Validate conversations and copy their lines as they are into `train.jsonl` and `val.jsonl` of `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with TemporaryDirectory(prefix=".conversations-", dir=folder) as scratch:
         splits = source_files(localise(settings, Path(scratch)))
         with split_output(folder, settings.kind, on_error) as out:

@@ -1,12 +1,16 @@
 """`steerlm data`: the commands as typed, their spellings, exit statuses and what they leave behind."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from steerlm.cli.main import call
-from tests.datasets.conftest import make_tree, read_json, write_lines
+from steerlm.datasets.config import PrepareSettings
+from tests.datasets.raw import make_tree, read_json, write_lines
 
 COMMANDS = ["oasst", "helpsteer", "helpsteer2", "regression", "merge", "check"]
 ROW = {"prompt": "p", "response": "r", "helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1}
@@ -131,3 +135,27 @@ def test_check_measures_in_tokens(shared_data: Path, tmp_path: Path, capsys: pyt
     lengths = json.loads(capsys.readouterr().out)["lengths"]
     assert lengths["unit"] == "tokens"
     assert 20 < lengths["longest"] < 120
+
+
+def test_the_commands_of_the_guide_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    pair = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": 1, "split": "train"}
+    write_lines(tmp_path / "raw" / "oasst_all.trees.jsonl.gz", *(make_tree(i) for i in range(20)))
+    for name in ("helpsteer", "helpsteer2"):
+        for split in ("train", "validation"):
+            write_lines(tmp_path / "raw" / name / f"{split}.jsonl.gz", ROW)
+    write_lines(tmp_path / "raw" / "helpsteer2" / "preference" / "preference.jsonl.gz", pair)
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks(guide, "bash") for line in block.splitlines() if line]
+    assert {line.split()[2] for line in commands} == set(COMMANDS)
+    for line in commands:
+        assert call(shlex.split(line)[1:]) == 0, line
+    (recipe,) = blocks(guide, "yaml")
+    assert len(PrepareSettings.model_validate(yaml.safe_load(recipe)).sources) == 3
+    (program,) = blocks(guide, "python")
+    exec(program, {})
+    assert (tmp_path / "prepared" / "regression" / "train.jsonl").stat().st_size > 0
+
+
+def blocks(guide: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", guide, flags=re.DOTALL)

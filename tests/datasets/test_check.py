@@ -10,7 +10,7 @@ from steerlm.datasets.check import check
 from steerlm.errors import InputError
 from steerlm.prompt import render, text_of
 from steerlm.records import Conversation
-from tests.datasets.conftest import write_lines
+from tests.datasets.raw import write_lines
 
 SCHEMA = AttributeSchema()
 

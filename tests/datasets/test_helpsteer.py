@@ -10,7 +10,7 @@ from steerlm.attributes import HELPSTEER, AttributeSchema
 from steerlm.datasets.config import HelpSteerSource
 from steerlm.datasets.helpsteer import prepare_helpsteer
 from steerlm.errors import InputError, RecordError
-from tests.datasets.conftest import read_json, write_lines
+from tests.datasets.raw import read_json, write_lines
 
 SCHEMA = AttributeSchema()
 ROW = {"prompt": "Où?", "response": "Là.", "verbosity": 1, "complexity": 2, "coherence": 3, "correctness": 4}

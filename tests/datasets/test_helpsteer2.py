@@ -13,7 +13,7 @@ from steerlm.datasets.regression import write_regression
 from steerlm.errors import InputError, RecordError
 from steerlm.prompt import render, render_readout, text_of
 from steerlm.records import Conversation, Turn
-from tests.datasets.conftest import read_json, write_lines
+from tests.datasets.raw import read_json, write_lines
 
 SCHEMA = AttributeSchema()
 ROW = {"prompt": "p", "response": "r", "helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1}

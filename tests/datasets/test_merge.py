@@ -7,7 +7,7 @@ import pytest
 
 from steerlm.datasets.merge import merge
 from steerlm.errors import InputError, RecordError
-from tests.datasets.conftest import read_json, write_lines
+from tests.datasets.raw import read_json, write_lines
 
 A, B, C = (f'{{"system": "{name}",  "conversations": [{{"value":"é","from":"User"}}]}}' for name in "abc")
 

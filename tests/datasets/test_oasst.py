@@ -12,7 +12,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.datasets.config import OasstSource
 from steerlm.datasets.oasst import prepare_oasst, split_trees
 from steerlm.errors import InputError, RecordError
-from tests.datasets.conftest import NAMES, flatten, make_tree, read_json, write_lines
+from tests.datasets.raw import NAMES, flatten, make_tree, read_json, write_lines
 
 SCHEMA = AttributeSchema()
 SYSTEM = (

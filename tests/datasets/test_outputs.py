@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.datasets.outputs import TRAIN, VAL, Summary, output, single_output, split_output
+from steerlm.datasets.outputs import TRAIN, VAL, Summary, make_folder, output, single_output, split_output
 from steerlm.errors import InputError, RecordError
-from tests.datasets.conftest import read_json
+from tests.datasets.raw import read_json
 
 
 def test_both_files_appear_or_neither(tmp_path: Path) -> None:
@@ -46,6 +46,12 @@ def test_names_that_cannot_be_outputs(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "a.jsonl.gz", "uncompressed"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=reason), output([path], tmp_path / "r", "fail"):
             pass
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "a.jsonl", tmp_path / "file" / "deep" / "a.jsonl"):
+        with pytest.raises(InputError, match="a file is in the way"), single_output(path, "fail"):
+            pass
+    with pytest.raises(InputError, match="a file is in the way"):
+        make_folder(tmp_path / "file")
 
 
 def test_the_summary_reads_as_one_line() -> None:

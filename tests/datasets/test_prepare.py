@@ -1,14 +1,19 @@
 """A recipe's data section end to end: several kinds, training lines repeated, validation not, samples of both."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.config import PrepareSettings
-from steerlm.datasets.prepare import prepare_data
-from steerlm.errors import RecordError
-from tests.datasets.conftest import make_tree, read_json, write_lines
+from steerlm.datasets.prepare import prepare_data, prepare_source
+from steerlm.errors import InputError, RecordError
+from steerlm.records import Conversation
+from tests.datasets.raw import make_tree, read_json, write_lines
 
 SCHEMA = AttributeSchema()
 ROW = {
@@ -72,3 +77,54 @@ def test_a_label_that_the_samples_could_not_use_is_found_in_the_source(tmp_path:
         prepare_data(settings, tmp_path / "out", schema=SCHEMA)
     done = prepare_data(settings.model_copy(update={"on_error": "skip"}), tmp_path / "out", schema=SCHEMA)
     assert done.summaries["1-conversations"].counts["rejected"] == 1
+
+
+VALUES = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.just("<extra_id_2>")
+KEYS = [
+    "prompt",
+    "text",
+    "role",
+    "labels",
+    "replies",
+    "message_id",
+    "parent_id",
+    "name",
+    "value",
+    "quality",
+    "response",
+]
+KEYS += ["response_1", "response_2", "preference_strength", "split", "helpfulness", "conversations", "from", "label"]
+ROLES = st.sampled_from(["prompter", "assistant", "train"])
+JSON = st.recursive(
+    VALUES | ROLES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=7),
+)
+KINDS: list[dict[str, Any]] = [
+    {"kind": "oasst"},
+    {"kind": "helpsteer"},
+    {"kind": "helpsteer2"},
+    {"kind": "helpsteer2", "preference": True},
+    {"kind": "conversations"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=9), min_size=1, max_size=4))
+def test_whatever_is_in_a_source_only_input_errors_come_out(
+    tmp_path_factory: pytest.TempPathFactory, kind: dict[str, Any], data: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    source = write_lines(folder / "in.jsonl", *(json.dumps(row) for row in data))
+    (only,) = PrepareSettings.model_validate({"sources": [{**kind, "source": str(source)}]}).sources
+    try:
+        prepare_source(only, folder / "out", schema=SCHEMA)
+    except InputError:
+        assert list((folder / "out").iterdir()) == []
+    try:
+        summary = prepare_source(only, folder / "out", schema=SCHEMA, on_error="skip")
+    except InputError as error:
+        assert "expected trees" in str(error)
+    else:
+        talks = [talk for name in summary.written for talk in read_json(folder / "out" / name)]
+        assert all(Conversation.model_validate(talk) for talk in talks)

@@ -14,7 +14,7 @@ from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.datasets.regression import samples, write_regression
 from steerlm.errors import InputError, RecordError
 from steerlm.records import Conversation, RegressionSample
-from tests.datasets.conftest import read_json, write_lines
+from tests.datasets.raw import read_json, write_lines
 
 SCHEMA = AttributeSchema()
 HEAD = (

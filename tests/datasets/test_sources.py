@@ -13,7 +13,7 @@ from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpS
 from steerlm.datasets.outputs import TRAIN, VAL
 from steerlm.datasets.sources import BOTH, data_files, localise, source_files, source_lines, split_files
 from steerlm.errors import InputError
-from tests.datasets.conftest import write_lines
+from tests.datasets.raw import write_lines
 
 ROW = {"prompt": "p", "response": "r", **dict.fromkeys(HELPSTEER, 1)}
 

@@ -6,7 +6,7 @@ import pytest
 
 from steerlm.datasets.spool import Spool
 from steerlm.errors import RecordError
-from tests.datasets.conftest import write_lines
+from tests.datasets.raw import write_lines
 
 
 def test_lines_of_several_files_in_any_order(tmp_path: Path) -> None:
