@@ -4,14 +4,13 @@ Knows what a recipe may say; leaves reading and writing to its siblings. The def
 (behaviour spec, section 1).
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, InputError
+from steerlm.errors import InputError
 
 OnError = Literal["fail", "skip"]
 """A bad line ends the run, or is counted and written to the rejects beside the output."""
@@ -122,22 +121,13 @@ def build(model: type[ModelT], **values: Any) -> ModelT:
 def read_schema(path: Path | None) -> AttributeSchema:
     """The attribute schema of a YAML or JSON file with the keys of `AttributeSchema`; without a file, SteerLM's nine.
 
-    Raises `ConfigError` naming the file and the key.
+    Raises `ConfigError` naming file, line and key.
     """
     if path is None:
         return AttributeSchema()
-    import yaml
+    from steerlm.configuration import load_settings
 
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return AttributeSchema.model_validate(value)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {_reason(error)}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML or JSON: {' '.join(str(error).split())}") from None
+    return load_settings(path, AttributeSchema)
 
 
 def _reason(error: ValidationError) -> str:
