@@ -24,7 +24,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import StorageError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import write_json
-from steerlm.storage import FileDigest, S3Place, digest_folder, is_remote
+from steerlm.storage import FileDigest, S3Place, cache_folder, digest_folder, is_remote
 
 FORMAT = 1
 FILES, MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
@@ -104,7 +104,7 @@ class Store:
     def __init__(self, uri: str | Path, cache: Path | None = None) -> None:
         self.remote = S3Place.of(str(uri)) if is_remote(uri) else None
         if self.remote:
-            home = cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm" / "stores"
+            home = cache or cache_folder() / "stores"
             self.root = home / self.remote.bucket / self.remote.prefix
             self.uri = self.remote.uri()
         else:

@@ -130,7 +130,7 @@ class Recipe(Settings):
     profile: str = "laptop"
     attributes: AttributeSchema = AttributeSchema()
     prepare_data: PrepareSection
-    base: BaseSection
+    base: BaseSection | None = None
     reward: RewardSettings | None = None
     annotate: AnnotateSettings | None = None
     sft: SFTSection | None = None

@@ -240,3 +240,21 @@ def _parallel(action: Callable[[str], None], names: Iterable[str]) -> None:
     with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer") as pool:
         for future in [pool.submit(action, name) for name in names]:
             future.result()
+
+
+def digest_source(uri: str) -> str:
+    """What identifies a source: the content of a local file or folder, whatever its path; else the URI itself.
+
+    Checksums are remembered in the user's cache folder.
+    """
+    path = Path(uri.removeprefix("file://")).expanduser()
+    if is_remote(uri) or not path.exists():
+        return uri
+    memory = cache_folder() / "hashes" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]}.json"
+    files = {name: digest.sha256 for name, digest in digest_folder(path.resolve(), memory).items()}
+    return "sha256:" + hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm"

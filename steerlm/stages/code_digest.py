@@ -17,14 +17,22 @@ import steerlm
 PLUMBING = (
     "steerlm.artifact",
     "steerlm.cli",
+    "steerlm.configuration",
     "steerlm.errors",
     "steerlm.jobs",
+    "steerlm.recipe",
     "steerlm.storage",
     "steerlm.stages.base",
     "steerlm.stages.code_digest",
+    "steerlm.stages.events",
+    "steerlm.stages.keys",
+    "steerlm.stages.local_pipeline",
     "steerlm.stages.run",
+    "steerlm.stages.step",
     "steerlm.stages.tracking",
 )
+"""Settings reach a key by their values, so the code that composes recipes stands here too."""
+CODE_SUFFIXES = (".py", ".pyc", ".pyi")
 ROOT = Path(steerlm.__file__).resolve().parent
 
 
@@ -59,8 +67,8 @@ def modules(roots: Sequence[str], without: Sequence[str] = (), root: Path = ROOT
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A module: digest of its syntax tree without docstrings, every name it may import, and, of a package, the files
-    that it carries beside its code, such as a template."""
+    """A module: digest of its syntax tree without docstrings, every name it may import, and the files beside it that
+    are its own by name, as a template `report.html.jinja` is `report.py`'s."""
 
     digest: str
     imports: tuple[str, ...]
@@ -73,8 +81,7 @@ class Source:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 node.body = [statement for statement in node.body if not _is_text(statement)]
-        beside = path.parent.iterdir() if path.name == "__init__.py" else ()
-        data = sorted(p for p in beside if p.is_file() and p.suffix not in (".py", ".pyc", ".pyi", ".typed"))
+        data = sorted(p for p in path.parent.glob(f"{path.stem}.*") if p.is_file() and p.suffix not in CODE_SUFFIXES)
         return cls(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports, tuple(data))
 
 

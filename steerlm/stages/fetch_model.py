@@ -1,0 +1,29 @@
+"""Stage `fetch_model`: a Hugging Face model folder from the hub, an object store or this machine."""
+
+from typing import Any
+
+from steerlm.recipe import FetchSection, Recipe
+from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.storage import digest_source
+
+
+def config(recipe: Recipe, role: str) -> FetchSection | None:
+    """`role`: `policy`, or `reward` for a model of its own."""
+    if recipe.base is None:
+        return None
+    return recipe.base.reward if role == "reward" else recipe.base.fetch
+
+
+def method(config: FetchSection, inputs: Inputs) -> dict[str, Any]:
+    """A folder of this machine counts by its content, wherever it lies."""
+    return {"uri": digest_source(config.uri)}
+
+
+def make(config: FetchSection, inputs: Inputs, work: Work) -> Made:
+    from steerlm.models.fetch import fetch_model
+
+    fetch_model(config.uri, work.files)
+    return Made(notes={"uri": config.uri})
+
+
+STAGE: Stage[FetchSection] = Stage("fetch_model", "base_model", make, code=(__name__,), method=method)

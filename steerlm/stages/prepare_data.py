@@ -1,0 +1,99 @@
+"""Stage `prepare_data`: raw sources become conversations, the reward model's samples and held-out questions.
+
+Files: `train.jsonl`, `val.jsonl` (conversations), `regression_train.jsonl`, `regression_val.jsonl` (labelled turns of
+the rated sources), `questions.jsonl`; of the synthetic world also `plain_train.jsonl`, `plain_val.jsonl`,
+`tokenizer/`, `oracle.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steerlm.attributes import AttributeSchema
+from steerlm.recipe import PrepareSection, Recipe
+from steerlm.records import Conversation, atomic_writer, read_records
+from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.storage import digest_source, fetch
+from steerlm.toyworld.config import ToySettings
+
+SPLITS = ("train.jsonl", "val.jsonl")
+
+
+class PrepareConfig(StageConfig):
+    section: PrepareSection
+    attributes: AttributeSchema
+
+
+def config(recipe: Recipe, role: str) -> PrepareConfig:
+    plain = recipe.attributes.model_copy(update={"defaults": {}})
+    return PrepareConfig(section=recipe.prepare_data, attributes=plain)
+
+
+def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
+    """Every setting; what lies on this machine counts by its content, wherever it lies."""
+    section = config.section.model_dump(mode="json")
+    for source in [*section["sources"], *(section["rated"] or [])]:
+        if "source" in source:
+            source["source"] = digest_source(source["source"])
+    section["questions"] = section["questions"] and digest_source(section["questions"])
+    return {"section": section, "attributes": config.attributes.model_dump(mode="json")}
+
+
+def make(config: PrepareConfig, inputs: Inputs, work: Work) -> Made:
+    """Writes everything anew, also on a resume."""
+    section, world = config.section, config.section.toyworld
+    notes = _world(world, config, work) if world else _sources(config, work)
+    questions = work.files / "questions.jsonl"
+    if section.questions:
+        questions.write_bytes(fetch(section.questions, work.scratch / "questions").read_bytes())
+    elif not world:
+        _opening_questions(work.files / "val.jsonl", questions)
+    counts = {f"lines/{path.stem}": _lines(path) for path in sorted(work.files.glob("*.jsonl"))}
+    return Made(attributes=config.attributes, metrics=counts, notes=notes)
+
+
+def _world(world: ToySettings, config: PrepareConfig, work: Work) -> dict[str, Any]:
+    from steerlm.datasets.regression import write_regression
+    from steerlm.toyworld.make import make as make_world
+
+    counts = make_world(work.files, world)
+    for split in SPLITS:
+        write_regression(work.files / split, work.files / f"regression_{split}", schema=config.attributes)
+    return dict(counts)
+
+
+def _sources(config: PrepareConfig, work: Work) -> dict[str, Any]:
+    from steerlm.datasets.prepare import prepare_data
+
+    section = config.section
+    made = prepare_data(section.merge("sources"), work.scratch / "sources", schema=config.attributes)
+    rated = made
+    if section.rated:
+        rated = prepare_data(section.merge("rated"), work.scratch / "rated", schema=config.attributes)
+    for split in SPLITS:
+        (made.conversations / split).replace(work.files / split)
+        (rated.regression / split).replace(work.files / f"regression_{split}")
+    named = {"sources": made, "rated": rated} if section.rated else {"sources": made}
+    for name, prepared in named.items():
+        for rejects in prepared.conversations.parent.glob("*.rejects.jsonl"):
+            rejects.replace(work.logs / f"{name}-{rejects.name}")
+    return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
+
+
+def _opening_questions(conversations: Path, questions: Path) -> None:
+    """The different first turns of the validation conversations, in order."""
+    seen: dict[str, None] = {}
+    for _, talk in read_records(conversations, Conversation):
+        first = talk.conversations[0]
+        if first.speaker == talk.mask:
+            seen.setdefault(first.value)
+    with atomic_writer(questions) as file:
+        file.writelines(json.dumps({"question": text}, ensure_ascii=False) + "\n" for text in seen)
+
+
+def _lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+STAGE: Stage[PrepareConfig] = Stage("prepare_data", "data", make, code=(__name__,), method=method)

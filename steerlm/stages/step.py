@@ -1,0 +1,175 @@
+"""One step of a pipeline: what a Kubeflow component calls. Translates between its artifacts and ours, nothing more.
+
+An artifact of the pipeline engine carries the store's address of ours in its metadata, and the manifest as its file;
+no model is ever copied through the engine. A step that the recipe has no section for passes on that it was skipped.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+from steerlm.artifact import Artifact, Store
+from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
+from steerlm.recipe import Profile, Recipe
+from steerlm.stages.events import Events
+from steerlm.stages.run import Outcome, run_stage
+
+JOURNAL = "STEERLM_JOURNAL"
+"""Environment variable: the journal of the run that a step belongs to; whoever set it does the tracking."""
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """A stage in a role. `passes_on`: the input that takes the place of a result where the step does not apply."""
+
+    stage: str
+    role: str = ""
+    passes_on: str | None = None
+
+
+STEPS = {
+    "prepare_data": Step("prepare_data"),
+    "fetch_model": Step("fetch_model", "policy"),
+    "train_base": Step("train_base", passes_on="base"),
+    "fetch_reward_base": Step("fetch_model", "reward"),
+    "train_reward": Step("train_reward"),
+    "annotate": Step("annotate"),
+    "train_sft": Step("train_sft", "policy"),
+    "train_baseline": Step("train_sft", "baseline"),
+    "evaluate": Step("evaluate"),
+    "report": Step("report"),
+}
+"""In pipeline order."""
+
+
+class EngineArtifact(Protocol):
+    """What we use of `kfp.dsl.Artifact`."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+def run_step(
+    label: str,
+    recipe: str,
+    profile: str,
+    inputs: Mapping[str, Sequence[EngineArtifact]],
+    output: EngineArtifact,
+) -> None:
+    """Run a step of `STEPS` and describe its artifact in `output`. `recipe` and `profile` are JSON.
+
+    Of each input's candidates the first that was not skipped is taken. Exits with the error's status (2 bad input,
+    1 failure, 130 Ctrl-C, 143 terminated) after telling the journal.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    began = time.monotonic()
+    with _journal(recipe, profile) as events, _terminable():
+        events.emit("step", label)
+        try:
+            where = Profile.model_validate_json(profile)
+            taken = {n: a for n, several in inputs.items() if (a := _first(several)) is not None}
+            outcome = _run(label, Recipe.model_validate_json(recipe), where, taken, events)
+        except (KeyboardInterrupt, SteerLMError) as error:
+            code = error.exit_code if isinstance(error, SteerLMError) else 128 + signal.SIGINT
+            _failed(events, label, error, code, began)
+            raise SystemExit(code) from None
+        except Exception as error:
+            _failed(events, label, error, 1, began)
+            raise
+        if outcome is None:
+            passed_on = taken.get(STEPS[label].passes_on or "")
+            output.metadata.update(passed_on.metadata if passed_on else {"skipped": "true"})
+            events.emit("outcome", label, what="skipped", why="the recipe has no such section", seconds=0.0)
+            Path(output.path).write_text(json.dumps(output.metadata))
+            return
+        artifact = outcome.artifact
+        output.metadata.update(describe(artifact))
+        Path(output.path).write_text(artifact.manifest.model_dump_json(indent=2))
+        seconds = time.monotonic() - began
+        told = {"what": outcome.what, "why": outcome.why, "seconds": seconds, "path": str(artifact.path)}
+        events.emit("outcome", label, **told, **describe(artifact))
+
+
+def describe(artifact: Artifact) -> dict[str, str]:
+    """The metadata by which the next step finds an artifact."""
+    return {
+        "stage": artifact.manifest.stage,
+        "kind": artifact.kind,
+        "uri": artifact.uri,
+        "key": artifact.key,
+        "digest": artifact.digest,
+    }
+
+
+def _run(
+    label: str, recipe: Recipe, profile: Profile, inputs: Mapping[str, EngineArtifact], events: Events
+) -> Outcome | None:
+    step = STEPS[label]
+    module = import_module(f"steerlm.stages.{step.stage}")
+    config = module.config(recipe, step.role)
+    if config is None:
+        return None
+    store = Store(profile.store)
+    found = {name: _open(store, artifact) for name, artifact in inputs.items()}
+    return run_stage(module.STAGE, config, found, store, profile, label=label, events=events)
+
+
+def _open(store: Store, artifact: EngineArtifact) -> Artifact:
+    metadata = artifact.metadata
+    try:
+        found = store.open(metadata["stage"], metadata["key"])
+    except KeyError as error:
+        raise InputError(f"{artifact.path}: not an artifact of ours, its metadata has no {error}") from None
+    if found.digest != metadata["digest"]:
+        raise StorageError(f"{found.uri}: made anew since this run began; run the pipeline again")
+    return found
+
+
+def _first(candidates: Sequence[EngineArtifact]) -> EngineArtifact | None:
+    return next((a for a in candidates if "skipped" not in a.metadata), None)
+
+
+def _failed(events: Events, label: str, error: BaseException, code: int, began: float) -> None:
+    text = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
+    log.error("%s: %s", label, text)
+    events.emit("outcome", label, what="failed", why=text, seconds=time.monotonic() - began, code=code)
+
+
+@contextmanager
+def _journal(recipe: str, profile: str) -> Iterator[Events]:
+    """The journal of the run we belong to; without one, as in a pod, one of our own, tracked here."""
+    if path := os.environ.get(JOURNAL):
+        yield Events(Path(path))
+        return
+    from steerlm.stages.tracking import recording
+
+    where = Profile.model_validate_json(profile)
+    name = Recipe.model_validate_json(recipe).name
+    with tempfile.TemporaryDirectory(prefix="steerlm-") as folder:
+        journal = Path(folder) / "journal.jsonl"
+        with recording(name, journal, where.tracking, Store(where.store).root):
+            yield Events(journal)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a stage as an error would, so that the journal hears of it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("terminated; run the same command to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,34 @@
+"""Stage `train_base`: plain language modelling, from random weights or on from a fetched model."""
+
+from steerlm.errors import InputError
+from steerlm.recipe import Recipe
+from steerlm.stages import train_job
+from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.training.config import TextSettings
+
+
+def config(recipe: Recipe, role: str) -> TextSettings | None:
+    return recipe.base.train if recipe.base else None
+
+
+def make(config: TextSettings, inputs: Inputs, work: Work) -> Made:
+    """`data`: its plain text and, without a `base` model, its tokenizer."""
+    data, base = inputs["data"].path, inputs.get("base")
+    if not (data / "plain_train.jsonl").exists():
+        raise InputError(f"{inputs['data'].uri} holds no plain text to train a base model on")
+    return train_job.train(
+        work,
+        "text",
+        config,
+        work.profile.layouts.base,
+        train=[data / "plain_train.jsonl"],
+        validation=[data / "plain_val.jsonl"],
+        model=base.path if base else None,
+        tokenizer=base.path if base else data / "tokenizer",
+        attributes=None,
+    )
+
+
+STAGE: Stage[TextSettings] = Stage(
+    "train_base", "base_model", make, code=(__name__, *train_job.CODE), without=train_job.others("text")
+)

@@ -1,0 +1,41 @@
+"""Stage `train_reward`: the multi-attribute reward model, on the labelled turns."""
+
+from steerlm.attributes import AttributeSchema
+from steerlm.recipe import Recipe
+from steerlm.stages import train_job
+from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.training.config import RewardSettings
+
+
+class RewardConfig(StageConfig):
+    """The dials' defaults are no concern of a reward model, so they stand in no key of it."""
+
+    settings: RewardSettings
+    attributes: AttributeSchema
+
+
+def config(recipe: Recipe, role: str) -> RewardConfig | None:
+    if recipe.reward is None:
+        return None
+    return RewardConfig(settings=recipe.reward, attributes=recipe.attributes.model_copy(update={"defaults": {}}))
+
+
+def make(config: RewardConfig, inputs: Inputs, work: Work) -> Made:
+    """`data`: regression samples; `base`: the model that it starts from."""
+    data, base = inputs["data"].path, inputs["base"].path
+    return train_job.train(
+        work,
+        "reward",
+        config.settings,
+        work.profile.layouts.reward,
+        train=[data / "regression_train.jsonl"],
+        validation=[data / "regression_val.jsonl"],
+        model=base,
+        tokenizer=base,
+        attributes=config.attributes,
+    )
+
+
+STAGE: Stage[RewardConfig] = Stage(
+    "train_reward", "reward_model", make, code=(__name__, *train_job.CODE), without=train_job.others("reward")
+)
