@@ -1,0 +1,43 @@
+"""Which checkpoints are valid and which are kept."""
+
+from pathlib import Path
+
+from steerlm.training.checkpoints import Checkpoints
+
+
+def make(folder: Path, *steps: int, complete: bool = True) -> None:
+    for step in steps:
+        path = folder / f"step-{step:06d}"
+        path.mkdir(parents=True)
+        (path / "weights").write_text("w")
+        if complete:
+            (path / "COMPLETE").touch()
+
+
+def test_only_complete_ones_count_in_order_of_steps(tmp_path: Path) -> None:
+    make(tmp_path, 5, 1000000, 20)
+    make(tmp_path, 30, complete=False)
+    (tmp_path / "notes.txt").touch()
+    assert Checkpoints(tmp_path, 2, True).complete() == [5, 20, 1000000]
+    assert Checkpoints(tmp_path / "none", 2, True).complete() == []
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    make(tmp_path, 10, 20, 30, 40, 50)
+    checkpoints = Checkpoints(tmp_path, 2, True)
+    checkpoints.prune(best=20)
+    assert checkpoints.complete() == [20, 40, 50]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000020", "step-000040", "step-000050"]
+    checkpoints.prune(best=None)
+    assert checkpoints.complete() == [40, 50]
+
+
+def test_traces_of_a_dead_save_are_removed_by_the_chief_alone(tmp_path: Path) -> None:
+    make(tmp_path, 10)
+    make(tmp_path, 20, complete=False)
+    other = Checkpoints(tmp_path, 1, False)
+    other.clean()
+    other.prune(None)
+    assert (tmp_path / "step-000020").exists()
+    Checkpoints(tmp_path, 1, True).clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
