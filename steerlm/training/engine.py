@@ -63,14 +63,18 @@ class Unit:
 class Objective(Protocol):
     """A loss, and how a record becomes what it is computed on.
 
-    `output` says what the model's head gives it: next-token log-probabilities [T] fp32, or values at the read-out
-    positions [K, A] fp32. `record` is the pydantic model of a line of its data. `counts` says what happened to the
-    records seen so far (dropped, cut, ...): nothing is dropped without being counted there.
+    `counts` says what happened to the records seen so far: nothing is dropped or cut without being counted there.
     """
 
-    output: Literal["logprobs", "values"]
-    record: "type[Line]"
     counts: Counter[str]
+
+    @property
+    def output(self) -> Literal["logprobs", "values"]:
+        """What the model's head gives: next-token log-probabilities [T] fp32, or read-out values [K, A] fp32."""
+
+    @property
+    def record(self) -> "type[Line]":
+        """The pydantic model of a line of its data."""
 
     def units(self, record: Any) -> Sequence[Unit]:
         """What the sampler may yield of one record; empty if it is dropped by a named policy. Raises `InputError`."""

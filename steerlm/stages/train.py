@@ -1,0 +1,236 @@
+"""The worker of a training job: `python -m steerlm.stages.train SPEC.json`, one process or many under torchrun.
+
+Joins the rooms: tokenizer, objective and data, the megatron engine, the loop, the model folder. What it leaves in the
+spec's `work`: token index, checkpoints, metrics.jsonl and result.json; in `output`: the Hugging Face folder.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ConfigError, Interrupted, SteerLMError
+from steerlm.models.shape import LlamaShape
+from steerlm.records import write_json
+from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from steerlm.models.folder import ModelInfo
+    from steerlm.training.dataset import TokenDataset
+    from steerlm.training.engine import Objective
+    from steerlm.training.progress import TrainResult
+    from steerlm.training.sink import Sinks
+
+log = logging.getLogger(__name__)
+
+SETTINGS: Mapping[str, type[TrainSettings]] = {"text": TextSettings, "sft": SFTSettings, "reward": RewardSettings}
+KINDS: Mapping[str, Literal["base", "policy", "reward"]] = {"text": "base", "sft": "policy", "reward": "reward"}
+
+
+class TrainSpec(BaseModel):
+    """SPEC.json. `model_folder` null: random weights of `settings.shape` (text only)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    objective: Literal["text", "sft", "reward"]
+    settings: TrainSettings
+    layout: LayoutSettings = LayoutSettings()
+    attributes: AttributeSchema | None = None
+    model_folder: Path | None = None
+    tokenizer_folder: Path
+    train: list[Path] = Field(min_length=1)
+    validation: list[Path] = Field(default_factory=list)
+    work: Path
+    output: Path
+    tracking: dict[str, Any] | None = None
+
+    @property
+    def shape(self) -> LlamaShape:
+        """Of the model that is trained. Raises `ConfigError` if neither a folder nor a shape is given, or both."""
+        own = self.settings.shape if isinstance(self.settings, TextSettings) else None
+        if own is not None and self.model_folder is None:
+            return own
+        if self.model_folder is None:
+            raise ConfigError("no model to start from: give model_folder, or settings.shape to train text from scratch")
+        if own is not None:
+            raise ConfigError("settings.shape starts from random weights, model_folder from a model; give one of them")
+        return LlamaShape.from_folder(self.model_folder)
+
+
+def read_spec(path: Path) -> TrainSpec:
+    """Raises `ConfigError` naming the key that is wrong."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        kind = SETTINGS.get(raw.get("objective"), TrainSettings)
+        return TrainSpec.model_validate({**raw, "settings": kind.model_validate(raw.get("settings", {}))})
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+class Signal:
+    """SIGTERM: raises `Interrupted` at once until training begins, then waits to be asked, so that all ranks save."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+        self.waiting = False
+        signal.signal(signal.SIGTERM, self._take)
+
+    def __call__(self) -> bool:
+        return self.arrived
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.arrived = True
+        if not self.waiting:
+            raise Interrupted("stopped before or after training; the same command goes on")
+        log.warning("termination signal: saving after this step")
+
+
+def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
+    """Train and write `output` and result.json; collective. Raises `Interrupted` after a SIGTERM, when all is saved."""
+    import torch
+
+    torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
+    from steerlm.megatron.engine import build_engine
+    from steerlm.megatron.parallel import finish
+    from steerlm.training.loop import train
+
+    settings, shape = spec.settings, spec.shape
+    schema = spec.attributes or AttributeSchema()
+    objective = make_objective(spec, schema)
+    data, validation = datasets(spec, objective)
+    engine = build_engine(
+        model_folder=spec.model_folder,
+        shape=None if spec.model_folder else shape,
+        outputs=len(schema.names) if spec.objective == "reward" else None,
+        settings=settings,
+        layout=spec.layout,
+    )
+    chief = engine.layout.rank == 0
+    with sinks(spec, len(data), chief) as sink, stop.held():
+        result = train(engine, objective, data, validation, settings, spec.layout, spec.work, sink, stop)
+    engine.write_hf(spec.output)
+    if chief:
+        from steerlm.models.folder import finish_folder
+
+        dtype = "bfloat16" if settings.precision == "bf16" else "float32"
+        info = describe(spec, schema, result)
+        finish_folder(spec.output, shape=shape, tokenizer_from=spec.tokenizer_folder, info=info, dtype=dtype)
+        write_json(spec.work / "result.json", dataclasses.asdict(result))
+        log.info("wrote %s: step %d of %d", spec.output, result.exported_step, result.steps)
+    finish()
+    return result
+
+
+def make_objective(spec: TrainSpec, schema: AttributeSchema) -> "Objective":
+    from steerlm.models.folder import load_tokenizer
+
+    tokenizer = load_tokenizer(spec.tokenizer_folder)
+    if isinstance(spec.settings, TextSettings):
+        from steerlm.training.objectives.text import TextObjective
+
+        return TextObjective(spec.settings, tokenizer)
+    if isinstance(spec.settings, SFTSettings):
+        from steerlm.training.objectives.sft import SFTObjective
+
+        return SFTObjective(spec.settings, tokenizer, schema)
+    from steerlm.training.objectives.reward import RewardObjective
+
+    assert isinstance(spec.settings, RewardSettings)
+    return RewardObjective(spec.settings, tokenizer, schema)
+
+
+def datasets(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:
+    """The token indexes of both sets, made by the first process that comes; before any process group, so that the
+    others wait in no collective."""
+    from steerlm.training.dataset import TokenDataset
+
+    cache = spec.work / "tokens"
+    data = TokenDataset.build(spec.train, objective, cache)
+    return data, TokenDataset.build(spec.validation, objective, cache) if spec.validation else None
+
+
+def sinks(spec: TrainSpec, units: int, chief: bool) -> "Sinks":
+    """Where rank 0 reports; the other ranks say nothing."""
+    from steerlm.training.sampler import total_steps
+    from steerlm.training.sink import JsonlSink, ProgressSink, Sink, Sinks
+
+    if not chief:
+        return Sinks()
+    steps, _ = total_steps(spec.settings, units)
+    found: list[Sink] = [JsonlSink(spec.work / "metrics.jsonl"), ProgressSink(steps, spec.objective)]
+    if spec.tracking is not None:
+        from steerlm.stages.tracking import open_sink
+
+        found.append(open_sink({"tracking": spec.tracking}))
+    return Sinks(found)
+
+
+def describe(spec: TrainSpec, schema: AttributeSchema, result: "TrainResult") -> "ModelInfo":
+    """What the model folder says of itself. Attributes without a label in the training data count as never trained."""
+    from steerlm.models.folder import ModelInfo, read_info
+
+    base = read_info(spec.model_folder) if spec.model_folder else None
+    attributes = None
+    if spec.objective == "reward" or (isinstance(spec.settings, SFTSettings) and spec.settings.conditioned):
+        counts = result.counts["train"]
+        attributes = schema.restricted([name for name in schema.active if counts.get(f"labels/{name}")])
+    metrics = {name: round(value, 6) for name, value in result.metrics.items()}
+    return ModelInfo(
+        kind=KINDS[spec.objective],
+        attributes=attributes,
+        window=spec.settings.window,
+        base=(base.base or spec.model_folder.name) if base and spec.model_folder else None,
+        license=base.license if base else None,
+        metrics=metrics | {"step": result.exported_step},
+        data={name: {k: v for k, v in counts.items() if v} for name, counts in result.counts.items()},
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a spec; what goes wrong is raised."""
+    if len(arguments) != 1:
+        raise ConfigError("usage: python -m steerlm.stages.train SPEC.json")
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("megatron").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+    run(read_spec(Path(arguments[0])), Signal())
+
+
+def _say_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """One line for an error of ours, with its exit code; whoever runs this module by name sees the error itself."""
+    if not isinstance(error, SteerLMError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.error("%s", error)
+    logging.shutdown()
+    sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.excepthook = _say_and_exit
+    main(sys.argv[1:])
