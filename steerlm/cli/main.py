@@ -41,7 +41,12 @@ class LazyGroup(TyperGroup):
         module, help_text = COMMANDS[cmd_name]
         if ctx.resilient_parsing or _is_top_help(ctx.obj or []):
             return TyperCommand(cmd_name, help=help_text)
-        command: Any = typer.main.get_command(import_module(module).app)
+        group = import_module(module).app
+        group._add_completion, group.rich_markup_mode = (
+            False,
+            None,
+        )  # as the whole command: plain help, nothing to install
+        command: Any = typer.main.get_command(group)
         command.name = cmd_name
         return command
 
