@@ -99,7 +99,7 @@ def _from_disk(source: Path, folder: Path) -> None:
 
 def _from_hub(uri: str, folder: Path) -> str:
     """Fetch from the hub and return the commit. Resumes: files that are complete are not fetched again."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -123,7 +123,7 @@ def _from_hub(uri: str, folder: Path) -> str:
         raise InputError(f"{uri}: the hub has no revision {revision!r} of {repo}") from None
     except RepositoryNotFoundError:
         raise InputError(f"{uri}: no such model on the hub, or it is private and HF_TOKEN is not set") from None
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise StorageError(f"{uri}: the hub cannot be read ({_line(error)}); the same command goes on later") from None
     for name in wanted:
         _verify(folder / name, files[name])
