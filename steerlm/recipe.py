@@ -31,6 +31,19 @@ from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SF
 
 OF_PROFILE = "profile."
 
+LAST_SECTION = {
+    "prepare_data": 0,
+    "fetch_model": 1,
+    "train_base": 1,
+    "train_reward": 2,
+    "annotate": 3,
+    "train_sft": 4,
+    "train_baseline": 5,
+    "evaluate": 6,
+    "report": 7,
+}
+"""How many of the sections after `prepare_data` a stage and those before it need."""
+
 
 class ToyworldSource(ToySettings):
     """The demo's synthetic world; it brings plain text, a tokenizer, questions and an oracle of its own."""
@@ -139,16 +152,27 @@ class Recipe(Settings):
     evaluate: EvaluationSettings | None = None
     report: ReportSection | None = None
 
+    def until(self, stage: str) -> "Recipe":
+        """The recipe with every section after that of `stage` left out."""
+        if stage not in LAST_SECTION:
+            raise ConfigError(f"unknown stage {stage!r}{nearest(stage, LAST_SECTION)}")
+        keep = LAST_SECTION[stage]
+        sections = ("base", "reward", "annotate", "sft", "baseline", "evaluate", "report")
+        return self.model_copy(update=dict.fromkeys(sections[keep:], None))
+
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
+        if (self.reward or self.sft) and not self.base:
+            raise ValueError("reward and sft start from a model: give the section base")
         if self.annotate and not self.reward:
             raise ValueError("annotate needs a reward model: give the section reward")
         if self.baseline and (not self.sft or self.baseline.conditioned):
             raise ValueError("baseline needs the section sft to compare with, and conditioned: false")
-        if self.base.train and not self.prepare_data.toyworld:
+        world, train = self.prepare_data.toyworld, self.base.train if self.base else None
+        if train and not world:
             raise ValueError("base.train needs plain text, which only the source toyworld brings")
-        world, shape = self.prepare_data.toyworld, self.base.train and self.base.train.shape
-        if world and shape and not self.base.fetch and shape.vocab_size != world.vocab_size:
+        shape = train.shape if train and self.base and not self.base.fetch else None
+        if world and shape and shape.vocab_size != world.vocab_size:
             raise ValueError(f"base.train.shape.vocab_size is not the world's tokenizer's, {world.vocab_size}")
         if self.evaluate and not (self.reward or self.sft):
             raise ValueError("evaluate has nothing to measure: give reward or sft")

@@ -1,6 +1,6 @@
 """The journal of a run: a file of JSON lines that every step appends to, and that terminal and tracking read.
 
-Steps are processes of their own (or pods), so a file is what they share. Kinds: `step` (a step's process began),
+Steps are processes of their own (or pods), so a file is what they share. Events: `step` (a step's process began),
 `start` and `end` (a stage really runs), `say` (progress), `outcome` (hit, run, resumed, skipped or failed).
 """
 
@@ -18,10 +18,10 @@ class Events:
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def emit(self, kind: str, label: str, **fields: Any) -> None:
+    def emit(self, event: str, label: str, **fields: Any) -> None:
         if self.path is None:
             return
-        line = json.dumps({"kind": kind, "label": label, "time": time.time(), "pid": os.getpid(), **fields})
+        line = json.dumps({"event": event, "label": label, "time": time.time(), "pid": os.getpid(), **fields})
         with open(self.path, "a", encoding="utf-8") as file:  # one short write: lines of several processes stay whole
             file.write(line + "\n")
 

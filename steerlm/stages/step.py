@@ -73,6 +73,8 @@ def run_step(
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     began = time.monotonic()
+    if JOURNAL in os.environ:  # whoever runs the pipeline here passes signals on, so that they arrive once
+        os.setpgid(0, 0)
     with _journal(recipe, profile) as events, _terminable():
         events.emit("step", label)
         try:

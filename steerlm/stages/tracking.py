@@ -77,15 +77,18 @@ class Recorder(threading.Thread):
         self._own_parent = False
         self._stages: dict[str, _StageRun] = {}
         self._closing = threading.Event()
+        self._problem = ""
         self._state = "FINISHED"
 
     def close(self, state: str, seconds: float = 60.0) -> None:
-        """Write what is left and end the runs; gives up, with a warning, after `seconds`."""
+        """Write what is left and end the runs; gives up after `seconds`. Anything wrong is one warning."""
         self._state = state
         self._closing.set()
         self.join(seconds)
         if self.is_alive():
-            log.warning("MLflow at %s did not answer within %g s; this run's records end early", self.uri, seconds)
+            self._problem = f"did not answer within {seconds:g} s"
+        if self._problem:
+            log.warning("MLflow at %s: %s; its records of this run end early", self.uri, self._problem)
 
     def run(self) -> None:
         try:
@@ -99,13 +102,13 @@ class Recorder(threading.Thread):
             if self._own_parent:
                 self._client.set_terminated(self._parent, self._state)
         except Exception as error:
-            log.warning("MLflow at %s: %s; this run is not recorded further", self.uri, str(error).split("\n")[0])
+            self._problem = str(error).split("\n")[0]
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        if event["kind"] == "start":
+        if event["event"] == "start":
             self._open()
             self._stages[event["label"]] = self._start(event)
-        elif event["kind"] == "end" and event["label"] in self._stages:
+        elif event["event"] == "end" and event["label"] in self._stages:
             self._stages.pop(event["label"]).end(self._client, event)
 
     def _open(self) -> None:

@@ -1,0 +1,25 @@
+"""How well the dials steer and how well the reward model predicts."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def evaluate(
+    recipe: str,
+    profile: str,
+    data: dsl.Input[dsl.Dataset],
+    reward: dsl.Input[dsl.Model],
+    policy: dsl.Input[dsl.Model],
+    baseline: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step(
+        "evaluate",
+        recipe,
+        profile,
+        {"data": [data], "reward": [reward], "policy": [policy], "baseline": [baseline]},
+        evaluation,
+    )

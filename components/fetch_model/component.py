@@ -1,0 +1,16 @@
+"""A Hugging Face model folder from the hub, an object store or a folder."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def fetch_model(
+    step: str,
+    recipe: str,
+    profile: str,
+    model: dsl.Output[dsl.Model],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step(step, recipe, profile, {}, model)

@@ -1,0 +1,15 @@
+"""Raw sources become conversations, the reward model's samples and held-out questions."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def prepare_data(
+    recipe: str,
+    profile: str,
+    data: dsl.Output[dsl.Dataset],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step("prepare_data", recipe, profile, {}, data)

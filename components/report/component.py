@@ -1,0 +1,36 @@
+"""One HTML page: steering curves, reward quality, training curves, answers side by side."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def report(
+    recipe: str,
+    profile: str,
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    reward: dsl.Input[dsl.Model],
+    annotated: dsl.Input[dsl.Dataset],
+    policy: dsl.Input[dsl.Model],
+    baseline: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    page: dsl.Output[dsl.Artifact],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step(
+        "report",
+        recipe,
+        profile,
+        {
+            "data": [data],
+            "base": [base],
+            "reward": [reward],
+            "annotated": [annotated],
+            "policy": [policy],
+            "baseline": [baseline],
+            "evaluation": [evaluation],
+        },
+        page,
+    )

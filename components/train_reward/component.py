@@ -1,0 +1,18 @@
+"""The multi-attribute reward model, on the labelled turns."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def train_reward(
+    recipe: str,
+    profile: str,
+    data: dsl.Input[dsl.Dataset],
+    own_base: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step("train_reward", recipe, profile, {"data": [data], "base": [own_base, base]}, model)

@@ -1,0 +1,19 @@
+"""Attribute-conditioned fine-tuning; as `train_baseline` the same without attributes."""
+
+from kfp import dsl
+from steerlm_kfp.components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def train_sft(
+    step: str,
+    recipe: str,
+    profile: str,
+    annotated: dsl.Input[dsl.Dataset],
+    data: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+) -> None:
+    from steerlm.stages.step import run_step
+
+    run_step(step, recipe, profile, {"data": [annotated, data], "base": [base]}, model)

@@ -1,0 +1,20 @@
+"""Compiles the pipelines to `pipelines/compiled/`: `python -m pipelines.compile`. A test compares what is committed."""
+
+from pathlib import Path
+
+COMPILED = Path(__file__).resolve().parent / "compiled"
+
+
+def compile_all(folder: Path) -> list[Path]:
+    """Write one YAML file per pipeline into `folder`; their paths."""
+    from kfp import compiler
+    from steerlm_kfp.pipelines.steerlm import steerlm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "steerlm.yaml"
+    compiler.Compiler().compile(steerlm, str(path))
+    return [path]
+
+
+if __name__ == "__main__":
+    compile_all(COMPILED)

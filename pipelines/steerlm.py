@@ -1,0 +1,47 @@
+"""The SteerLM pipeline: from raw data to a steerable model and a report.
+
+One graph for every recipe: the recipe is a parameter, and a step that it has no section for is over at once. KFP's
+cache is off: the store's content keys decide what must run, and see what KFP cannot, such as a changed file.
+"""
+
+from typing import Any
+
+from kfp import dsl
+from steerlm_kfp.components.annotate.component import annotate
+from steerlm_kfp.components.evaluate.component import evaluate
+from steerlm_kfp.components.fetch_model.component import fetch_model
+from steerlm_kfp.components.prepare_data.component import prepare_data
+from steerlm_kfp.components.report.component import report
+from steerlm_kfp.components.train_base.component import train_base
+from steerlm_kfp.components.train_reward.component import train_reward
+from steerlm_kfp.components.train_sft.component import train_sft
+
+
+def _named(step: str, task: Any) -> Any:
+    task.set_display_name(step)
+    task.set_caching_options(False)
+    return task
+
+
+@dsl.pipeline(name="steerlm", description="Human ratings to dials: reward model, annotation, conditioned fine-tuning")
+def steerlm(recipe: str, profile: str) -> None:
+    """`recipe` and `profile` are JSON with every setting, as `steerlm.recipe.load_recipe` resolves them."""
+    where = {"recipe": recipe, "profile": profile}
+
+    data = _named("prepare_data", prepare_data(**where)).outputs["data"]
+    fetched = _named("fetch_model", fetch_model(step="fetch_model", **where)).outputs["model"]
+    base = _named("train_base", train_base(data=data, base=fetched, **where)).outputs["model"]
+    own_base = _named("fetch_reward_base", fetch_model(step="fetch_reward_base", **where)).outputs["model"]
+
+    reward = _named("train_reward", train_reward(data=data, own_base=own_base, base=base, **where)).outputs["model"]
+    annotated = _named("annotate", annotate(data=data, reward=reward, **where)).outputs["annotated"]
+
+    policy_task = train_sft(step="train_sft", annotated=annotated, data=data, base=base, **where)
+    policy = _named("train_sft", policy_task).outputs["model"]
+    baseline_task = train_sft(step="train_baseline", annotated=data, data=data, base=base, **where)
+    baseline = _named("train_baseline", baseline_task).outputs["model"]
+
+    models = {"reward": reward, "policy": policy, "baseline": baseline}
+    evaluation = _named("evaluate", evaluate(data=data, **models, **where)).outputs["evaluation"]
+    page = report(data=data, base=base, annotated=annotated, evaluation=evaluation, **models, **where)
+    _named("report", page)
