@@ -64,12 +64,12 @@ def annotate(
         batch_tokens=batch_tokens,
         dtype=dtype,
     )
-    signal.signal(signal.SIGTERM, _terminated)
     if not input_file.is_file():  # said before a large model is loaded for nothing
         raise InputError(f"{input_file}: no such file")
-    scorer = _scorer(model, host, port, options)
-    with Progress(input_file) as progress:
-        counts = run(input_file, output_file, scorer, options, progress, overwrite=overwrite)
+    with Terminable():
+        scorer = _scorer(model, host, port, options)
+        with Progress(input_file) as progress:
+            counts = run(input_file, output_file, scorer, options, progress, overwrite=overwrite)
     done = f"{counts.turns} turns of {counts.conversations} conversations"
     if counts.nothing_to_do:
         typer.echo(f"{output_file} is complete ({done}): nothing to do")
@@ -112,6 +112,27 @@ class Progress:
         self._bar.set_postfix_str(f"{rate:.0f} turns/s")
 
 
+class Terminable:
+    """SIGTERM ends the block as Ctrl-C does, which every library lets through, and leaves it as `Interrupted`."""
+
+    def __init__(self) -> None:
+        self._terminated = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGTERM, self._terminate)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        if self._terminated:
+            raise Interrupted("terminated; run the same command again to go on") from None
+
+    def _terminate(self, signum: int, frame: FrameType | None) -> None:
+        self._terminated = True
+        raise KeyboardInterrupt
+
+
 def _scorer(model: Path | None, host: str | None, port: int | None, options: "AnnotateSettings") -> "Scorer":
     if (model is None) == (host is None and port is None):
         raise InputError("say which reward model labels: --model FOLDER, or --host and --port of a server")
@@ -122,7 +143,3 @@ def _scorer(model: Path | None, host: str | None, port: int | None, options: "An
     from steerlm.inference.http_scorer import HttpScorer
 
     return HttpScorer(host or "localhost", port or 1424)
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted("terminated; run the same command again to go on")

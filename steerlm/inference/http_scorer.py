@@ -4,12 +4,15 @@ The wire: `GET /v1/model` tells the attributes and the window; `POST /v1/score` 
 `{"attributes", "scores", "model"}`. A server that is busy, restarting or unreachable for a while is waited for.
 """
 
+import asyncio
+import importlib.util
 import itertools
 import json
 import logging
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -52,7 +55,7 @@ class HttpScorer:
         self.url = (host if "://" in host else f"http://{host}:{port}").rstrip("/")
         self._batch_texts, self._requests = batch_texts, requests
         self._timeout, self._patience = timeout, patience
-        model = self._run(self._ask_model())
+        model = self._run(self._ask_model)
         try:
             if model["kind"] != "reward":
                 raise ModelError(f"{self.url} serves a {model['kind']} model; a reward model was expected")
@@ -60,34 +63,35 @@ class HttpScorer:
             self.window = int(model["window"])
         except (KeyError, TypeError, ValueError, ValidationError):
             raise ModelError(f"{self.url}/v1/model: not the answer of a SteerLM reward server: {model!r}") from None
-        stable = {key: model.get(key) for key in ("kind", "attributes", "window", "model", "identity")}
-        self.identity = json.dumps(stable, sort_keys=True)
+        # The server's digest is that of the model in process: a pass begun with the one may go on with the other.
+        self.identity = model.get("identity") or json.dumps(model, sort_keys=True)
 
     def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
         """See `Scorer.score`. Raises `SteerLMError` when the server stays away longer than `patience`."""
         if over_long == "keep_end":
             raise InputError("over-long texts cannot be cut over HTTP: choose error or skip, or annotate with --model")
-        return self._run(self._score_all(list(texts), over_long))
+        return self._run(self._score_all, list(texts), over_long)
 
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run to the end in a thread of its own: also inside a notebook's event loop; Ctrl-C cancels what is open."""
+    def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
+        """Run to the end; inside a notebook, whose event loop is taken, in a thread of its own."""
+        if importlib.util.find_spec("httpx") is None:
+            raise InputError("scoring over HTTP needs httpx: pip install 'steerlm[serve]'")
         try:
-            from anyio.from_thread import start_blocking_portal
-        except ImportError:
-            work.close()
-            raise InputError("scoring over HTTP needs httpx: pip install 'steerlm[serve]'") from None
-
-        async def wait() -> Result:
-            return await work
-
-        with start_blocking_portal() as portal:
-            return portal.call(wait)
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*arguments))
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(function(*arguments))).result()
 
     def _client(self) -> "httpx.AsyncClient":
         import httpx
 
-        limits = httpx.Limits(max_connections=self._requests)
-        return httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(self._timeout, connect=10.0), limits=limits)
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=httpx.Timeout(self._timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=self._requests),
+            verify=self.url.startswith("https"),  # reading the system's certificates takes 20 ms
+        )
 
     async def _ask_model(self) -> dict[str, Any]:
         async with self._client() as client:
@@ -95,8 +99,6 @@ class HttpScorer:
             return self._json(response, "/v1/model")
 
     async def _score_all(self, texts: list[str], over_long: OverLong) -> Scores:
-        import asyncio
-
         scores = np.full((len(texts), len(self.schema.names)), np.nan, dtype=np.float32)
         starts = range(0, len(texts), self._batch_texts)
         turns = asyncio.Semaphore(self._requests)
@@ -140,8 +142,6 @@ class HttpScorer:
 
     async def _send(self, client: "httpx.AsyncClient", method: str, path: str, body: Any) -> "httpx.Response":
         """One request, repeated with growing pauses while the server is busy or away."""
-        import asyncio
-
         import httpx
 
         give_up = time.monotonic() + self._patience

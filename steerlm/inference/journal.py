@@ -80,7 +80,8 @@ class JournaledOutput:
     ) -> None:
         if self._output:
             self._output.close()
-        if self.mark is None:  # nothing is worth going on from: leave no trace
+        self._journal.flush()
+        if os.fstat(self._journal.fileno()).st_size == 0:  # nothing is worth going on from: leave no trace
             self._partial.unlink(missing_ok=True)
             self._journal_path.unlink(missing_ok=True)
         self._journal.close()

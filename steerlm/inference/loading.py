@@ -56,7 +56,8 @@ def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded
     gaps = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if gaps:
         raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(gaps[:3])}")
-    window = info.window or model.config.max_position_embeddings
+    longest: int = model.config.max_position_embeddings
+    window = min(info.window or longest, longest)
     return Loaded(folder, info, model.to(device).eval(), load_tokenizer(folder), window, device)
 
 

@@ -11,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from steerlm.inference.config import Sampling
+
+__all__ = ["Sampling", "draw", "uniforms"]
+
 Number = float | torch.Tensor
 
 

@@ -1,14 +1,21 @@
 """A tokenizer trained here, and tiny reward and language model folders around it."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from steerlm.attributes import HELPSTEER, AttributeSchema
+from steerlm.models.folder import ModelInfo, finish_folder
+from steerlm.models.shape import LlamaShape
 from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.records import Conversation, Turn
 
@@ -37,6 +44,11 @@ def conversation(number: int, turns: int = 1) -> Conversation:
 def write(path: Path, conversations: list[Conversation]) -> Path:
     path.write_text("".join(c.to_json() + "\n" for c in conversations))
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -74,11 +86,10 @@ def config(tokenizer: PreTrainedTokenizerFast, **more: object) -> LlamaConfig:
     )
 
 
-def save(folder: Path, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, info: dict[str, object]) -> Path:
+def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, info: ModelInfo) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    rest = {"prompt_version": 1, "window": WINDOW, "base": None, "license": None, "metrics": {}, "data": {}}
-    (folder / "steerlm.json").write_text(json.dumps({"format": 1, "attributes": None, **rest, **info}))
+    finish_folder(folder, shape=LlamaShape.from_folder(folder), tokenizer_from=folder, info=info, dtype="float32")
     return folder
 
 
@@ -93,7 +104,7 @@ def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1)
         for weight in model.model.layers.parameters():
             weight.mul_(10) if weight.dim() > 1 else None
         model.score.weight.normal_(std=0.5)
-    return save(folder, model, tokenizer, {"kind": "reward", "attributes": schema.model_dump(mode="json")})
+    return save(folder, model, tokenizer, ModelInfo("reward", attributes=schema, window=WINDOW))
 
 
 @pytest.fixture(scope="session")
@@ -110,10 +121,10 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTraine
     batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(100):
         loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.2
-    return save(tmp_path_factory.mktemp("policy"), model.eval(), tokenizer, {"kind": "policy"})
+    return save(tmp_path_factory.mktemp("policy"), model.eval(), tokenizer, ModelInfo("policy", window=WINDOW))

@@ -11,9 +11,9 @@ from steerlm.inference.config import Sampling
 from steerlm.inference.generator import TransformersGenerator
 from tests.inference.conftest import WINDOW, answer
 
-GREEDY = Sampling(max_tokens=40)
+GREEDY = Sampling(max_tokens=32)
 LEARNED = [f"question {n}?\n" for n in range(8)]
-PROMPTS = LEARNED + [answer(n)[: 5 + 7 * n] for n in range(20)]
+PROMPTS = LEARNED + [answer(n)[: 5 + 17 * n] for n in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_greedy_equals_transformers_generate_one_by_one(
     for prompt, (generation,) in zip(PROMPTS, made, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
-            whole = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]
+            whole = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0]
         expected = whole[inputs["input_ids"].shape[1] :].tolist()
         assert generation.ids == [token for token in expected if token != tokenizer.eos_token_id]
 
@@ -54,9 +54,9 @@ def test_alone_equals_batched_greedy_and_sampled(generator: TransformersGenerato
 
 def test_seeds_and_samples_differ(generator: TransformersGenerator) -> None:
     warm = Sampling(max_tokens=30, temperature=1.5)
-    one = generator.generate(PROMPTS[8:12], n=3, sampling=warm, seed=1)
-    assert one == generator.generate(PROMPTS[8:12], n=3, sampling=warm, seed=1)
-    assert one != generator.generate(PROMPTS[8:12], n=3, sampling=warm, seed=2)
+    one = generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=1)
+    assert one == generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=1)
+    assert one != generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=2)
     assert all(len({g.text for g in row}) == 3 for row in one)
     twice = generator.generate([PROMPTS[8]] * 2, sampling=warm)
     assert twice[0] != twice[1]

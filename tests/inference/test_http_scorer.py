@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from fastapi.responses import JSONResponse
 
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.http_scorer import HttpScorer
+from steerlm.inference.scorer import TransformersScorer
+from steerlm.prompt import LABEL_MARK
+from steerlm.serving.config import ServeSettings
+from steerlm.serving.run import build_app
+from tests.inference.conftest import answer
 from tests.inference.table_scorer import SCHEMA, TableScorer
 
 
@@ -60,12 +66,17 @@ class Server:
 
 
 def serve(server: Server) -> uvicorn.Server:
-    running = uvicorn.Server(uvicorn.Config(server.app(), port=server.port, log_level="error"))
+    running, server.port = serve_app(server.app(), server.port)
+    return running
+
+
+def serve_app(app: FastAPI, port: int = 0) -> tuple[uvicorn.Server, int]:
+    """A server in a thread of its own, and its port."""
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     threading.Thread(target=running.run, daemon=True).start()
     while not running.started:
         time.sleep(0.005)
-    server.port = running.servers[0].sockets[0].getsockname()[1]
-    return running
+    return running, running.servers[0].sockets[0].getsockname()[1]
 
 
 @pytest.fixture
@@ -89,6 +100,19 @@ def test_scores_come_back_in_order_in_several_requests(server: Server) -> None:
     assert scorer.window == 20
     assert scorer.identity == HttpScorer(f"http://127.0.0.1:{server.port}").identity
     assert scorer.score([]).shape == (0, 3)
+
+
+def test_our_reward_server_gives_what_the_model_gives_in_process(reward_folder: Path) -> None:
+    running, port = serve_app(build_app(reward_folder, "reward", ServeSettings()))
+    local, remote = TransformersScorer(reward_folder), HttpScorer("127.0.0.1", port, batch_texts=4)
+    texts = [answer(n) + LABEL_MARK for n in range(20)]
+    texts[7] = " ".join(answer(n) for n in range(20)) + LABEL_MARK
+    np.testing.assert_allclose(remote.score(texts, "skip"), local.score(texts, "skip"), atol=2e-5)
+    assert np.isnan(remote.score(texts, "skip")[:, 0]).sum() == 1
+    assert (remote.schema, remote.window, remote.identity) == (local.schema, local.window, local.identity)
+    with pytest.raises(InputError, match=f"longer than the model's window of {local.window}: .*tokens"):
+        remote.score(texts)
+    running.should_exit = True
 
 
 def test_over_long_texts_are_found_by_the_server(server: Server) -> None:

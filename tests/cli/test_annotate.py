@@ -1,0 +1,119 @@
+"""`steerlm annotate` as a user runs it: what it says, its exit statuses, interrupted by signals."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from steerlm.cli.main import call
+from steerlm.inference.annotate import annotate
+from steerlm.inference.config import AnnotateSettings
+from tests.inference.conftest import conversation, reward_folder, tokenizer, write  # noqa: F401 (fixtures)
+from tests.inference.table_scorer import SCHEMA, TableScorer
+from tests.inference.test_http_scorer import serve_app
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "in.jsonl", [conversation(n) for n in range(40)])
+
+
+@pytest.fixture
+def slow_port() -> Iterator[int]:
+    """A reward server that takes its time."""
+    app, table = FastAPI(), TableScorer()
+
+    @app.get("/v1/model")
+    async def model() -> dict[str, Any]:
+        return {"kind": "reward", "attributes": SCHEMA.model_dump(mode="json"), "window": 99, "identity": "table"}
+
+    @app.post("/v1/score")
+    async def score(request: Request) -> dict[str, Any]:
+        await asyncio.sleep(0.1)
+        texts = (await request.json())["texts"]
+        return {"attributes": SCHEMA.names, "scores": table.score(texts).tolist(), "model": "m"}
+
+    running, port = serve_app(app)
+    yield port
+    running.should_exit = True
+
+
+def test_a_folder_labels_a_file_and_a_second_run_says_so(
+    source: Path,
+    tmp_path: Path,
+    reward_folder: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["annotate", "--input-file", str(source), "--output-file", str(tmp_path / "out.jsonl")]
+    words += ["--model", str(reward_folder), "--batch-tokens", "512"]
+    assert call(words) == 2
+    assert "choose --over-long keep_end or skip" in capsys.readouterr().err
+    words += ["--over-long", "keep_end"]
+    assert call(words) == 0
+    assert "out.jsonl: labelled 40 turns of 40 conversations; " in capsys.readouterr().out
+    made = (tmp_path / "out.jsonl").read_bytes()
+    assert made.count(b'"gt_label": "quality:3,toxicity:0"') == 14
+    assert call(words) == 0
+    assert "is complete (40 turns of 40 conversations): nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "out.jsonl").read_bytes() == made
+    assert call([*words, "--use-system"]) == 2
+    assert "begun with another use_system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], "--model FOLDER, or --host and --port"),
+        (["--model", "x", "--port", "1"], "--model FOLDER, or --host and --port"),
+        (["--model", "nowhere"], "nowhere: no such model folder"),
+        (["--model", "x", "--over-long", "drop"], "'drop' is not one of"),
+    ],
+)
+def test_wrong_usage_is_told(
+    extra: list[str], message: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["annotate", "--input-file", str(source), "--output-file", str(tmp_path / "out.jsonl")]
+    assert call([*words, *extra]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_missing_input_is_told_before_the_model_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["annotate", "--input-file", str(tmp_path / "no.jsonl"), "--output-file", "x", "--model", "nowhere"]
+    assert call(words) == 2
+    assert "no.jsonl: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_goes_on(signum: int, status: int, source: Path, tmp_path: Path, slow_port: int) -> None:
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+    words = [sys.executable, "-m", "steerlm.cli", "annotate", "--input-file", str(source), "--output-file", str(out)]
+    words += ["--port", str(slow_port), "--look-ahead", "4"]
+    child = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
+    )
+    while not journal.exists() or journal.stat().st_size == 0:
+        assert child.poll() is None
+        time.sleep(0.002)
+    start = time.monotonic()
+    child.send_signal(signum)
+    _, err = child.communicate()
+    assert child.returncode == status
+    assert time.monotonic() - start < 5
+    assert len(err.strip().splitlines()) == 1
+    assert "run the same command again to go on" in err
+    assert not out.exists()
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "lines were done before" in done.stdout
+    annotate(source, tmp_path / "whole.jsonl", TableScorer(), AnnotateSettings(look_ahead=4))
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
