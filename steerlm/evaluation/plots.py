@@ -41,7 +41,7 @@ def losses(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """One panel per training stage: loss by step, validation loss as points."""
     figure, axes = _grid(len(curves), width=3.4, height=2.4)
     for axis, (stage, records) in zip(axes, curves.items(), strict=False):
-        train = [(r["step"], r["loss"]) for r in records if "loss" in r]
+        train = [(r["step"], r["train/loss"]) for r in records if "train/loss" in r]
         valid = [(r["step"], r["validation/loss"]) for r in records if "validation/loss" in r]
         if train:
             axis.plot(*zip(*train, strict=True), color=STEERED, linewidth=1, label="training")

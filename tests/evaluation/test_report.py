@@ -26,7 +26,7 @@ def page() -> str:
         scale=(0, 9),
         steering=steering,
         quality=regression_quality(truth + 0.1, truth, SCHEMA),
-        curves={"reward": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "validation/loss": 1.5}]},
+        curves={"reward": [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": 1.0, "validation/loss": 1.5}]},
         goals=[Goal("mean ρ at least 0.8", "0.91", True)],
         stages=[{"name": "train_reward", "seconds": 3.25, "path": "runs/x"}],
         places={"MLflow": "sqlite:///runs/mlflow.db"},
