@@ -39,18 +39,15 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Where a stage works. `files`: what it makes; `scratch`: what it needs until it is done, kept for a resume;
-    `logs`: kept beside the artifact. `say` shows a line of progress."""
+    """Where a stage works. `files`: what it makes; in `folder`, `scratch`: what it needs until it is done, kept for a
+    resume, and `logs`: kept beside the artifact. `say` shows a line of progress."""
 
     stage: str
     key: str
+    folder: Path
     files: Path
     profile: Profile
     say: Callable[[str], None]
-
-    @property
-    def folder(self) -> Path:
-        return self.files.parent
 
     @property
     def scratch(self) -> Path:

@@ -72,7 +72,14 @@ def run_stage(
         with _log_file(folder / LOGS / "stage.log"), _told(events, label, stage.name, key, folder, parts) as told:
             log.info("%s/%s %s: %s", stage.name, key, "resumed" if earlier else "run", why)
             here = {name: store.materialise(artifact) for name, artifact in inputs.items()}
-            work = Work(stage.name, key, folder / FILES, profile, lambda text: events.emit("say", label, text=text))
+            work = Work(
+                stage=stage.name,
+                key=key,
+                folder=folder,
+                files=folder / FILES,
+                profile=profile,
+                say=lambda text: events.emit("say", label, text=text),
+            )
             told.made = stage.make(config, here, work)
             seconds = time.monotonic() - began
             provenance = _provenance(parts, inputs, profile, seconds, told.made)

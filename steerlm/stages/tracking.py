@@ -136,9 +136,9 @@ class Recorder(threading.Thread):
             "mlflow.parentRunId": str(self._parent),
             "steerlm.stage": event["stage"],
             "steerlm.key": event["key"],
-            "steerlm.code": parts["code"],
+            "steerlm.code": parts.get("code", ""),
             "steerlm.folder": event["folder"],
-            **{f"steerlm.input.{name}": digest for name, digest in parts["inputs"].items()},
+            **{f"steerlm.input.{name}": str(digest) for name, digest in flat(parts["inputs"])},
         }
         run = self._client.create_run(self._experiment, run_name=event["label"], tags=tags).info.run_id
         params = {name: str(value)[:PARAM_LENGTH] for name, value in flat(parts["config"])}

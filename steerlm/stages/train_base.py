@@ -23,7 +23,7 @@ def make(config: TextSettings, inputs: Inputs, work: Work) -> Made:
         work.profile.layouts.base,
         train=[data / "plain_train.jsonl"],
         validation=[data / "plain_val.jsonl"],
-        model=base.path if base else None,
+        model=base,
         tokenizer=base.path if base else data / "tokenizer",
         attributes=None,
     )

@@ -1,10 +1,13 @@
 """What the training stages share: a spec for the worker, the job that runs it, and what it left behind."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steerlm.artifact import Artifact
 from steerlm.attributes import AttributeSchema
 from steerlm.jobs.backend import Job
 from steerlm.jobs.launcher import launch
@@ -32,7 +35,7 @@ def train(
     *,
     train: Sequence[Path],
     validation: Sequence[Path],
-    model: Path | None,
+    model: Artifact | None,
     tokenizer: Path,
     attributes: AttributeSchema | None,
 ) -> Made:
@@ -46,7 +49,8 @@ def train(
         layout,
         train=train,
         validation=validation,
-        model=model,
+        model=model.path if model else None,
+        base=_origin(model) if model else None,
         tokenizer=tokenizer,
         attributes=attributes,
         work=work.scratch,
@@ -58,7 +62,7 @@ def train(
     from steerlm.models.folder import read_info
 
     info = read_info(work.files)
-    return Made(attributes=info.attributes, metrics=_metrics(result) or info.metrics, notes={"result": result})
+    return Made(attributes=info.attributes, metrics=metrics(result) or info.metrics, notes={"result": result})
 
 
 def make_spec(
@@ -69,6 +73,7 @@ def make_spec(
     train: Sequence[Path],
     validation: Sequence[Path],
     model: Path | None,
+    base: str | None,
     tokenizer: Path,
     attributes: AttributeSchema | None,
     work: Path,
@@ -81,6 +86,7 @@ def make_spec(
         "layout": layout.model_dump(mode="json"),
         "attributes": attributes.model_dump(mode="json") if attributes else None,
         "model_folder": str(model) if model else None,
+        "base": base,
         "tokenizer_folder": str(tokenizer),
         "train": [str(path) for path in train],
         "validation": [str(path) for path in validation if path.exists() and path.stat().st_size],
@@ -92,8 +98,6 @@ def make_spec(
 
 def run_job(name: str, spec: dict[str, Any], layout: LayoutSettings, work: Work) -> None:
     """Launch the worker on the profile's back end and see it through; its records stay in `job/`."""
-    import os
-
     jobs = work.profile.jobs
     threads = layout.threads or max(1, (os.cpu_count() or 1) // layout.devices)
     job = Job(
@@ -106,10 +110,21 @@ def run_job(name: str, spec: dict[str, Any], layout: LayoutSettings, work: Work)
         devices=layout.devices,
         threads=threads,
     )
-    launch(LocalBackend(jobs.grace_seconds), job, jobs, work.line)
+    backend = LocalBackend(jobs.grace_seconds)
+    if backend.status(str(job.folder.resolve())).state not in ("running", "succeeded"):
+        shutil.rmtree(work.files, ignore_errors=True)  # shards of another layout must not stay among the new ones
+        work.files.mkdir(parents=True)
+    launch(backend, job, jobs, work.line)
 
 
-def _metrics(result: dict[str, Any]) -> dict[str, Any]:
+def _origin(model: Artifact) -> str:
+    """What to call the model that training starts from: where it was fetched from, or the stage that made it."""
+    uri = str(model.manifest.provenance["notes"].get("uri", ""))
+    name = uri if "://" in uri else Path(uri).name
+    return name or f"{model.manifest.stage}/{model.key}"
+
+
+def metrics(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a `TrainResult`, its validation metrics by their own names."""
     plain = {k: v for k, v in result.items() if isinstance(v, int | float)}
     return {**plain, **{f"validation/{k}": v for k, v in (result.get("metrics") or {}).items()}}

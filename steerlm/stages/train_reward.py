@@ -22,7 +22,7 @@ def config(recipe: Recipe, role: str) -> RewardConfig | None:
 
 def make(config: RewardConfig, inputs: Inputs, work: Work) -> Made:
     """`data`: regression samples; `base`: the model that it starts from."""
-    data, base = inputs["data"].path, inputs["base"].path
+    data, base = inputs["data"].path, inputs["base"]
     return train_job.train(
         work,
         "reward",
@@ -31,7 +31,7 @@ def make(config: RewardConfig, inputs: Inputs, work: Work) -> Made:
         train=[data / "regression_train.jsonl"],
         validation=[data / "regression_val.jsonl"],
         model=base,
-        tokenizer=base,
+        tokenizer=base.path,
         attributes=config.attributes,
     )
 

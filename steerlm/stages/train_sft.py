@@ -22,7 +22,7 @@ def make(config: SFTConfig, inputs: Inputs, work: Work) -> Made:
 
     The policy's attributes are those its annotator was trained on, with the recipe's defaults.
     """
-    data, base = inputs["data"], inputs["base"].path
+    data, base = inputs["data"], inputs["base"]
     seen = data.attributes.active if data.attributes else config.attributes.names
     schema = config.attributes.restricted(seen) if config.section.conditioned else None
     return train_job.train(
@@ -33,7 +33,7 @@ def make(config: SFTConfig, inputs: Inputs, work: Work) -> Made:
         train=[data.path / "train.jsonl"] * config.section.repeat,
         validation=[data.path / "val.jsonl"],
         model=base,
-        tokenizer=base,
+        tokenizer=base.path,
         attributes=schema,
     )
 
