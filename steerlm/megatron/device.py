@@ -1,0 +1,118 @@
+"""The device: the one place that says "cuda", and the layer that lets megatron-core run without it.
+
+megatron-core names CUDA directly: the current device, literal device="cuda", tensor type names, streams, random state.
+On a machine without CUDA each of those calls raises, so redirecting them to the CPU cannot change a program that works;
+the one exception, `Tensor.type()`, only gains an extra equality. With CUDA nothing is replaced.
+Which call sites need what was traced for megatron-core 0.16.1; `fixes.check_version` holds that version.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._device import _device_constructors
+
+ACCELERATOR = "cuda"
+_CPU = torch.device("cpu")
+_FACTORIES = ("arange", "empty", "empty_like", "full", "ones", "ones_like", "tensor", "zeros", "zeros_like")
+
+
+def on_accelerator() -> bool:
+    return torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """This process's device: the GPU of its LOCAL_RANK, or the CPU."""
+    return torch.device(ACCELERATOR, torch.cuda.current_device()) if on_accelerator() else _CPU
+
+
+def backend() -> str:
+    """The process groups' backend."""
+    return "nccl" if on_accelerator() else "gloo"
+
+
+def prepare(tensor_parallel: int) -> None:
+    """Choose this process's device; to be called before any process group or model is made."""
+    if not on_accelerator():
+        enable_cpu()
+        return
+    if tensor_parallel > 1:
+        # One hardware queue keeps a collective ahead of the computation it overlaps with (megatron's own requirement).
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+class _TypeName(str):
+    """'torch.FloatTensor' that also equals 'torch.cuda.FloatTensor': the optimizers compare these strings."""
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) or str.__eq__(self.replace("torch.", "torch.cuda.", 1), other)
+
+    __hash__ = str.__hash__
+
+
+class _Stream:
+    """Nothing to wait for. Stays a class: libraries write `torch.cuda.Stream | None` in annotations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def wait_stream(self, other: Any) -> None: ...
+    def wait_event(self, event: Any) -> None: ...
+    def synchronize(self) -> None: ...
+
+
+def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(factory)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        wanted = kwargs.get("device")
+        if wanted is not None and str(wanted).startswith(ACCELERATOR):
+            kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return factory(*args, **kwargs)
+
+    wrapper._redirected = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def enable_cpu() -> None:
+    """Redirect megatron's CUDA calls to the CPU, in this process, once. Does nothing where CUDA is available."""
+    if on_accelerator() or hasattr(torch.empty, "_redirected"):
+        return
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    def random_state(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_random_state(state: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        torch.set_rng_state(state)
+
+    # 1. The current device: gradient and pipeline buffers, outputs of collectives, flags of checkpoints.
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: _CPU
+    # 2. Literal device="cuda": schedules, optimizers, clipping, tied embeddings. `with torch.device(...)` remembers the
+    # factories when first used; made to before they are wrapped, it goes on working (transformers loads models by it).
+    _device_constructors()
+    for name in _FACTORIES:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    tensor: Any = torch.Tensor
+    tensor.cuda = lambda self, *args, **kwargs: self
+    # 3. Type names: optimizers, clipping.
+    type_ = torch.Tensor.type
+    tensor.type = lambda self, *args, **kwargs: (
+        type_(self, *args, **kwargs) if args or kwargs else _TypeName(type_(self))
+    )
+    # 4. Streams and synchronisation: pipeline communication, the checkpoint writer.
+    cuda.synchronize = lambda *args: None
+    cuda.Stream = _Stream
+    cuda.current_stream = cuda.default_stream = lambda *args: _Stream()
+    cuda.stream = lambda stream: contextlib.nullcontext()
+    # 5. Random state: recomputation, sequence parallelism.
+    megatron_random._get_cuda_rng_state = cuda.get_rng_state = random_state
+    megatron_random._set_cuda_rng_state = set_random_state
+    cuda.manual_seed = lambda seed: torch.random.default_generator.manual_seed(seed)
+    # Its check that a forked CUDA state left the CPU's alone: here they are one.
+    logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)

@@ -1,0 +1,237 @@
+"""The training engine on megatron-core: `training.engine.Engine` for any layout.
+
+Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from steerlm.errors import TrainingError
+from steerlm.megatron import checkpoint, device, hf_io, parallel
+from steerlm.megatron import model as models
+from steerlm.megatron.initial import Random
+from steerlm.megatron.mapping import SCORE, Parameter, parameters
+from steerlm.models.shape import LlamaShape
+from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
+from steerlm.training.engine import Layout, Objective, RowTensors, Statistics, StepResult
+from steerlm.training.rows import Row
+from steerlm.training.tensors import row_tensors
+
+Sums = tuple[torch.Tensor, int, Statistics]
+"""Of one row: loss sum, count, statistics."""
+
+
+def build_engine(
+    *,
+    model_folder: Path | None,
+    shape: LlamaShape | None,
+    outputs: int | None,
+    settings: TrainSettings,
+    layout: LayoutSettings,
+) -> "MegatronEngine":
+    """An engine whose weights come from a Hugging Face folder, or are drawn for `shape`; exactly one is given.
+
+    `outputs`: a reward head of that many values; it is read from the folder if it has one, else drawn. Collective over
+    the layout's processes. Raises `ConfigError`, `ModelError` or `InputError` for what does not fit.
+    """
+    if (model_folder is None) == (shape is None):
+        raise ValueError("give either model_folder or shape")
+    shape = shape or LlamaShape.from_folder(model_folder or "")
+    parallel.check_fits(shape, layout, outputs)
+    here = parallel.initialize(layout, settings.seed)
+    attention = models.resolve_attention(layout)
+    model = models.build(shape, models.configure(shape, layout, settings.precision), attention, outputs)
+    own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
+    head_std = settings.head_init_std if isinstance(settings, RewardSettings) else shape.initializer_range
+    drawn = Random(settings.seed, shape.initializer_range, head_std)
+    if model_folder is None:
+        hf_io.load(model, own, drawn, drawn)
+    else:
+        folder = hf_io.Folder(model_folder)
+        hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
+        folder.close()
+    return MegatronEngine(model, own, shape, settings.optimizer, here)
+
+
+class MegatronEngine:
+    """One process's part of the model, its gradients and its share of the optimizer. Every method is collective."""
+
+    def __init__(
+        self,
+        model: models.Llama,
+        own: Sequence[Parameter],
+        shape: LlamaShape,
+        settings: OptimizerSettings,
+        layout: Layout,
+    ) -> None:
+        self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
+        self.model, self.outputs = model, model.outputs
+        self.device = device.device()
+        ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        self.ddp = DistributedDataParallel(model.config, ddp, model)
+        model.config.finalize_model_grads_func = finalize_model_grads
+        self.optimizer = _optimizer(self.ddp, settings)
+        self._schedule = get_forward_backward_func()
+        self._last = parallel_state.is_pipeline_last_stage()
+
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+        self.ddp.train()
+        self.ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()  # else gradients are added twice: param.grad is main_grad after a step
+        result = self._sums(self._run(rows, objective, train=True), rows, objective)
+        if not math.isfinite(result.loss_sum):
+            raise TrainingError(f"the loss is {result.loss}")
+        norm = self._update(lr)
+        return StepResult(result.loss_sum, result.count, result.statistics, norm)
+
+    def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
+        self.ddp.eval()
+        with torch.no_grad():
+            return self._sums(self._run(rows, objective, train=False), rows, objective)
+
+    @torch.no_grad()
+    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> list[torch.Tensor]:
+        self._check(output)
+        self.ddp.eval()
+
+        def collect(row: RowTensors, out: torch.Tensor, non_loss_data: bool) -> torch.Tensor:
+            if output == "values":
+                return out
+            sums = out.new_zeros(len(row.readouts) + 1)
+            return sums.index_add_(0, row.sample_of, torch.where(row.weights != 0, out * row.weights, 0))[:-1]
+
+        collected = self._through(rows, collect, forward_only=True, collect_non_loss_data=True)
+        shapes = [(len(row.samples), *([self.outputs] if self.outputs else [])) for row in rows]
+        sizes = [math.prod(shape) for shape in shapes]
+        flat = torch.empty(sum(sizes), device=self.device)
+        if self._last:
+            torch.cat([part.flatten() for part in collected], out=flat)
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+            group = parallel_state.get_pipeline_model_parallel_group()
+            dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+        return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]
+
+    def agree(self, flag: bool) -> bool:
+        votes = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes.item())
+
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        checkpoint.save(folder, self.model, self.optimizer, self.shape, state)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        return checkpoint.load(folder, self.model, self.optimizer, self.shape)
+
+    def load_weights(self, folder: Path) -> None:
+        checkpoint.load_weights(folder, self.model, self.shape)
+        self.optimizer.reload_model_params()
+
+    def write_hf(self, folder: Path) -> None:
+        hf_io.write(self.model, self.own, self.shape, parallel.place(), self.outputs, folder)
+
+    def _check(self, output: str) -> None:
+        if (output == "values") != (self.outputs is not None):
+            has = "a reward head" if self.outputs else "a vocabulary head"
+            raise ValueError(f"the model has {has}, it does not give {output}")
+
+    def _tensors(self, row: Row) -> RowTensors:
+        return row_tensors(row, self.layout.row_multiple, self.device, self.outputs)
+
+    def _run(self, rows: Sequence[Row], objective: Objective, train: bool) -> list[Sums]:
+        """The sums of this rank's rows, on the last stage; with `train`, gradients of sum(loss) / sum(count) over the
+        global batch."""
+        self._check(objective.output)
+
+        def loss(row: RowTensors, out: torch.Tensor) -> tuple[torch.Tensor, int, Sums]:
+            total, count, statistics = objective.loss(out, row)
+            return total, count, (total.detach(), count, statistics)
+
+        return self._through(rows, loss, forward_only=not train)
+
+    def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
+        """Each row through the pipeline; `collect(row, output)` on the last stage, elsewhere the list is empty."""
+
+        def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
+            row = self._tensors(next(left))
+            return model(row), functools.partial(collect, row)
+
+        collected: list[Any] = self._schedule(
+            forward_step_func=forward_step,
+            data_iterator=iter(rows),
+            model=self.ddp,
+            num_microbatches=len(rows),
+            seq_length=self.layout.row_multiple,  # not used: each stage is told a row's length by the one before it
+            micro_batch_size=1,
+            **how,
+        )
+        return collected
+
+    def _sums(self, done: Sequence[Sums], rows: Sequence[Row], objective: Objective) -> StepResult:
+        """One reduction over all processes; of each model replica only one process of the last stage contributes."""
+        if not self._last:
+            done = [self._template(rows[0], objective)]
+        _, _, first = done[0]
+        parts = [
+            torch.stack([total.double() for total, _, _ in done]).sum(),
+            torch.tensor(sum(count for _, count, _ in done), dtype=torch.float64, device=self.device),
+            *(torch.stack([s[name].double() for _, _, s in done]).sum(0) for name in first),
+        ]
+        flat = torch.cat([part.reshape(-1) for part in parts])
+        if not self._last or parallel_state.get_tensor_model_parallel_rank() != 0:
+            flat = torch.zeros_like(flat)
+        if self.layout.world_size > 1:
+            dist.all_reduce(flat)
+        loss_sum, count, *rest = flat.cpu().split([part.numel() for part in parts])
+        statistics = {name: part.view(first[name].shape) for name, part in zip(first, rest, strict=True)}
+        return StepResult(loss_sum.item(), round(count.item()), statistics)
+
+    def _template(self, row: Row, objective: Objective) -> Sums:
+        """Names and shapes of the statistics, for a stage that computes none."""
+        tensors = self._tensors(row)
+        size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
+        return objective.loss(torch.zeros(size, device=self.device), tensors)
+
+    def _update(self, lr: float) -> float:
+        """Clip and update. Raises `TrainingError` before the update if the norm, equal on every rank, is not finite."""
+        optimizer, settings = self.optimizer, self.settings
+        optimizer.prepare_grads()
+        norm = float(optimizer.clip_grad_norm(settings.clip) if settings.clip else optimizer.get_grad_norm())
+        if not math.isfinite(norm):
+            raise TrainingError(f"the gradient norm is {norm}")
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+            group["weight_decay"] = settings.weight_decay * group["wd_mult"]  # 0 for 1-D parameters
+        optimizer.step_with_ready_grads()
+        return norm
+
+
+def _optimizer(ddp: DistributedDataParallel, settings: OptimizerSettings) -> Any:
+    """Always the distributed optimizer, at one process too: its checkpoints and the plain one's do not interchange."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.lr,
+        min_lr=settings.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_eps=settings.eps,
+        clip_grad=settings.clip,
+        bf16=ddp.config.bf16,
+        params_dtype=ddp.config.params_dtype,
+        use_distributed_optimizer=True,
+    )
+    (optimizer,) = get_megatron_optimizer(config, [ddp], use_gloo_process_groups=False).chained_optimizers
+    if isinstance(optimizer.optimizer, torch.optim.AdamW):
+        for group in optimizer.param_groups:
+            group["fused"] = True
+    return optimizer

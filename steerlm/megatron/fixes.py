@@ -1,0 +1,61 @@
+"""Fixes for megatron-core 0.16.1's DistributedOptimizer where torch's AdamW is used (neither Transformer Engine nor
+Apex installed). Nothing here is about CPUs: a GPU node without Transformer Engine needs them too.
+
+Unfixed, a checkpoint cannot be loaded, and once it can, one `step` tensor is shared by all parameters, so that Adam's
+bias correction silently runs ahead by the number of parameters. The tests of resume hold each of these.
+"""
+
+from typing import Any
+
+import megatron.core
+import torch
+from megatron.core.optimizer import distrib_optimizer
+
+from steerlm.errors import InputError
+
+VERSION = "0.16.1"
+
+
+def check_version() -> None:
+    """Raises `InputError` for another megatron-core: device layer, fixes and validations are written for this one."""
+    found = megatron.core.__version__
+    if found != VERSION:
+        raise InputError(f"megatron-core {found} is installed, {VERSION} is needed; pip install 'steerlm[train]'")
+
+
+def install() -> None:
+    """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors."""
+    check_version()
+    if not distrib_optimizer.HAVE_APEX_OR_TE:
+        distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
+
+
+@torch.no_grad()
+def _set_states(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
+    group, order = self.model_param_group_index_map[model_param]
+    main = self.optimizer.param_groups[group]["params"][order]
+    for name, target in {"param": main, **self.optimizer.state[main]}.items():
+        if name != "step":  # travels in the parameter groups
+            target.copy_(tensors[name])
+
+
+def make_adam_state(optimizer: Any) -> None:
+    """Zero moments and step 0 for every parameter, which `state_dict()` takes for granted. `optimizer`: megatron's."""
+    if distrib_optimizer.HAVE_APEX_OR_TE:
+        return
+    inner = optimizer.optimizer
+    for parameter in (p for group in inner.param_groups for p in group["params"]):
+        if not inner.state[parameter]:
+            inner.state[parameter].update(
+                step=torch.zeros((), dtype=torch.float32, device=parameter.device),
+                exp_avg=torch.zeros_like(parameter),
+                exp_avg_sq=torch.zeros_like(parameter),
+            )
+
+
+def unshare_step(optimizer: Any) -> None:
+    """Give every parameter a `step` of its own after `load_state_dict`."""
+    if distrib_optimizer.HAVE_APEX_OR_TE:
+        return
+    for state in optimizer.optimizer.state.values():
+        state["step"] = state["step"].clone()

@@ -1,0 +1,193 @@
+"""Weights from and to Hugging Face folders, a tensor at a time: each process reads its slices and writes its share.
+
+Knows safetensors files and their index; names and slices are `mapping.py`'s. No process ever holds a full model.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from steerlm.errors import ModelError
+from steerlm.megatron.mapping import SCORE, Parameter, Place, Slice, fuse, parameters, split
+from steerlm.models.shape import LlamaShape
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+
+
+class Source(Protocol):
+    """Where weights come from: a folder, or a random draw."""
+
+    def read(self, part: Slice) -> torch.Tensor:
+        """The slice, on the CPU, in the source's dtype."""
+
+
+class Folder:
+    """The safetensors files of a Hugging Face model folder, opened when first read. Raises `ModelError` naming the
+    folder and the tensor that is missing or has another shape."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _locations(folder)
+        self._stack = contextlib.ExitStack()
+        self._open: dict[str, Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def read(self, part: Slice) -> torch.Tensor:
+        if part.name not in self:
+            kind = " (a reward model has no LM head)" if part.name == "lm_head.weight" and SCORE in self else ""
+            raise ModelError(f"{self.folder}: weight {part.name} is missing{kind}")
+        file = self._files[part.name]
+        try:
+            if file not in self._open:
+                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="pt"))
+            view = self._open[file].get_slice(part.name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{self.folder / file}: cannot be read ({error}); fetch the model again") from None
+        if tuple(view.get_shape()) != part.shape:
+            found, wanted = list(view.get_shape()), list(part.shape)
+            raise ModelError(f"{self.folder / file}: {part.name} has shape {found}, {wanted} was expected")
+        if part.dim is None:
+            tensor: torch.Tensor = view[:]
+        else:
+            tensor = view[part.start : part.stop] if part.dim == 0 else view[:, part.start : part.stop]
+        return tensor
+
+    def close(self) -> None:
+        self._open.clear()
+        self._stack.close()
+
+
+def _locations(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name."""
+    index = folder / INDEX
+    if index.is_file():
+        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        return weight_map
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found.update(dict.fromkeys(file.keys(), path.name))
+        except SafetensorError as error:
+            raise ModelError(f"{path}: cannot be read ({error}); fetch the model again") from None
+    if not found:
+        raise ModelError(f"{folder}: no *.safetensors file; a Hugging Face model folder with safetensors was expected")
+    return found
+
+
+@torch.no_grad()
+def load(model: torch.nn.Module, own: Sequence[Parameter], source: Source, head: Source) -> None:
+    """Fill a process's `model` with its slices of `source`; the reward head's come from `head`."""
+    targets = dict(model.named_parameters())
+    if unmatched := targets.keys() ^ {parameter.name for parameter in own}:
+        raise ModelError(f"the table of names does not fit the model: {', '.join(sorted(unmatched))}")
+    for parameter in own:
+        parts = [(head if part.name == SCORE else source).read(part) for part in parameter.parts]
+        targets[parameter.name].copy_(fuse(parts, parameter.groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A file to write: its tensors in order, all of one pipeline stage, put together by one tensor-parallel rank."""
+
+    file: str
+    stage: int
+    owner: int
+    names: tuple[str, ...]
+
+
+def plan_shards(
+    shape: LlamaShape, outputs: int | None, tensors: int, stages: int, itemsize: int, limit: int
+) -> list[Shard]:
+    """Every file of a model and who writes it, at most `limit` bytes each unless one tensor is larger. Pure."""
+    groups: list[tuple[int, list[str]]] = []
+    for stage in range(stages):
+        names: list[str] = []
+        size = 0
+        for part in _owned(shape, Place(stage=stage, stages=stages), outputs):
+            n = _bytes(part, itemsize)
+            if names and size + n > limit:
+                groups.append((stage, names))
+                names, size = [], 0
+            names.append(part.name)
+            size += n
+        groups.append((stage, names))
+    return [
+        Shard(f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors", stage, i % tensors, tuple(names))
+        for i, (stage, names) in enumerate(groups)
+    ]
+
+
+def _owned(shape: LlamaShape, place: Place, outputs: int | None) -> Iterator[Slice]:
+    for parameter in parameters(shape, place, outputs):
+        if not parameter.copy:
+            yield from parameter.parts
+
+
+def _bytes(part: Slice, itemsize: int) -> int:
+    return torch.Size(part.shape).numel() * itemsize
+
+
+@torch.no_grad()
+def write(
+    model: torch.nn.Module,
+    own: Sequence[Parameter],
+    shape: LlamaShape,
+    place: Place,
+    outputs: int | None,
+    folder: Path,
+    limit: int = SHARD_BYTES,
+) -> None:
+    """Write the model's weights in their own dtype; collective. The index is written last, by the first process.
+
+    A tensor is put together on the process that writes it, which holds at most one file's tensors at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(model.named_parameters())
+    itemsize = next(iter(weights.values())).element_size()
+    shards = plan_shards(shape, outputs, place.tensors, place.stages, itemsize, limit)
+    if parallel_state.get_data_parallel_rank() == 0:
+        holder = {part.name: (parameter, i) for parameter in own for i, part in enumerate(parameter.parts)}
+        for shard in (shard for shard in shards if shard.stage == place.stage):
+            gathered: dict[str, torch.Tensor] = {}
+            for name in shard.names:
+                parameter, i = holder[name]
+                local = split(weights[parameter.name], parameter)[i]
+                whole = _gather(parameter.parts[i], local, place, shard.owner)
+                if whole is not None:
+                    gathered[name] = whole.contiguous().cpu()
+            if gathered:
+                save_file(gathered, folder / shard.file, metadata={"format": "pt"})
+    dist.barrier()
+    if dist.get_rank() == 0:
+        _write_index(folder, shards, shape, outputs, itemsize)
+    dist.barrier()
+
+
+def _gather(part: Slice, tensor: torch.Tensor, place: Place, owner: int) -> torch.Tensor | None:
+    """The whole tensor on tensor-parallel rank `owner`, None on the others."""
+    if part.dim is None or place.tensors == 1:
+        return tensor if place.tensor == owner else None
+    group = parallel_state.get_tensor_model_parallel_group()
+    shares = [torch.empty_like(tensor) for _ in range(place.tensors)] if place.tensor == owner else None
+    dist.gather(tensor.contiguous(), shares, dst=dist.get_global_rank(group, owner), group=group)
+    return torch.cat(shares, part.dim) if shares is not None else None
+
+
+def _write_index(folder: Path, shards: Sequence[Shard], shape: LlamaShape, outputs: int | None, itemsize: int) -> None:
+    weight_map = {name: shard.file for shard in shards for name in shard.names}
+    total = sum(_bytes(part, itemsize) for part in _owned(shape, Place(), outputs))
+    content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,23 @@
+"""Random weights of a new model, drawn by name: a weight's numbers depend on the seed and its name, on no layout."""
+
+import hashlib
+
+import torch
+
+from steerlm.megatron.mapping import SCORE, Slice
+
+
+class Random:
+    """A source of weights: norms are one, matrices normal(0, std). One whole tensor at a time, on the CPU in fp32."""
+
+    def __init__(self, seed: int, std: float, head_std: float) -> None:
+        self.seed, self.std, self.head_std = seed, std, head_std
+
+    def read(self, part: Slice) -> torch.Tensor:
+        if len(part.shape) == 1:
+            return torch.ones(part.shape)
+        digest = hashlib.sha256(f"{self.seed}/{part.name}".encode()).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        std = self.head_std if part.name == SCORE else self.std
+        whole = torch.empty(part.shape).normal_(0.0, std, generator=generator)
+        return whole if part.dim is None else whole.narrow(part.dim, part.start, part.stop - part.start)

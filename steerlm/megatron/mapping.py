@@ -1,0 +1,141 @@
+"""Hugging Face's names of a Llama's weights and megatron's, and which slice of which tensor a process holds. Pure.
+
+Megatron fuses: `linear_qkv` holds, per key-value group, the rows of its queries, its key and its value; `linear_fc1`
+holds the gate's rows, then the up projection's. Tensor parallelism cuts each Hugging Face tensor along one dimension
+before fusing, so that every part of every parameter is one contiguous slice of one file tensor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steerlm.models.shape import LlamaShape
+
+SCORE = "score.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which part of a model a process holds: tensor shard `tensor` of `tensors`, stage `stage` of `stages`."""
+
+    tensor: int = 0
+    tensors: int = 1
+    stage: int = 0
+    stages: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """`name`[start:stop] along `dim` of a Hugging Face tensor of `shape`; all of it if `dim` is None."""
+
+    name: str
+    shape: tuple[int, ...]
+    dim: int | None = None
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start if self.dim == 0 else self.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A megatron parameter of one process: `parts` cut into `groups` blocks of rows each, blocks of a group together.
+
+    `copy`: a second copy of a weight that another stage owns (tied embeddings under pipeline parallelism).
+    """
+
+    name: str
+    parts: tuple[Slice, ...]
+    groups: int = 1
+    copy: bool = False
+
+
+def parameters(shape: LlamaShape, place: Place, outputs: int | None, fused_norms: bool = False) -> list[Parameter]:
+    """The parameters of the process at `place`, in order. `outputs`: a reward head in place of the LM head.
+
+    `fused_norms`: Transformer Engine's modules, which own the norm before a linear layer.
+    """
+    own: list[Parameter] = []
+    first, last = place.stage == 0, place.stage == place.stages - 1
+    embedding = _cut("model.embed_tokens.weight", (shape.vocab_size, shape.hidden_size), 0, place)
+    if first:
+        own.append(Parameter("embedding.word_embeddings.weight", (embedding,)))
+    per_stage = shape.num_hidden_layers // place.stages
+    for local in range(per_stage):
+        own += _layer(shape, place, local, place.stage * per_stage + local, fused_norms)
+    if last:
+        own.append(_whole("decoder.final_layernorm.weight", "model.norm.weight", (shape.hidden_size,)))
+        if outputs is not None:
+            own.append(_whole("output_layer.weight", SCORE, (outputs, shape.hidden_size)))
+        elif not shape.tie_word_embeddings:
+            head = _cut("lm_head.weight", (shape.vocab_size, shape.hidden_size), 0, place)
+            own.append(Parameter("output_layer.weight", (head,)))
+        elif not first:
+            own.append(Parameter("output_layer.weight", (embedding,), copy=True))
+    return own
+
+
+def _layer(shape: LlamaShape, place: Place, local: int, number: int, fused_norms: bool) -> list[Parameter]:
+    ours, theirs = f"decoder.layers.{local}.", f"model.layers.{number}."
+    hidden, head = shape.hidden_size, shape.head_size
+    queries, keys, inner = shape.num_attention_heads * head, shape.num_key_value_heads * head, shape.intermediate_size
+    attention, mlp = f"{theirs}self_attn.", f"{theirs}mlp."
+    norms = (
+        ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight")
+        if fused_norms
+        else ("input_layernorm.weight", "pre_mlp_layernorm.weight")
+    )
+    return [
+        _whole(ours + norms[0], f"{theirs}input_layernorm.weight", (hidden,)),
+        Parameter(
+            f"{ours}self_attention.linear_qkv.weight",
+            (
+                _cut(f"{attention}q_proj.weight", (queries, hidden), 0, place),
+                _cut(f"{attention}k_proj.weight", (keys, hidden), 0, place),
+                _cut(f"{attention}v_proj.weight", (keys, hidden), 0, place),
+            ),
+            groups=shape.num_key_value_heads // place.tensors,
+        ),
+        Parameter(
+            f"{ours}self_attention.linear_proj.weight",
+            (_cut(f"{attention}o_proj.weight", (hidden, queries), 1, place),),
+        ),
+        _whole(ours + norms[1], f"{theirs}post_attention_layernorm.weight", (hidden,)),
+        Parameter(
+            f"{ours}mlp.linear_fc1.weight",
+            (
+                _cut(f"{mlp}gate_proj.weight", (inner, hidden), 0, place),
+                _cut(f"{mlp}up_proj.weight", (inner, hidden), 0, place),
+            ),
+        ),
+        Parameter(f"{ours}mlp.linear_fc2.weight", (_cut(f"{mlp}down_proj.weight", (hidden, inner), 1, place),)),
+    ]
+
+
+def _cut(name: str, shape: tuple[int, int], dim: int, place: Place) -> Slice:
+    size = shape[dim] // place.tensors
+    return Slice(name, shape, dim, place.tensor * size, (place.tensor + 1) * size)
+
+
+def _whole(name: str, theirs: str, shape: tuple[int, ...]) -> Parameter:
+    return Parameter(name, (Slice(theirs, shape),))
+
+
+def fuse(parts: Sequence[torch.Tensor], groups: int) -> torch.Tensor:
+    """Interleave the parts' row blocks: group 0 of each part, group 1 of each, ..."""
+    if len(parts) == 1:
+        return parts[0]
+    blocks = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+    return torch.cat(blocks, 1).flatten(0, 1)
+
+
+def split(tensor: torch.Tensor, parameter: Parameter) -> list[torch.Tensor]:
+    """The inverse of `fuse`: this process's slice of each Hugging Face tensor, contiguous."""
+    if len(parameter.parts) == 1:
+        return [tensor]
+    sizes = [part.rows // parameter.groups for part in parameter.parts]
+    blocks = tensor.view(parameter.groups, -1, *tensor.shape[1:]).split(sizes, 1)
+    return [block.reshape(-1, *tensor.shape[1:]) for block in blocks]

@@ -1,0 +1,204 @@
+"""The model: a Llama on megatron's layers, with the language model's head or the reward head.
+
+Knows modules and their configuration; weights come from `hf_io.py`, names from `mapping.py`. Parallelism is applied by
+megatron's layers, from the process groups.
+"""
+
+import importlib.util
+import logging
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel.cross_entropy import vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+
+from steerlm.errors import InputError
+from steerlm.megatron import device
+from steerlm.megatron.attention import Rotary, SdpaAttention, segments
+from steerlm.models.shape import LlamaShape
+from steerlm.training.config import LayoutSettings
+from steerlm.training.engine import RowTensors
+
+log = logging.getLogger(__name__)
+
+Attention = Literal["te", "sdpa"]
+
+
+class RMSNorm(torch.nn.Module):
+    """Megatron's torch norm refuses sequence parallelism; this one marks its weight, so that gradients are summed."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.empty(hidden_size, dtype=config.params_dtype, device=device.device()))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class RewardHead(torch.nn.Module):
+    """Values at the read-out positions, bias-free so that the Hugging Face export is exact. Replicated over TP.
+
+    Under sequence parallelism a process computes the positions among its own tokens; what is summed over the group is
+    [K, A] numbers, not hidden states.
+    """
+
+    def __init__(self, config: TransformerConfig, outputs: int, group: Any) -> None:
+        super().__init__()
+        self.group, self.sequence_parallel = group, config.sequence_parallel
+        empty = torch.empty(outputs, config.hidden_size, dtype=config.params_dtype, device=device.device())
+        self.weight = torch.nn.Parameter(empty)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, hidden: torch.Tensor, readouts: torch.Tensor) -> torch.Tensor:
+        """`hidden` [T or T/TP, 1, h], `readouts` [K] -> [K, A] fp32."""
+        hidden = hidden.squeeze(1)
+        if not self.sequence_parallel:
+            return self._values(hidden.index_select(0, readouts))
+        local = readouts - self.group.rank() * len(hidden)
+        mine = (local >= 0) & (local < len(hidden))
+        values = self._values(hidden.index_select(0, local.clamp(0, len(hidden) - 1)))
+        summed: torch.Tensor = reduce_from_tensor_model_parallel_region(values * mine[:, None], group=self.group)
+        return summed
+
+    def _values(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden.float(), self.weight.float())
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        state = self.state_dict(prefix="", keep_vars=True)
+        groups = {"tp_group": self.group, "dp_cp_group": (metadata or {})["dp_cp_group"]}
+        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {}, sharded_offsets, **groups)
+        return sharded
+
+
+class Llama(GPTModel):
+    """One pipeline stage of a Llama. `outputs`: a reward head in place of the vocabulary projection."""
+
+    def __init__(self, shape: LlamaShape, config: TransformerConfig, spec: Any, outputs: int | None) -> None:
+        super().__init__(
+            config,
+            spec,
+            vocab_size=shape.vocab_size,
+            max_sequence_length=shape.max_position_embeddings,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            share_embeddings_and_output_weights=shape.tie_word_embeddings and outputs is None,
+            position_embedding_type="none",  # rotated inside attention
+        )
+        self.outputs = outputs
+        self.rotary = Rotary(shape)
+        if self.post_process and outputs is not None:
+            self.output_layer = RewardHead(config, outputs, self.pg_collection.tp)
+
+    def forward(self, row: RowTensors) -> torch.Tensor:
+        """A stage's hidden states [T or T/TP, 1, h]; of the last: log-probabilities of `row.targets` [T] fp32, or
+        values [K, A] fp32."""
+        # The kernel that takes borders is a half-precision one of the accelerator's.
+        padded = not device.on_accelerator() or self.config.params_dtype == torch.float32
+        packed = segments(row, self.rotary, padded)
+        hidden = self.embedding(row.tokens[None], row.positions[None]) if self.pre_process else None
+        hidden = self.decoder(hidden_states=hidden, attention_mask=None, packed_seq_params=packed)
+        if not self.post_process:
+            return hidden
+        if self.outputs is not None:
+            values: torch.Tensor = self.output_layer(hidden, row.readouts)
+            return values
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        logits, _ = self.output_layer(hidden, weight=weight)
+        return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
+
+
+def resolve_attention(layout: LayoutSettings) -> Attention:
+    """`auto`: Transformer Engine where it is installed and there is a GPU. Named, as it changes numerics.
+
+    Raises `InputError` if `te` is asked for and cannot be had.
+    """
+    available = device.on_accelerator() and importlib.util.find_spec("transformer_engine") is not None
+    if layout.attention == "te" and not available:
+        raise InputError("layout.attention te needs a GPU and transformer-engine; install it, or choose auto or sdpa")
+    return "te" if available and layout.attention != "sdpa" else "sdpa"
+
+
+def configure(shape: LlamaShape, layout: LayoutSettings, precision: Literal["bf16", "fp32"]) -> TransformerConfig:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    recompute: dict[str, Any] = {}
+    if layout.recompute == "full":
+        recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    elif layout.recompute == "selective":
+        recompute = {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return TransformerConfig(
+        num_layers=shape.num_hidden_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.intermediate_size,
+        num_attention_heads=shape.num_attention_heads,
+        num_query_groups=shape.num_key_value_heads,
+        kv_channels=shape.head_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=shape.rms_norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        sequence_parallel=layout.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=precision == "bf16",
+        perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
+        use_cpu_initialization=not device.on_accelerator(),
+        calculate_per_token_loss=True,  # sum of losses over sum of counts, over micro-batches and ranks
+        variable_seq_lengths=layout.pipeline > 1,
+        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, without any expert
+        deallocate_pipeline_outputs=layout.pipeline > 1,
+        **recompute,
+    )
+
+
+def build(shape: LlamaShape, config: TransformerConfig, attention: Attention, outputs: int | None) -> Llama:
+    """This process's part of the model, its weights not yet set."""
+    if attention == "te":
+        from steerlm.megatron import transformer_engine
+
+        spec = transformer_engine.block_spec(config)
+    else:
+        spec = _local_spec(config)
+    log.info("attention: %s, device: %s, parameters: %s", attention, device.device(), config.params_dtype)
+    model = Llama(shape, config, spec, outputs)
+    _mark_tensor_parallel(model)
+    return model.to(device.device())
+
+
+def _local_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    layer.submodules.self_attention.submodules.core_attention = SdpaAttention
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+
+
+def _mark_tensor_parallel(model: torch.nn.Module) -> None:
+    """Megatron marks sharded weights while initialising them. Unmarked, the gradient norm counts one shard only."""
+    for module in model.modules():
+        column = isinstance(module, ColumnParallelLinear | VocabParallelEmbedding)
+        if not column and not isinstance(module, RowParallelLinear):
+            continue
+        if module.weight is not None and not hasattr(module.weight, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(module.weight, True, 0 if column else 1, 1)

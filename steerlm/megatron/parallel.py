@@ -1,0 +1,101 @@
+"""Process groups: from torchrun's environment, or a single process. Knows ranks and what sizes must divide by.
+
+The validations that megatron keeps in its command line (`megatron/training/arguments.py`), not in its core, are here:
+without them some layouts train with wrong gradients and say nothing.
+"""
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from steerlm.errors import ConfigError
+from steerlm.megatron import device, fixes
+from steerlm.megatron.mapping import Place
+from steerlm.models.shape import LlamaShape
+from steerlm.training.config import LayoutSettings
+from steerlm.training.engine import Layout
+
+TIMEOUT = datetime.timedelta(minutes=30)
+"""A collective that takes longer is a failure: a rank has died or hangs. Longer than one rank's part of a save."""
+
+
+def initialize(layout: LayoutSettings, seed: int) -> Layout:
+    """Join the process group and split it into model and data parallel groups. Idempotent; sizes may change.
+
+    Raises `ConfigError` if the number of processes is not the layout's.
+    """
+    fixes.install()
+    device.prepare(layout.tensor)
+    if not dist.is_initialized():
+        _join()
+    world = dist.get_world_size()
+    if world != layout.processes:
+        raise ConfigError(
+            f"{world} processes were started, the layout wants {layout.nodes} nodes x {layout.devices} devices = "
+            f"{layout.processes}"
+        )
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        create_gloo_process_groups=False,
+        distributed_timeout_minutes=int(TIMEOUT.total_seconds() // 60),
+    )
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    return Layout(
+        dp_rank=parallel_state.get_data_parallel_rank(),
+        dp_size=parallel_state.get_data_parallel_world_size(),
+        row_multiple=layout.tensor if layout.sequence_parallel else 1,
+        rank=dist.get_rank(),
+        world_size=world,
+    )
+
+
+def _join() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group(device.backend(), timeout=TIMEOUT)
+    else:
+        dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+
+
+def finish() -> None:
+    """Leave the process groups."""
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def place() -> Place:
+    return Place(
+        tensor=parallel_state.get_tensor_model_parallel_rank(),
+        tensors=parallel_state.get_tensor_model_parallel_world_size(),
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
+        stages=parallel_state.get_pipeline_model_parallel_world_size(),
+    )
+
+
+def check_fits(shape: LlamaShape, layout: LayoutSettings, outputs: int | None) -> None:
+    """Raises `ConfigError` naming the size that the layout does not divide."""
+    sizes = {
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "intermediate_size": shape.intermediate_size,
+        "vocab_size": shape.vocab_size,
+    }
+    for name, size in sizes.items():
+        if size % layout.tensor:
+            raise ConfigError(f"{name} {size} does not divide by layout.tensor {layout.tensor}; choose another layout")
+    if shape.num_hidden_layers % layout.pipeline:
+        raise ConfigError(
+            f"num_hidden_layers {shape.num_hidden_layers} does not divide by layout.pipeline {layout.pipeline}; "
+            "choose another layout"
+        )
+    if outputs is not None and outputs < 1:
+        raise ConfigError(f"a reward head needs at least one output, not {outputs}")

@@ -1,0 +1,37 @@
+"""Transformer Engine's layers in place of megatron's own. Imported only where Transformer Engine is installed."""
+
+from typing import Any
+
+import torch
+from megatron.core.extensions.transformer_engine import TEDotProductAttention, TENorm
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+
+from steerlm.megatron.attention import Segments, packing, rotate
+
+
+class TeAttention(TEDotProductAttention):
+    """`core_attention` of a layer spec: our rotation, Transformer Engine's kernel for packed rows."""
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *args: Any,
+        packed_seq_params: Segments,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """[T, 1, heads, size] each -> [T, 1, heads * size]."""
+        row = packed_seq_params
+        q, k, v = (x.squeeze(1) for x in (rotate(query, row), rotate(key, row), value))
+        out = super().forward(q, k, v, None, attn_mask_type=AttnMaskType.causal, packed_seq_params=packing(row))
+        return out.reshape(len(query), 1, -1)
+
+
+def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    layer: ModuleSpec = get_gpt_layer_with_transformer_engine_spec()
+    layer.submodules.self_attention.submodules.core_attention = TeAttention
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=TENorm)
