@@ -48,6 +48,8 @@ class TrainSpec(BaseModel):
     layout: LayoutSettings = LayoutSettings()
     attributes: AttributeSchema | None = None
     model_folder: Path | None = None
+    base: str | None = None
+    """What the model folder is called where it came from; null: the folder's name."""
     tokenizer_folder: Path
     train: list[Path] = Field(min_length=1)
     validation: list[Path] = Field(default_factory=list)
@@ -122,6 +124,12 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
     schema = spec.attributes or AttributeSchema()
     objective = make_objective(spec, schema)
     data, validation = datasets(spec, objective)
+    longest = max(part.longest() for part in (data, validation) if part)
+    if longest > shape.max_position_embeddings:
+        raise ConfigError(
+            f"the longest sample has {longest} tokens, the model {shape.max_position_embeddings} positions; "
+            "set the window to at most that"
+        )
     engine = build_engine(
         model_folder=spec.model_folder,
         shape=None if spec.model_folder else shape,
@@ -203,7 +211,7 @@ def describe(spec: TrainSpec, schema: AttributeSchema, result: "TrainResult") ->
         kind=KINDS[spec.objective],
         attributes=attributes,
         window=spec.settings.window,
-        base=(base.base or spec.model_folder.name) if base and spec.model_folder else None,
+        base=(base.base or spec.base or spec.model_folder.name) if base and spec.model_folder else None,
         license=base.license if base else None,
         metrics=metrics | {"step": result.exported_step},
         data={name: {k: v for k, v in counts.items() if v} for name, counts in result.counts.items()},

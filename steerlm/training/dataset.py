@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raise it when the same records would become other arrays."""
+
+SAY_EVERY = 5.0
+"""Seconds between log lines where there is no terminal for a progress bar."""
 
 DTYPES = {
     "ids": np.int32,
@@ -120,6 +124,7 @@ def _write(files: Sequence[Path], objective: Objective, folder: Path, key: str) 
     shutil.rmtree(partial, ignore_errors=True)  # of a process of this machine that died: we hold the lock
     partial.mkdir()
     objective.counts.clear()
+    said = time.monotonic()
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
     try:
         with contextlib.ExitStack() as stack:
@@ -137,6 +142,9 @@ def _write(files: Sequence[Path], objective: Objective, folder: Path, key: str) 
                     for unit in units:
                         _append(unit, out, totals, objective.output == "logprobs")
                     bar.update()
+                    if bar.disable and time.monotonic() - said > SAY_EVERY:
+                        said = time.monotonic()
+                        log.info("tokenised %d records, %d tokens", totals["records"], totals["tokens"])
         write_json(partial / "meta.json", {"key": key, "counts": {**totals, **objective.counts}})
         partial.rename(folder)
     except OSError:

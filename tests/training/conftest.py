@@ -1,29 +1,23 @@
-"""A tokenizer made on the fly: one token per byte, `</s>` to end a document."""
+"""What the tests of training share."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.byte_tokenizer import byte_tokenizer
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"</s>": 0} | {symbol: i for i, symbol in enumerate(alphabet, 1)}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", clean_up_tokenization_spaces=False)
+    return byte_tokenizer()
 
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[..., Path]:
     """Writes records or dictionaries as lines of a file and gives its path."""
-    import json
 
     def write(name: str, *records: Any) -> Path:
         path = tmp_path / name
