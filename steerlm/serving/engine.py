@@ -6,10 +6,10 @@ the list of logits processors: `TokenChooser` takes the place of that list, choo
 back one-hot scores, so that the library's argmax picks it. A request ends by the library's own `cancel_request`, which
 takes effect before the next step is scheduled.
 
-Why not a step loop of our own: on a CPU the library attends across all requests of a batch with a mask, so one
-left-padded batch of equal prompts is 3 times as fast (measured: 0.9 M parameters, 64 requests of 100 + 64 tokens,
-2 cores: 2,000 against 7,000 tokens/s; one by one 540). But with flash attention it pages, and chunked prefill, eviction
-and prefix sharing come with it; a server on GPUs that needs more is vLLM, which reads the same folder.
+Its SDPA attention lets all requests attend to each other under a mask; `attention.py` replaces it. What remains against
+one left-padded batch known beforehand (`steerlm.inference.generator`, about twice as fast on a CPU) is the price of
+requests that come and go, of chunked prefill, eviction and shared prefixes. A step loop of our own would save some of
+it, and have to do all that itself; a server on GPUs that needs more is vLLM, which reads the same folder.
 
 Leaves out HTTP and prompts: it takes token ids and gives text pieces.
 """
@@ -20,17 +20,18 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import AttentionInterface, GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.prompt import MARKS
+from steerlm.serving import attention
 from steerlm.serving.config import EngineSettings
 from steerlm.serving.continuation import Detokenizer, StopText, Vocabulary
 from steerlm.serving.sampling import Choice, Sampling, choose
@@ -69,11 +70,11 @@ class Job:
         self.done = False
         self._detokenizer = Detokenizer(vocabulary, prompt)
         self._stop = StopText(sampling.stop)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.pieces: asyncio.Queue[Piece | SteerLMError] = asyncio.Queue()
 
-    def advance(self, token: int, end: Sequence[int]) -> None:
-        """Take the chosen token: extend the text, decide whether the request is finished, tell the caller."""
+    def advance(self, token: int, end: Sequence[int]) -> Piece:
+        """Take the chosen token: extend the text, decide whether the request is finished; what to tell the caller."""
         tokens, limit = self.choice.tokens, self.choice.sampling.max_tokens
         tokens.append(token)
         at_end = token in end
@@ -87,12 +88,23 @@ class Job:
         if self._stop.found is not None:
             finish = "stop"
         self.done = finish is not None
-        self.tell(Piece(text, token, finish, self._stop.found))
+        return Piece(text, token, finish, self._stop.found)
 
-    def tell(self, piece: Piece | SteerLMError) -> None:
-        # The caller's loop may be gone already, when a server is torn down with requests in flight.
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+def deliver(news: Iterable[tuple[Job, Piece | SteerLMError]]) -> None:
+    """Hand each job its piece on its caller's event loop, waking each loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Piece | SteerLMError]]] = {}
+    for job, piece in news:
+        by_loop.setdefault(job.loop, []).append((job, piece))
+
+    def put(items: list[tuple[Job, Piece | SteerLMError]]) -> None:
+        for job, piece in items:
+            job.pieces.put_nowait(piece)
+
+    for loop, items in by_loop.items():
+        # A loop may be gone already, when a server is torn down with requests in flight.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(put, items)
 
 
 class TokenChooser(ContinuousBatchingLogitsProcessorList):
@@ -117,11 +129,13 @@ class TokenChooser(ContinuousBatchingLogitsProcessorList):
             tokens = choose(
                 rows, [j.choice for _, j in live], end=self._engine.end_ids, vocabulary=self._engine.vocabulary_size
             )
+            news = []
             for (row, job), token in zip(live, tokens, strict=True):
                 picked[row] = token
-                job.advance(token, self._engine.end_ids)
+                news.append((job, job.advance(token, self._engine.end_ids)))
                 if job.done:
                     self._engine.close(job)
+            deliver(news)
         self._engine.stepped()
         return torch.zeros_like(scores).scatter_(1, picked.to(scores.device)[:, None], 1.0)
 
@@ -143,6 +157,7 @@ class Engine:
         self._counter = itertools.count()
         self._last_step = time.monotonic()
         self._manager: Any = None
+        self._attention = ""
         self._watcher: threading.Thread | None = None
 
     def start(self) -> None:
@@ -162,6 +177,10 @@ class Engine:
         plain = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         self._manager = self.model.init_continuous_batching(plain, continuous)
         self._manager.logit_processor = TokenChooser(self)
+        self._attention = self.model.config._attn_implementation
+        if "flash" not in self._attention:
+            AttentionInterface.register(attention.NAME, attention.paged_attention)
+            self.model.set_attn_implementation(attention.NAME)
         self._manager.start()
         self._watcher = threading.Thread(target=self._watch, name="engine-watcher", daemon=True)
         self._watcher.start()
@@ -172,6 +191,7 @@ class Engine:
         manager, self._manager = self._manager, None
         if manager is not None:
             manager.stop(block=True, timeout=timeout, hard_stop=True)
+            self.model.set_attn_implementation(self._attention)
             self._fail_all("the server stopped before the answer was complete")
 
     @property
@@ -270,7 +290,7 @@ class Engine:
             result = manager.get_result(timeout=0.2)
             if result is not None and result.error and (job := self.jobs.pop(result.request_id, None)):
                 job.done = True
-                job.tell(SteerLMError(f"generation failed: {result.error}"))
+                deliver([(job, SteerLMError(f"generation failed: {result.error}"))])
             if not manager.is_running():
                 self._fail_all("the generation engine died; see the server's log")
                 return
@@ -279,7 +299,7 @@ class Engine:
         for key in list(self.jobs):
             if job := self.jobs.pop(key, None):
                 job.done = True
-                job.tell(SteerLMError(message))
+                deliver([(job, SteerLMError(message))])
 
 
 def _end_ids(model: Any) -> tuple[int, ...]:
