@@ -1,14 +1,17 @@
-"""Fixes for megatron-core 0.16.1's DistributedOptimizer where torch's AdamW is used (neither Transformer Engine nor
-Apex installed). Nothing here is about CPUs: a GPU node without Transformer Engine needs them too.
+"""Fixes for megatron-core 0.16.1. Nothing here is about CPUs: a GPU node without Transformer Engine needs them too.
 
-Unfixed, a checkpoint cannot be loaded, and once it can, one `step` tensor is shared by all parameters, so that Adam's
-bias correction silently runs ahead by the number of parameters. The tests of resume hold each of these.
+Its DistributedOptimizer, where torch's AdamW is used (neither Transformer Engine nor Apex installed), cannot load a
+checkpoint; and once it can, one `step` tensor is shared by all parameters, so that Adam's bias correction silently runs
+ahead by the number of parameters. The tests of resume hold each of these. Its checkpoint writer starts a server process
+that imports the main module again.
 """
 
+import queue
 from typing import Any
 
 import megatron.core
 import torch
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import distrib_optimizer
 
 from steerlm.errors import InputError
@@ -24,8 +27,10 @@ def check_version() -> None:
 
 
 def install() -> None:
-    """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors."""
+    """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors, and
+    let the checkpoint writer, which we never run apart from this process, hand its results over within it."""
     check_version()
+    filesystem_async._results_queue = queue.SimpleQueue()
     if not distrib_optimizer.HAVE_APEX_OR_TE:
         distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
 
