@@ -100,8 +100,16 @@ def _local(
 ) -> dict[str, int]:
     import asyncio
 
-    from steerlm.serving.local import ask
-    from steerlm.serving.prompts import Message
+    from steerlm.errors import InputError
+
+    try:
+        from transformers.utils import logging
+
+        from steerlm.serving.local import ask
+        from steerlm.serving.prompts import Message
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'steerlm[serve]'") from None
+    logging.disable_progress_bar()
 
     spoken = [Message(message["role"], message["content"]) for message in messages]
     used = asyncio.run(ask(model, spoken, dials, _write, **sampling))

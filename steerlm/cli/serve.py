@@ -91,4 +91,5 @@ def _serve(model: Path, role: Any, **settings: Any) -> None:
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'steerlm[serve]'") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
     serve(model, role, ServeSettings(**settings))

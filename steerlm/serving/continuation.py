@@ -86,7 +86,10 @@ class StopText:
             at, _, self.found = min(hits)
             out, self._held = self._held[:at], ""
             return out
-        keep = max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
+        keep = max(
+            (n for s in self._stop for n in range(1, min(len(s), len(self._held) + 1)) if self._held.endswith(s[:n])),
+            default=0,
+        )
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out
 

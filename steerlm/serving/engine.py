@@ -233,7 +233,10 @@ class Engine:
         job = Job(f"job-{next(self._counter)}", prompt, sampling, self._vocabulary)
         self.jobs[job.key] = job
         try:
-            self._manager.add_request(prompt, request_id=job.key, max_new_tokens=sampling.max_tokens + 1)
+            # The chooser ends a request; the library's own limit is out of the way.
+            added = self._manager.add_request(prompt, request_id=job.key, max_new_tokens=sampling.max_tokens + 1)
+            if added is None:
+                raise SteerLMError("the generation engine is stopping")
             while True:
                 piece = await job.pieces.get()
                 if isinstance(piece, SteerLMError):

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from steerlm.errors import InputError
 from steerlm.inference.sampling import draw
+
+MAX_STOPS, MAX_STOP_LENGTH = 64, 1000
+COLDEST = 1e-6
+"""Below this temperature the likeliest token is taken: dividing by less would overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,11 @@ class Sampling:
     min_tokens: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Every step of every request looks for them.
+        if len(self.stop) > MAX_STOPS or any(len(s) > MAX_STOP_LENGTH for s in self.stop):
+            raise InputError(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each are taken")
 
 
 @dataclass(slots=True)
@@ -55,7 +65,7 @@ def choose(logits: torch.Tensor, choices: Sequence[Choice], *, end: Sequence[int
         if len(choice.tokens) < choice.sampling.min_tokens:
             row[list(end)] = -torch.inf
     tokens: list[int] = logits.argmax(-1).tolist()
-    drawn = [i for i, choice in enumerate(choices) if choice.sampling.temperature > 0]
+    drawn = [i for i, choice in enumerate(choices) if choice.sampling.temperature > COLDEST]
     if drawn:
         sampled = _sample(logits[drawn], [choices[i] for i in drawn])
         for i, token in zip(drawn, sampled, strict=True):

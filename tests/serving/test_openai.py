@@ -187,6 +187,7 @@ def test_what_is_wrong_is_named(taught_server: str) -> None:
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"top_p": 2}, 400, "top_p", "less than or equal to 1"),
         ({"stop": ["a", ""]}, 400, "stop", "empty"),
+        ({"stop": ["a"] * 100}, 400, None, "at most 64 stop strings"),
         ({"model": "tought"}, 404, "model", "did you mean 'taught'?"),
         ({"logprobs": True}, 400, "logprobs", "not offered"),
         ({"tools": [{"type": "function"}]}, 400, "tools", "not offered"),

@@ -1,11 +1,10 @@
 """The server as a process: it starts from a folder, refuses the wrong one in one line, drains on a signal."""
 
+import contextlib
+import multiprocessing
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,67 +16,77 @@ from typing import Any
 import httpx
 import pytest
 
+from steerlm.cli.main import call
 from steerlm.errors import InputError, ModelError
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import bind, build_app, serve
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+def command(words: list[str]) -> None:
+    """In a process of its own: the command line, with its exit status."""
+    os._exit(call(words))
 
 
 @contextmanager
-def process(*words: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`steerlm serve ...` on a free port, killed at the end whatever happens; yields its address too."""
-    command = [sys.executable, "-m", "steerlm.cli", "serve", *map(str, words), "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    assert server.stderr is not None
+def process(port: int, *words: Any) -> Iterator[multiprocessing.process.BaseProcess]:
+    """`steerlm serve ...`, ready; killed at the end whatever happens. Forked from a server that only imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["steerlm.serving.run"])
+    server = context.Process(target=command, args=(["serve", *map(str, words), "--port", str(port)],))
+    server.start()
     try:
-        seen = ""
-        for line in server.stderr:
-            seen += line
-            if found := re.search(r"serving \S+ on (http://\S+)", line):
-                break
-        else:
-            raise AssertionError(seen)
-        drain = threading.Thread(target=server.stderr.read, daemon=True)
-        drain.start()
         while True:
-            try:
-                if httpx.get(f"{found[1]}/ready").status_code == 200:
+            assert server.is_alive()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/ready").status_code == 200:
                     break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield server, found[1]
+            time.sleep(0.05)
+        yield server
     finally:
         server.kill()
-        server.wait()
+        server.join()
 
 
-def drained(sent: signal.Signals, folder: Path) -> tuple[int, list[httpx.Response]]:
-    """Exit status of a server that got a signal with four requests in flight, and what became of those."""
-    body = {"sentences": ["What is"], "tokens_to_generate": 300, "min_tokens_to_generate": 300, "greedy": True}
-    replies: list[httpx.Response] = []
-    with process("generate", folder) as (server, url):
-        threads = [
-            threading.Thread(target=lambda: replies.append(httpx.put(f"{url}/generate", json=body, timeout=60)))
-            for _ in range(4)
-        ]
+def free_port() -> int:
+    with bind("127.0.0.1", 0) as listener:
+        return int(listener.getsockname()[1])
+
+
+def drained(sent: signal.Signals, folder: Path) -> tuple[int, list[str]]:
+    """Exit status of a server that got a signal in the middle of four streams, and what each stream brought."""
+    port = free_port()
+    begun = [threading.Event() for _ in range(4)]
+    streams = [""] * 4
+    body = {"messages": [{"role": "user", "content": "Hi"}], "min_tokens": 200, "max_tokens": 200, "stream": True}
+
+    def read(k: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body, timeout=120) as reply:
+            for text in reply.iter_text():
+                streams[k] += text
+                begun[k].set()
+
+    with process(port, "generate", folder) as server:
+        threads = [threading.Thread(target=read, args=(k,)) for k in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.4)
-        assert not replies
-        server.send_signal(sent)
+        assert all(event.wait(60) for event in begun)
+        assert server.pid is not None
+        os.kill(server.pid, sent)
         for thread in threads:
             thread.join()
-        return server.wait(timeout=30), replies
+        server.join(60)
+        assert server.exitcode is not None
+        return server.exitcode, streams
 
 
-def test_a_signal_lets_requests_in_flight_finish(policy_folder: Path) -> None:
+def test_a_signal_lets_requests_in_flight_finish(policy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(lambda sent: drained(sent, policy_folder), [signal.SIGTERM, signal.SIGINT]))
     assert [status for status, _ in ends] == [0, 130]
-    for _, replies in ends:
-        assert [reply.status_code for reply in replies] == [200] * 4
-        assert all(len(reply.json()["token_ids"][0]) > 300 for reply in replies)
+    for _, streams in ends:
+        assert all(text.endswith('"finish_reason": "length"}]}\n\ndata: [DONE]\n\n') for text in streams)
 
 
 def test_the_wrong_kind_of_folder_is_one_line(policy_folder: Path, reward_folder: Path, tmp_path: Path) -> None:

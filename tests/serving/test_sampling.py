@@ -1,7 +1,9 @@
 """The choice of tokens: what each setting does, and that a row never depends on its neighbours."""
 
+import pytest
 import torch
 
+from steerlm.errors import InputError
 from steerlm.serving.sampling import Choice, Sampling, choose
 
 END = (0,)
@@ -37,6 +39,15 @@ def test_filters() -> None:
     # Shares at temperature 1: .64 .24 .09 .03; the first crossing .7 is kept.
     assert set(drawn(row, Sampling(temperature=1.0, top_p=0.7, seed=1))) == {1, 2}
     assert set(drawn(row, Sampling(temperature=5.0, top_p=0.0, seed=1))) == {0, 1, 2, 3}
+
+
+def test_extremes_neither_overflow_nor_hang() -> None:
+    assert set(drawn([1.0, 3.0, 2.0], Sampling(temperature=5e-324, seed=1), 5)) == {1}
+    assert set(drawn([1.0, 3.0, 2.0], Sampling(temperature=1e-5, seed=1), 5)) == {1}
+    assert set(drawn([1.0, 3.0, 2.0], Sampling(temperature=100.0, top_p=1e-300, seed=1), 5)) == {1}
+    for stop in (("x",) * 65, ("x" * 1001,)):
+        with pytest.raises(InputError, match="at most 64 stop strings"):
+            Sampling(stop=stop)
 
 
 def test_frequencies_follow_the_softmax() -> None:
