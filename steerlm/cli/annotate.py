@@ -1,7 +1,9 @@
 """`steerlm annotate`: label every answer of a corpus with a reward model, in this process or behind a server."""
 
+import contextlib
 import signal
 import time
+import zlib
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -43,9 +45,13 @@ def annotate(
         "stop", help="Bad lines: stop, or leave them out and write them to OUTPUT.rejects."
     ),
     look_ahead: int = typer.Option(1024, min=1, help="Texts sorted by length together; a kill repeats at most these."),
-    batch_tokens: int = typer.Option(8192, min=1, help="With --model: tokens in a batch, padding included."),
+    batch_tokens: int | None = typer.Option(
+        None, min=1, help="With --model: tokens in a batch, padding included (default 2048 on a CPU, else 16384)."
+    ),
     dtype: Literal["auto", "fp32", "bf16"] = typer.Option("auto", help="With --model: precision of the weights."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Discard what is there under the output's name."),
+    overwrite: bool = typer.Option(
+        False, "--overwrite", help="Discard an output of the same name that other settings or another input made."
+    ),
 ) -> None:
     """Label every answer of a corpus with a reward model.
 
@@ -91,7 +97,9 @@ class Progress:
 
         from steerlm.records import open_text
 
-        with open_text(source) as file:
+        lines = None
+        # A broken archive is told with its line when it is read.
+        with open_text(source) as file, contextlib.suppress(OSError, EOFError, zlib.error):
             lines = sum(1 for _ in file.buffer)
         self._bar = tqdm(total=lines, unit="line", desc="annotate", disable=None)
         self._start, self._turns = time.monotonic(), -1

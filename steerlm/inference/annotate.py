@@ -6,16 +6,17 @@ human label it replaces, `scores` the raw values. Output line i belongs to input
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import InputError, RecordError
+from steerlm.errors import RecordError
 from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.corpus import Block, Corpus
-from steerlm.inference.journal import JournaledOutput, Mark
+from steerlm.inference.journal import JournaledOutput, Mark, OutputConflict, discard
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import Turn
 
@@ -61,17 +62,34 @@ def annotate(
     """Write `source` with the scorer's labels to `output`, which appears when it is complete.
 
     Run again after any interruption, it goes on; run again after that, it does nothing. `on_progress` is called at
-    the start and after each block. Raises `InputError` if what is there was begun with another model, schema, setting
-    or input (unless `overwrite`), `RecordError` for a bad line or an over-long text that no policy covers.
+    the start and after each block. Raises `OutputConflict` if what is there was begun with another model, schema,
+    setting or input (`overwrite` discards that), `RecordError` for a bad line or an over-long text that no policy
+    covers.
     """
     options = options or AnnotateSettings()
+    try:
+        return _annotate(Path(source), Path(output), scorer, options, on_progress)
+    except OutputConflict:
+        if not overwrite:
+            raise
+    discard(Path(output))
+    return _annotate(Path(source), Path(output), scorer, options, on_progress)
+
+
+def _annotate(
+    source: Path,
+    output: Path,
+    scorer: "Scorer",
+    options: AnnotateSettings,
+    on_progress: Callable[[AnnotateCounts], None] | None,
+) -> AnnotateCounts:
     method = {
         "model": scorer.identity,
         "attributes": scorer.schema.model_dump(mode="json"),
         "prompt_version": PROMPT_VERSION,
         **options.method(),
     }
-    with Corpus(source, options) as corpus, JournaledOutput(output, overwrite=overwrite) as out:
+    with Corpus(source, options) as corpus, JournaledOutput(output) as out:
         counts = _go_on(corpus, out, method)
         if out.complete:
             out.settle()
@@ -97,18 +115,14 @@ def _go_on(corpus: Corpus, out: JournaledOutput, method: dict[str, Any]) -> Anno
     for key, now in method.items():
         then = mark.method.get(key)
         if then != now and STRICT.get(key) != then:
-            raise InputError(
-                f"{out.path} was begun with another {key} ({_short(then)}, now {_short(now)}); "
-                "name another output or overwrite it"
-            )
+            raise OutputConflict(f"{out.path} was begun with another {key} ({_short(then)}, now {_short(now)})")
     corpus.skip(mark.lines)
     if corpus.lines < mark.lines or corpus.sha256 != mark.sha256:
-        raise InputError(
-            f"{corpus.path} changed since {out.path} was begun: its first {mark.lines} lines are other ones; "
-            "name another output or overwrite it"
+        raise OutputConflict(
+            f"{corpus.path} changed since {out.path} was begun: its first {mark.lines} lines are other ones"
         )
     if out.complete and not corpus.at_end():
-        raise InputError(f"{corpus.path} has grown since {out.path} was made; name another output or overwrite it")
+        raise OutputConflict(f"{corpus.path} has grown since {out.path} was made")
     return AnnotateCounts(**{**mark.counts, "resumed": mark.lines})
 
 
@@ -116,7 +130,7 @@ def _label(block: Block, path: Path, scorer: "Scorer", options: AnnotateSettings
     """Score a block, write the labels into its conversations, count; the block's output."""
     texts = list(dict.fromkeys(request.text for request in block.requests))  # equal texts are scored once
     scores: dict[str, Sequence[float]] = dict(zip(texts, scorer.score(texts, "skip").tolist(), strict=True))
-    over_long = [text for text in texts if scores[text][0] != scores[text][0]]
+    over_long = [text for text in texts if math.isnan(scores[text][0])]
     if over_long and options.over_long == "keep_end":
         scores.update(zip(over_long, scorer.score(over_long, "keep_end").tolist(), strict=True))
     too_long = frozenset(over_long)

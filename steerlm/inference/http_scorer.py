@@ -133,11 +133,16 @@ class HttpScorer:
                 return np.full((1, width), np.nan, dtype=np.float32)
             raise InputError(f"text {first} is longer than the model's window of {self.window}: {_reason(response)}")
         body = self._json(response, "/v1/score")
-        if tuple(body.get("attributes", ())) != self.schema.names:
+        if tuple(body.get("attributes") or ()) != self.schema.names:
             raise SteerLMError(f"{self.url}: the server now serves another model: attributes {body.get('attributes')}")
-        scores = np.asarray(body["scores"], dtype=np.float32)
+        try:
+            scores = np.asarray(body.get("scores"), dtype=np.float32)
+        except (TypeError, ValueError):
+            scores = np.empty(0, dtype=np.float32)
         if scores.shape != (len(texts), width) or not np.isfinite(scores).all():
-            raise SteerLMError(f"{self.url}: {len(texts)} texts of {width} attributes gave scores {scores.shape}")
+            raise SteerLMError(
+                f"{self.url}: finite scores of {len(texts)} texts and {width} attributes were expected, not {scores}"
+            )
         return scores
 
     async def _send(self, client: "httpx.AsyncClient", method: str, path: str, body: Any) -> "httpx.Response":

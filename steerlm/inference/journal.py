@@ -22,6 +22,13 @@ from steerlm.errors import InputError
 from steerlm.records import atomic_writer
 
 
+class OutputConflict(InputError):  # noqa: N818 (what conflicts is the output)
+    """What is there under the output's name is other work: another input, model or setting, or somebody's own file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}; name another output or overwrite it")
+
+
 class Reject(BaseModel):
     """A bad input line, its number from 1, and why it was left out."""
 
@@ -53,7 +60,7 @@ class Mark(BaseModel):
 class JournaledOutput:
     """The output file and its journal, locked against a second writer. Use as a context manager."""
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._journal_path = self.path.with_name(self.path.name + ".journal")
@@ -62,10 +69,6 @@ class JournaledOutput:
         self._journal: IO[bytes] = self._journal_path.open("a+b")
         try:
             self._lock()
-            if overwrite:
-                self._journal.truncate(0)
-                for old in (self.path, self._partial, self.rejects_path):
-                    old.unlink(missing_ok=True)
             self.mark = self._newest_mark()
         except BaseException:
             self._journal.close()
@@ -93,9 +96,7 @@ class JournaledOutput:
     def begin(self) -> None:
         """Open the output for more, cut to the newest mark."""
         if self.path.exists():
-            raise InputError(
-                f"{self.path} exists and was not made by this command; name another output or overwrite it"
-            )
+            raise OutputConflict(f"{self.path} exists and was not made by this command")
         self._output = self._partial.open("ab")
         self._output.truncate(self.mark.size if self.mark else 0)
 
@@ -118,7 +119,7 @@ class JournaledOutput:
     def settle(self) -> None:
         """Name the files of a complete output; a kill may have come between the last mark and the naming.
 
-        Raises `InputError` if the output was changed since.
+        Raises `OutputConflict` if the output was changed since.
         """
         assert self.mark is not None
         if self._partial.exists():
@@ -126,12 +127,13 @@ class JournaledOutput:
             self._partial.replace(self.path)
             _sync_folder(self.path.parent)
         elif self.path.stat().st_size != self.mark.size or _sha256(self.path) != self.mark.output_sha256:
-            raise InputError(f"{self.path} was changed after it was made; name another output or overwrite it")
+            raise OutputConflict(f"{self.path} was changed after it was made")
 
     def _write_rejects(self) -> None:
         rejects = (reject for _, mark in self._marks() for reject in mark.rejects)
         first = next(rejects, None)
         if first is None:
+            self.rejects_path.unlink(missing_ok=True)
             return
         with atomic_writer(self.rejects_path) as file:
             for reject in itertools.chain([first], rejects):
@@ -159,7 +161,7 @@ class JournaledOutput:
             try:
                 yield end, Mark.model_validate_json(line)
             except ValidationError:
-                raise InputError(f"{self._journal_path}:{number}: not a mark of this command; overwrite it") from None
+                raise OutputConflict(f"{self._journal_path}:{number}: not a mark of this command") from None
 
     def _newest_mark(self) -> Mark | None:
         """The newest mark whose output is there; the journal is cut behind it."""
@@ -171,6 +173,12 @@ class JournaledOutput:
                 newest, keep = mark, end
         self._journal.truncate(keep)
         return newest
+
+
+def discard(path: Path) -> None:
+    """Remove an output, begun or complete, with what stands beside it."""
+    for end in ("", ".partial", ".journal", ".rejects"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpScorer", "Scorer", "TransformersScorer"]
 
+CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 16384
+
 Scores = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,10 @@ class TransformersScorer:
 
     Batches hold texts of like length, padded on the right and read out by explicit lengths. Attention is causal, so
     what stands behind the read-out position cannot change it: no mask is needed, and no token is special as padding.
+    `batch_tokens`: see `AnnotateSettings`.
     """
 
-    def __init__(self, folder: str | Path, *, batch_tokens: int = 8192, dtype: Precision = "auto") -> None:
+    def __init__(self, folder: str | Path, *, batch_tokens: int | None = None, dtype: Precision = "auto") -> None:
         from steerlm.inference.loading import load
 
         loaded = load(folder, head=True, dtype=dtype)
@@ -63,7 +66,7 @@ class TransformersScorer:
         if schema is None or outputs != len(schema.names):
             raise ModelError(f"{folder}: the head has {outputs} outputs, its schema is {schema and schema.names}")
         self._loaded, self.schema, self.window = loaded, schema, loaded.window
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or (CPU_TOKENS if loaded.device.type == "cpu" else ACCELERATOR_TOKENS)
         self.identity = _identity(loaded)
         log.info("reward model %s on %s, %s", folder, loaded.device, loaded.model.dtype)
 
@@ -94,9 +97,7 @@ class TransformersScorer:
         import torch
 
         lengths = torch.tensor([len(row) for row in rows])
-        padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for line, row in zip(padded, rows, strict=True):
-            line[: len(row)] = torch.tensor(row)
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         model, device = self._loaded.model, self._loaded.device
         with torch.inference_mode():
             states = model.base_model(input_ids=padded.to(device), use_cache=False).last_hidden_state

@@ -235,6 +235,8 @@ def test_a_foreign_or_changed_output_is_left_alone(source: Path, tmp_path: Path)
         annotate(source, out, TableScorer(), SMALL)
     out.unlink()
     assert annotate(source, out, TableScorer(), SMALL).resumed == 0
+    # Overwriting discards other work only: interrupted, the same command goes on.
+    assert annotate(source, out, TableScorer(), SMALL, overwrite=True).nothing_to_do
 
 
 def test_output_cut_at_any_byte_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,3 +309,17 @@ def test_a_real_model_labels_the_same_after_an_interruption(source: Path, tmp_pa
     labels = {turn["label"] for row in lines(tmp_path / "out.jsonl") for turn in row["conversations"] if turn["label"]}
     assert len(labels) > 20
     assert all(label.startswith("helpfulness:") and "quality" not in label for label in labels)
+
+
+def test_real_conversations_keep_all_they_had(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "steerlm" / "annotated_384.jsonl"
+    counts = annotate(source, tmp_path / "out.jsonl", TableScorer())
+    assert (counts.conversations, counts.unscored) == (384, 0)
+    for old, new in zip(lines(source), lines(tmp_path / "out.jsonl"), strict=True):
+        assert "type" not in new
+        assert {key: old[key] for key in old if key != "conversations"} == {
+            key: new[key] for key in new if key != "conversations"
+        }
+        for was, now in zip(old["conversations"], new["conversations"], strict=True):
+            assert (was["value"], was["from"]) == (now["value"], now["from"])
+            assert now.get("gt_label") == (was["label"] if was["from"] != "User" else None)
