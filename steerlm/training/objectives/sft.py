@@ -51,7 +51,7 @@ class SFTObjective(Likelihood):
             shortened = self._shortened(conversation, len(encoded.ids))
             if shortened is None:
                 return []
-            encoded = shortened
+            conversation, encoded = shortened
         # Nothing comes before the first token, so it cannot be predicted.
         learned = np.array([False, *encoded.learned[1:]], np.float32)
         total = int(learned.sum())
@@ -61,6 +61,8 @@ class SFTObjective(Likelihood):
             self.counts["dropped_no_learned_token"] += 1
             return []
         self.counts["joints"] += encoded.joints
+        for label in filter(None, (turn.label for turn in conversation.conversations)):
+            self.counts.update(f"labels/{name}" for name in parse_labels(label))
         ids = np.array(encoded.ids, np.int32)
         if self.settings.denominator == "conversations":
             return [Unit((Sample(ids, learned / np.float32(total), count=1),))]
@@ -85,11 +87,9 @@ class SFTObjective(Likelihood):
                 self._warn(
                     "labels_not_canonical", f"label {label!r} is not written as a server writes it, names in order"
                 )
-            for name in values:
-                self.counts[f"labels/{name}"] += 1
         return record
 
-    def _shortened(self, conversation: Conversation, length: int) -> Encoded | None:
+    def _shortened(self, conversation: Conversation, length: int) -> tuple[Conversation, Encoded] | None:
         """The longest end that fits, opens with a masked turn as a conversation does, and still teaches something."""
         if self.settings.over_long == "error":
             raise InputError(
@@ -103,7 +103,7 @@ class SFTObjective(Likelihood):
                 encoded = encode(render(end), self.tokenizer)
                 if len(encoded.ids) <= self.settings.window and any(encoded.learned[1:]):
                     self.counts["cut_over_long"] += 1
-                    return encoded
+                    return end, encoded
         self.counts["dropped_over_long"] += 1
         return None
 

@@ -142,7 +142,7 @@ def test_nothing_to_learn_is_an_error_or_a_counted_drop(tokenizer: Any) -> None:
 
 def test_over_long_is_dropped_and_counted_or_an_error(tokenizer: Any) -> None:
     made = objective(tokenizer, window=100)
-    assert made.units(LONG) == [] and made.counts["dropped_over_long"] == 1
+    assert made.units(LONG) == [] and made.counts == {"dropped_over_long": 1}  # and its labels count for nothing
     with pytest.raises(InputError, match=r"\d+ tokens do not fit the window of 100"):
         objective(tokenizer, window=100, over_long="error").units(LONG)
 
@@ -156,6 +156,7 @@ def test_keep_end_keeps_the_last_whole_turns_with_the_header(tokenizer: Any, kep
     assert np.array_equal(sample.ids, only(objective(tokenizer), end).ids)
     assert tokenizer.decode(sample.ids).startswith("<extra_id_0>System\nS\n<extra_id_1>User\n")
     assert made.counts["cut_over_long"] == 1 and made.counts["dropped_over_long"] == 0
+    assert made.counts["labels/quality"] == kept / 2
 
 
 def test_keep_end_drops_what_has_no_end_that_fits_or_teaches(tokenizer: Any) -> None:
