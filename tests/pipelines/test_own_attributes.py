@@ -1,0 +1,147 @@
+"""The whole path with three attributes of one's own on 0..9: everything follows from the schema in the recipe."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer, read_info
+from steerlm.models.shape import LlamaShape
+from steerlm.prompt import USER, render_prompt
+from steerlm.recipe import load_recipe
+from steerlm.records import Conversation, Turn, read_records
+from steerlm.serving.config import ServeSettings
+from steerlm.serving.run import build_app
+from steerlm.stages.local_pipeline import PipelineRun, run_pipeline
+from tests.byte_tokenizer import byte_tokenizer
+
+pytestmark = pytest.mark.timeout(900)  # three trainings and two more runs
+SCHEMA = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, defaults={"brief": 2})
+WORDS = ("cold", "long", "shy"), ("kind", "short", "brave")
+
+
+def talk(rng: random.Random, labelled: bool) -> str:
+    values = {name: rng.randrange(10) for name in SCHEMA.names}
+    words = [WORDS[values[n] > 4][i] for i, n in enumerate(SCHEMA.names)]
+    answer = {"value": " ".join(words), "from": "Assistant"} | ({"label": SCHEMA.format(values)} if labelled else {})
+    turns = [{"value": f"Say {rng.randrange(99)}.", "from": USER, "label": None}, answer]
+    return json.dumps({"conversations": turns, "system": "Be.", "mask": USER, "type": "VALUE_TO_TEXT"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineRun]:
+    folder = tmp_path_factory.mktemp("own")
+    rng = random.Random(1)
+    (folder / "data").mkdir()
+    for name, count in (("train", 64), ("val", 16)):
+        lines = [talk(rng, labelled=i % 2 == 0) for i in range(count)]
+        (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    base = tiny_base(folder / "base")
+    training = {"max_steps": 4, "global_batch": 16, "window": 384, "precision": "fp32"}
+    recipe = {
+        "name": "own",
+        "attributes": {"names": list(SCHEMA.names), "low": 0, "high": 9, "defaults": {"brief": 2}},
+        "prepare_data": {"sources": [{"kind": "conversations", "source": str(folder / "data")}]},
+        "base": {"fetch": {"uri": str(base)}},
+        "reward": training,
+        "annotate": {},
+        "sft": training,
+        "evaluate": {"questions": 8, "curve_questions": 1, "max_tokens": 4},
+        "report": {},
+    }
+    (folder / "own.yaml").write_text(yaml.safe_dump(recipe))
+    resolved = load_recipe(folder / "own.yaml", None, [f"profile.store={folder / 'store'}"])
+    yield run_pipeline(resolved, lambda event: None)
+
+
+def tiny_base(folder: Path) -> Path:
+    """A random model of 20k parameters over bytes, as a Hugging Face folder."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaForCausalLM
+
+    byte_tokenizer().save_pretrained(folder / "tokenizer")
+    size = len(load_tokenizer(folder / "tokenizer"))
+    shape = LlamaShape(
+        vocab_size=size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    info = ModelInfo(kind="base", license="apache-2.0")
+    finish_folder(folder, shape=shape, tokenizer_from=folder / "tokenizer", info=info, dtype="float32")
+    torch.manual_seed(0)
+    config = LlamaForCausalLM.config_class.from_pretrained(folder)
+    save_file(LlamaForCausalLM(config).state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def path(run: PipelineRun, label: str) -> Path:
+    return Path(run.outcome(label)["path"])
+
+
+def test_the_reward_model_has_three_named_outputs(run: PipelineRun) -> None:
+    folder = path(run, "train_reward")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert list(model.config.id2label.values()) == list(SCHEMA.names)
+    assert model.score.weight.shape == (3, 32)
+    assert read_info(folder).attributes == SCHEMA.restricted(SCHEMA.names)
+
+
+def test_every_answer_is_labelled_with_the_three_on_their_range(run: PipelineRun) -> None:
+    talks = [talk for _, talk in read_records(path(run, "annotate") / "train.jsonl", Conversation)]
+    assert len(talks) == 64
+    for one in talks:
+        labels = parse_labels(one.conversations[1].label or "")
+        assert list(labels) == list(SCHEMA.names)
+        assert all(value in range(10) for value in labels.values())
+
+
+def test_the_policy_renders_them_and_the_server_validates_them(run: PipelineRun) -> None:
+    folder = path(run, "train_sft")
+    AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "user", "content": "Say 1."}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, attributes={"bold": 9})
+    assert text == render_prompt([Turn(value="Say 1.", speaker=USER)], "warm:9,brief:2,bold:9")
+    with TestClient(build_app(folder, "generate", ServeSettings())) as client:
+        body = {"model": "policy", "messages": messages, "max_tokens": 2}
+        good = client.post("/v1/chat/completions", json=body | {"attributes": {"bold": 9}})
+        assert good.status_code == 200, good.text
+        assert good.json()["steerlm"]["attributes"] == {"warm": 9, "brief": 2, "bold": 9}
+        for wrong, named in (({"bold": 10}, "bold"), ({"humor": 1}, "humor")):
+            refused = client.post("/v1/chat/completions", json=body | {"attributes": wrong})
+            assert refused.status_code == 400
+            assert named in refused.json()["error"]["message"]
+
+
+def test_the_report_shows_the_three_dials(run: PipelineRun) -> None:
+    result = json.loads((path(run, "evaluate") / "evaluation.json").read_text())
+    assert result["steering"]["attributes"] == list(SCHEMA.names)
+    assert result["steering"]["range"] == [0, 9]
+    page = (path(run, "report") / "report.html").read_text()
+    assert all(name in page for name in SCHEMA.names)
+
+
+def test_a_second_run_finds_everything(run: PipelineRun) -> None:
+    folder = run.store.root.parent
+    resolved = load_recipe(folder / "own.yaml", None, [f"profile.store={run.store.uri}"])
+    again = run_pipeline(resolved, lambda event: None)
+    assert {o["what"] for o in again.outcomes} == {"hit", "skipped"}
+
+
+def test_a_changed_setting_runs_what_depends_on_it_and_nothing_else(run: PipelineRun) -> None:
+    folder = run.store.root.parent
+    changes = [f"profile.store={run.store.uri}", "sft.optimizer.lr=1e-4", "sft.optimizer.min_lr=1e-5"]
+    again = run_pipeline(load_recipe(folder / "own.yaml", None, changes), lambda event: None)
+    ran = {o["label"] for o in again.outcomes if o["what"] == "run"}
+    assert ran == {"train_sft", "evaluate", "report"}
