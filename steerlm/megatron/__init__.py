@@ -6,5 +6,7 @@ all that. Knows nothing of data sets, objectives' formulas or pipelines: it impl
 
 import warnings
 
-# Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, as it should.
+# Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, as it should;
+# and it calls torch.distributed by names that are to be replaced in some later torch.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.")
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"(megatron|torch\.distributed)\.")

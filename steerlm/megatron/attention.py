@@ -20,7 +20,7 @@ from steerlm.megatron import device
 from steerlm.models.shape import LlamaShape
 from steerlm.training.engine import RowTensors
 
-SPREAD = 2
+SPREAD = 1.25
 """Segments share one padded call if their lengths are within this factor."""
 
 

@@ -107,8 +107,8 @@ class Llama(GPTModel):
             self.output_layer = RewardHead(config, outputs, self.pg_collection.tp)
 
     def forward(self, row: RowTensors) -> torch.Tensor:
-        """A stage's hidden states [T or T/TP, 1, h]; of the last: log-probabilities of `row.targets` [T] fp32, or
-        values [K, A] fp32."""
+        """A stage's hidden states [T or T/TP, 1, h]; of the last: values [K, A] fp32, or log-probabilities of
+        `row.targets` [T] fp32, which may be 0 where the weight is."""
         # The kernel that takes borders is a half-precision one of the accelerator's.
         padded = not device.on_accelerator() or self.config.params_dtype == torch.float32
         packed = segments(row, self.rotary, padded)
@@ -119,9 +119,20 @@ class Llama(GPTModel):
         if self.outputs is not None:
             values: torch.Tensor = self.output_layer(hidden, row.readouts)
             return values
+        return self._logprobs(hidden, row)
+
+    def _logprobs(self, hidden: torch.Tensor, row: RowTensors) -> torch.Tensor:
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        logits, _ = self.output_layer(hidden, weight=weight)
-        return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
+        if self.config.sequence_parallel:  # a process has every position's logits only after the projection gathered
+            logits, _ = self.output_layer(hidden, weight=weight)
+            return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
+        # Elsewhere nothing is learned, so the largest matrix of a small model, and its logits, are spared there.
+        at = row.weights.nonzero()[:, 0]
+        if not len(at):
+            at = torch.zeros_like(row.targets[:1])
+        logits, _ = self.output_layer(hidden.index_select(0, at), weight=weight)
+        losses = vocab_parallel_cross_entropy(logits, row.targets[at][:, None]).squeeze(1)
+        return torch.zeros_like(row.weights).index_copy(0, at, -losses)
 
 
 def resolve_attention(layout: LayoutSettings) -> Attention:
