@@ -9,7 +9,8 @@ from steerlm.errors import ModelError
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.engine import Completion, Engine, Piece
+from steerlm.serving.engine import Engine
+from steerlm.serving.job import Completion, Piece
 from steerlm.serving.sampling import Sampling
 
 

@@ -18,8 +18,9 @@ from fastapi.responses import JSONResponse
 
 from steerlm.errors import InputError
 from steerlm.prompt import TURN_MARK
-from steerlm.serving.engine import Completion, Engine
+from steerlm.serving.engine import Engine
 from steerlm.serving.generation import GenerationService, reseeded
+from steerlm.serving.job import Completion
 from steerlm.serving.replies import ApiError, error_body
 from steerlm.serving.sampling import Sampling
 

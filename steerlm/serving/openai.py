@@ -18,8 +18,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.errors import InputError, nearest
-from steerlm.serving.engine import Piece
 from steerlm.serving.generation import GenerationService, reseeded
+from steerlm.serving.job import Piece
 from steerlm.serving.prompts import Message, Prompt, build_prompt, stops
 from steerlm.serving.replies import ApiError, error_event
 from steerlm.serving.sampling import Sampling

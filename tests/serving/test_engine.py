@@ -12,7 +12,8 @@ import torch
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.loading import load
 from steerlm.serving.config import EngineSettings
-from steerlm.serving.engine import Completion, Engine, cache_size
+from steerlm.serving.engine import Engine, cache_size
+from steerlm.serving.job import Completion
 from steerlm.serving.sampling import Sampling
 
 
