@@ -7,8 +7,8 @@ back one-hot scores, so that the library's argmax picks it. A request ends by th
 takes effect before the next step is scheduled.
 
 Its SDPA attention lets all requests attend to each other under a mask; `attention.py` replaces that. One left-padded
-batch through `generate` is still faster on a CPU (0.9 M parameters, 64 requests of 100 + 64 tokens: 7,000 tokens/s, where
-masked continuous batching gave 2,000 and one by one 540), but all its prompts must be there at once. A step loop of our
+batch through `generate` is still faster on a CPU (0.9 M parameters, 64 requests of 100 + 64 tokens: 7,000 tokens/s;
+masked continuous batching 2,000, one by one 540), but all its prompts must be there at once. A step loop of our
 own would have to do chunked prefill, eviction and shared prefixes itself; a server on GPUs that needs more is vLLM,
 which reads the same folder.
 
