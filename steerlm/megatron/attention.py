@@ -109,7 +109,7 @@ class _Rotate(torch.autograd.Function):
         return _rotated(x, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _rotated(grad, cos, -sin), None, None
 
@@ -132,7 +132,7 @@ class _Pad(torch.autograd.Function):
         return x.new_zeros(total, *x.shape[1:]).index_copy_(0, slots, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slots,) = ctx.saved_tensors
         return grad.index_select(0, slots), None, None
 
@@ -147,7 +147,7 @@ class _Unpad(torch.autograd.Function):
         return x.index_select(0, slots)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (slots,) = ctx.saved_tensors
         return grad.new_zeros(ctx.total, *grad.shape[1:]).index_copy_(0, slots, grad), None
 
@@ -165,9 +165,8 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Seg
         from torch.nn.attention.varlen import varlen_attn
 
         cu, longest = row.cu_seqlens, row.longest
-        out: torch.Tensor = varlen_attn(
-            query, key, value, cu, cu, longest, longest, window_size=(-1, 0), enable_gqa=grouped
-        )
+        out = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=(-1, 0), enable_gqa=grouped)
+        assert isinstance(out, torch.Tensor)  # a pair only where more is asked for
         return out
     blocks = row.blocks
     inputs = [x if blocks.slots is None else _Pad.apply(x, blocks.slots, blocks.total) for x in (query, key, value)]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,17 @@ CONTENT = {
 
 
 def save(
-    folder: Path, model: Llama, optimizer: Any | None, shape: LlamaShape, state: Mapping[str, Any] | None = None
+    folder: Path,
+    model: Llama,
+    optimizer: Any | None,
+    shape: LlamaShape,
+    state: Mapping[str, Any] | None = None,
+    companions: Callable[[], None] | None = None,
 ) -> None:
-    """Write a checkpoint into `folder`, replacing what is there; collective. `optimizer` None: weights alone."""
+    """Write a checkpoint into `folder`, replacing what is there; collective.
+
+    `optimizer` None: weights alone. `companions` adds other files; the first process calls it before COMPLETE.
+    """
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / TENSORS).mkdir(parents=True)
@@ -41,9 +49,16 @@ def save(
     dist_checkpointing.save(content, str(folder / TENSORS), content_metadata=CONTENT)
     dist.barrier()
     if dist.get_rank() == 0:
-        described = {"shape": shape.model_dump(), "outputs": model.outputs, "optimizer": optimizer is not None}
+        described = {
+            "shape": shape.model_dump(),
+            "outputs": model.outputs,
+            "dtype": str(model.config.params_dtype).removeprefix("torch."),
+            "optimizer": optimizer is not None,
+        }
         (folder / STATE).write_text(json.dumps(dict(state or {})))
         (folder / MODEL).write_text(json.dumps(described, indent=1))
+        if companions is not None:
+            companions()
         (folder / COMPLETE).touch()
     dist.barrier()
 
@@ -68,7 +83,8 @@ def load_weights(folder: Path, model: Llama, shape: LlamaShape) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """`shape` (of `LlamaShape`), `outputs` of the reward head or null, `optimizer`: whether training can go on.
+    """`shape` (of `LlamaShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
+    `optimizer`: whether training can go on.
 
     Raises `TrainingError` if the checkpoint is not complete.
     """

@@ -113,6 +113,6 @@ def enable_cpu() -> None:
     # 5. Random state: recomputation, sequence parallelism.
     megatron_random._get_cuda_rng_state = cuda.get_rng_state = random_state
     megatron_random._set_cuda_rng_state = set_random_state
-    cuda.manual_seed = lambda seed: torch.random.default_generator.manual_seed(seed)
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
     # Its check that a forked CUDA state left the CPU's alone: here they are one.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)

@@ -27,6 +27,7 @@ from steerlm.training.engine import Layout, Objective, RowTensors, Statistics, S
 from steerlm.training.rows import Row
 from steerlm.training.tensors import row_tensors
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Sums = tuple[torch.Tensor, int, Statistics]
 """Of one row: loss sum, count, statistics."""
 
@@ -50,7 +51,7 @@ def build_engine(
     parallel.check_fits(shape, layout, outputs)
     here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
-    model = models.build(shape, models.configure(shape, layout, settings.precision), attention, outputs)
+    model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
     own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
     head_std = settings.head_init_std if isinstance(settings, RewardSettings) else shape.initializer_range
     drawn = Random(settings.seed, shape.initializer_range, head_std)

@@ -35,34 +35,44 @@ class Folder:
     """The safetensors files of a Hugging Face model folder, opened when first read. Raises `ModelError` naming the
     folder and the tensor that is missing or has another shape."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = _locations(folder)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = _locations(path)
         self._stack = contextlib.ExitStack()
-        self._open: dict[str, Any] = {}
+        self._open: dict[Path, Any] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
     def read(self, part: Slice) -> torch.Tensor:
-        if part.name not in self:
-            kind = " (a reward model has no LM head)" if part.name == "lm_head.weight" and SCORE in self else ""
-            raise ModelError(f"{self.folder}: weight {part.name} is missing{kind}")
-        file = self._files[part.name]
-        try:
-            if file not in self._open:
-                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="pt"))
-            view = self._open[file].get_slice(part.name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{self.folder / file}: cannot be read ({error}); fetch the model again") from None
-        if tuple(view.get_shape()) != part.shape:
-            found, wanted = list(view.get_shape()), list(part.shape)
-            raise ModelError(f"{self.folder / file}: {part.name} has shape {found}, {wanted} was expected")
+        view, found = self._view(part.name), self.shape(part.name)
+        if found != part.shape:
+            raise ModelError(f"{self.path}: {part.name} has shape {list(found)}, {list(part.shape)} was expected")
         if part.dim is None:
             tensor: torch.Tensor = view[:]
         else:
             tensor = view[part.start : part.stop] if part.dim == 0 else view[:, part.start : part.stop]
         return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._view(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a tensor with at least one row."""
+        row: torch.Tensor = self._view(name)[:1]
+        return row.dtype
+
+    def _view(self, name: str) -> Any:
+        if name not in self:
+            kind = " (a reward model has no LM head)" if name == "lm_head.weight" and SCORE in self else ""
+            raise ModelError(f"{self.path}: weight {name} is missing{kind}")
+        file = self.path / self._files[name]
+        try:
+            if file not in self._open:
+                self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
+            return self._open[file].get_slice(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: cannot be read ({error}); fetch the model again") from None
 
     def close(self) -> None:
         self._open.clear()

@@ -146,8 +146,7 @@ def resolve_attention(layout: LayoutSettings) -> Attention:
     return "te" if available and layout.attention != "sdpa" else "sdpa"
 
 
-def configure(shape: LlamaShape, layout: LayoutSettings, precision: Literal["bf16", "fp32"]) -> TransformerConfig:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> TransformerConfig:
     recompute: dict[str, Any] = {}
     if layout.recompute == "full":
         recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -172,7 +171,7 @@ def configure(shape: LlamaShape, layout: LayoutSettings, precision: Literal["bf1
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=dtype,
-        bf16=precision == "bf16",
+        bf16=dtype == torch.bfloat16,
         perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
         use_cpu_initialization=not device.on_accelerator(),
         calculate_per_token_loss=True,  # sum of losses over sum of counts, over micro-batches and ranks

@@ -61,7 +61,8 @@ def _join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(device.backend(), timeout=TIMEOUT)
     else:
-        dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+        alone = dist.HashStore()  # type: ignore[attr-defined]  # needs no port
+        dist.init_process_group(device.backend(), store=alone, rank=0, world_size=1, timeout=TIMEOUT)
 
 
 def finish() -> None:
@@ -70,6 +71,11 @@ def finish() -> None:
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def is_chief() -> bool:
+    """Whether this process does what is done once."""
+    return dist.get_rank() == 0
 
 
 def place() -> Place:

@@ -1,0 +1,98 @@
+"""Hugging Face folders to Megatron distributed checkpoints and back, bit for bit (`steerlm model import|export`).
+
+Training does not pass through here: it reads and writes Hugging Face folders itself. Every process holds its share of
+the layout; a checkpoint is readable in any other.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from steerlm.errors import ModelError
+from steerlm.megatron import checkpoint, hf_io, parallel
+from steerlm.megatron import model as models
+from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
+from steerlm.models.shape import LlamaShape
+from steerlm.records import write_json
+from steerlm.training.config import LayoutSettings
+
+COMPANIONS = "huggingface"
+"""Where a checkpoint keeps the folder's other files: config, tokenizer, templates, card."""
+
+
+def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> None:
+    """Write the checkpoint `out` of the weights in `folder`, in their own dtype, with the folder's other files.
+
+    Collective over the layout's processes. Raises `ModelError` for a folder that is not a Llama's, or whose weights
+    are not all of one dtype.
+    """
+    shape = LlamaShape.from_folder(folder)
+    source = _OneType(folder)
+    model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
+    hf_io.load(model, own, source, source)
+    source.folder.close()
+    checkpoint.save(out, model, None, shape, companions=lambda: _copy_companions(folder, out / COMPANIONS))
+
+
+def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> None:
+    """Write the Hugging Face folder `out` of the checkpoint `folder`: one that `import_hf` made, or a training job's.
+
+    Of a training job's there is no tokenizer to hand on: the folder has weights and `config.json` alone. Collective.
+    Raises `TrainingError` if the checkpoint is not complete.
+    """
+    described = checkpoint.describe(folder)
+    shape, outputs = LlamaShape(**described["shape"]), described["outputs"]
+    model, own = _build(shape, outputs, getattr(torch, described["dtype"]), layout or LayoutSettings())
+    checkpoint.load_weights(folder, model, shape)
+    hf_io.write(model, own, shape, parallel.place(), outputs, out)
+    if parallel.is_chief():
+        if (folder / COMPANIONS).is_dir():
+            _copy_companions(folder / COMPANIONS, out)
+        else:
+            write_json(out / "config.json", _config(shape, outputs, described["dtype"]))
+
+
+def _build(
+    shape: LlamaShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
+) -> tuple[models.Llama, list[Parameter]]:
+    parallel.check_fits(shape, layout, outputs)
+    parallel.initialize(layout, seed=0)
+    model = models.build(shape, models.configure(shape, layout, dtype), "sdpa", outputs)
+    return model, parameters(shape, parallel.place(), outputs)
+
+
+class _OneType:
+    """A folder's weights, of which none may have to be converted. `outputs`: of its reward head, or None."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = hf_io.Folder(folder)
+        self.dtype = self.folder.dtype("model.norm.weight")
+        self.outputs = self.folder.shape(SCORE)[0] if SCORE in self.folder else None
+
+    def read(self, part: Slice) -> torch.Tensor:
+        tensor = self.folder.read(part)
+        if tensor.dtype != self.dtype:
+            raise ModelError(
+                f"{self.folder.path}: {part.name} is {tensor.dtype}, model.norm.weight {self.dtype}; "
+                "a checkpoint keeps weights of one dtype, save the model in one first"
+            )
+        return tensor
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    weights = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix not in weights and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, target / path.name)
+
+
+def _config(shape: LlamaShape, outputs: int | None, dtype: str) -> dict[str, object]:
+    kind: dict[str, object] = {"architectures": ["LlamaForCausalLM"], "dtype": dtype}
+    if outputs is not None:
+        labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
+        ids = {name: int(i) for i, name in labels.items()}
+        kind |= {"architectures": ["LlamaForSequenceClassification"], "id2label": labels, "label2id": ids}
+        kind |= {"problem_type": "regression"}
+    return {**shape.to_config(), **kind}
