@@ -1,8 +1,8 @@
 """The back end that runs a job on this machine: one process, or torchrun with several.
 
 Everything it knows stands in the job's folder (`job.json`: process, its start time, the spec's hash; `spec.json`;
-`status-<rank>.json`), so that another process attaches to a job that is still running. The job leads a session of its
-own: it outlives its launcher, and a Ctrl-C reaches it only through the launcher.
+`status-<rank>.json`; `cancelled`), so that another process attaches to a job that is still running. The job leads a
+session of its own: it outlives its launcher, and a Ctrl-C reaches it only through the launcher.
 """
 
 import json
@@ -20,6 +20,8 @@ from steerlm.records import write_json
 
 SAVED = 128 + signal.SIGTERM
 """What a worker exits with after a termination signal that it handled by saving."""
+
+CANCELLED = "cancelled"
 
 
 class LocalBackend:
@@ -49,8 +51,8 @@ class LocalBackend:
             return name
         job.folder.mkdir(parents=True, exist_ok=True)
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        for left in job.folder.glob("status-*.json"):
-            left.unlink()
+        for left in (*job.folder.glob("status-*.json"), job.folder / CANCELLED):
+            left.unlink(missing_ok=True)
         write_json(job.folder / "spec.json", job.spec)
         with open(job.log, "ab") as log:
             child = subprocess.Popen(
@@ -91,6 +93,8 @@ class LocalBackend:
             return JobStatus("failed", message, final=first["final"], exit_code=2 if first["code"] == 2 else 1)
         if codes and len(codes) == record["processes"]:
             return JobStatus("interrupted" if SAVED in codes else "succeeded")
+        if (Path(name) / CANCELLED).exists():  # a process that had not come far enough to say so was stopped too
+            return JobStatus("interrupted")
         missing = record["processes"] - len(codes)
         return JobStatus("failed", f"{missing} of {record['processes']} processes {self._end(name)}")
 
@@ -115,6 +119,7 @@ class LocalBackend:
         if force:
             os.killpg(record["pid"], signal.SIGKILL)
         else:
+            (Path(name) / CANCELLED).touch()
             os.kill(record["pid"], signal.SIGTERM)
 
     def _command(self, job: Job) -> list[str]:

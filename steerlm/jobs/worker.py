@@ -11,8 +11,9 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
-from steerlm.errors import SteerLMError
+from steerlm.errors import Interrupted, SteerLMError
 from steerlm.records import write_json
 
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     folder, module = Path(arguments[0]), arguments[1]
     sys.argv = [module, *arguments[2:]]
     code, error, final = 0, "", False
+    signal.signal(signal.SIGTERM, _interrupt)  # until the module sets its own
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as exit_:
@@ -38,6 +40,10 @@ def main(arguments: list[str]) -> int:
     rank = os.environ.get("RANK", "0")
     write_json(folder / f"status-{rank}.json", {"code": code, "error": error, "final": final})
     return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped before it began")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def explain(parts: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> s
     if not differences:
         return "never run before"
     said = [_say(name, *values) for name, values in min(differences, key=len).items()]
-    return "; ".join(said[:3]) + (f" and {len(said) - 3} more changes" if len(said) > 3 else "")
+    return "; ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,19 +10,24 @@ from pathlib import Path
 from steerlm.errors import TrainingError
 
 
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     spec = json.loads(Path(sys.argv[1]).read_text())
     counter = Path(spec["work"]) / f"step-{os.environ.get('RANK', '0')}"
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     step = int(counter.read_text()) if counter.exists() else 0
-    print(f"begins at step {step}", flush=True)
+    say(f"begins at step {step}")
     while step < spec["steps"]:
         if asked:
             counter.write_text(str(step))
             return 143
         step += 1
-        print(f"step {step}/{spec['steps']}", flush=True)
+        say(f"step {step}/{spec['steps']}")
         if step == spec.get("fail_at") and os.environ.get("RANK", "0") == "0":
             raise TrainingError("the loss is not finite")
         if step == spec.get("die_at"):

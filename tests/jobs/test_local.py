@@ -41,9 +41,9 @@ def wait(backend: LocalBackend, name: str, seconds: float = 60.0) -> JobStatus:
     return status
 
 
-def wait_for_line(backend: LocalBackend, name: str, text: str) -> None:
+def wait_for_line(backend: LocalBackend, name: str, text: str, times: int = 1) -> None:
     end = time.monotonic() + 60
-    while not any(text in line for _, line in backend.logs(name)):
+    while sum(text in line for _, line in backend.logs(name)) < times:
         assert time.monotonic() < end, f"{text!r} was never logged"
         time.sleep(0.05)
 
@@ -124,7 +124,7 @@ def test_torchrun_failure_and_stop_are_told_apart(tmp_path: Path) -> None:
     backend = LocalBackend(grace_seconds=30)
     failed = backend.ensure(make_job(tmp_path / "a", devices=2, fail_at=2, steps=500, pause=0.05))
     stopped = backend.ensure(make_job(tmp_path / "b", devices=2, steps=1000, pause=0.05))
-    wait_for_line(backend, stopped, "step 1/")
+    wait_for_line(backend, stopped, "step 1/", times=2)
     backend.cancel(stopped)
     assert wait(backend, failed).message == "the loss is not finite"
     assert wait(backend, stopped).state == "interrupted"

@@ -1,0 +1,153 @@
+"""The store: keys to artifacts, digests, what a half-made or damaged one does; local and on a fake S3."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steerlm.artifact import Artifact, Content, Store
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import StorageError
+from tests.fake_s3 import FakeS3, fake_s3
+
+
+def make(store: Store, key: str = "k1", text: str = "hello", **provenance: object) -> Artifact:
+    store.begin("stage", key, {"config": {"x": 1}})
+    files = store.folder("stage", key) / "files"
+    (files / "sub").mkdir(exist_ok=True)
+    (files / "sub" / "a.txt").write_text(text)
+    (files / "tokenizer.json").write_text("{}")
+    (store.folder("stage", key) / "logs" / "stage.log").write_text("said\n")
+    return store.finish("stage", key, "data", AttributeSchema(), provenance)
+
+
+def test_an_artifact_is_found_again_with_what_it_said(tmp_path: Path) -> None:
+    made = make(Store(tmp_path), seconds=3.5)
+    found = Store(tmp_path).find("stage", "k1")
+    assert found == made
+    assert (found.path / "sub" / "a.txt").read_text() == "hello"
+    assert found.manifest.provenance["seconds"] == 3.5
+    assert found.attributes == AttributeSchema()
+    assert sorted(found.manifest.content.files) == ["sub/a.txt", "tokenizer.json"]
+    assert not (found.folder / "work").exists()
+
+
+def test_digest_covers_content_not_provenance(tmp_path: Path) -> None:
+    one = make(Store(tmp_path / "1"), seconds=1)
+    same = make(Store(tmp_path / "2"), seconds=2)
+    other = make(Store(tmp_path / "3"), text="other")
+    assert one.digest == same.digest != other.digest
+    content = one.manifest.content
+    for change in (
+        {"kind": "model"},
+        {"prompt_version": 2},
+        {"tokenizer": None},
+        {"attributes": content.attributes.restricted(["quality"]) if content.attributes else None},
+    ):
+        assert content.model_copy(update=change).digest() != one.digest
+
+
+def test_digest_survives_the_manifest(tmp_path: Path) -> None:
+    made = make(Store(tmp_path))
+    read = Content.model_validate_json(made.manifest.content.model_dump_json())
+    assert read.digest() == made.digest
+
+
+def test_a_half_made_one_is_not_found_and_remembers_its_beginning(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.begin("stage", "k1", {"config": {"x": 1}}) is None
+    assert store.find("stage", "k1") is None
+    earlier = store.begin("stage", "k1", {"config": {"x": 1}})
+    assert earlier is not None
+    assert earlier["config"] == {"x": 1}
+    with pytest.raises(StorageError, match="made no file"):
+        store.finish("stage", "k1", "data", None, {})
+    with pytest.raises(StorageError, match="no finished artifact"):
+        store.open("stage", "k1")
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "manifest"])
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    artifact = make(Store(tmp_path))
+    target = artifact.path / "sub" / "a.txt"
+    if damage == "change":
+        time.sleep(0.01)
+        target.write_text("hellO")
+    elif damage == "remove":
+        target.unlink()
+    else:
+        manifest = artifact.folder / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"data"', '"date"'))
+    match = {"change": r"a\.txt has changed", "remove": r"a\.txt is missing", "manifest": "does not fit its content"}
+    with pytest.raises(StorageError, match=match[damage] + ".* delete .* to make it again"):
+        Store(tmp_path).find("stage", "k1")
+
+
+def test_a_left_over_partial_file_is_no_content(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.begin("stage", "k1", {})
+    (store.folder("stage", "k1") / "files" / ".train.jsonl.77.partial").write_text("torn")
+    assert sorted(make(store).manifest.content.files) == ["sub/a.txt", "tokenizer.json"]
+
+
+def test_records_are_newest_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in ("a", "b"):
+        store.begin("stage", key, {"config": key})
+        time.sleep(0.02)
+    assert [r["config"] for r in store.records("stage")] == ["b", "a"]
+    assert store.records("other") == []
+
+
+def test_a_lock_holds_between_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from steerlm.artifact import Store;"
+        f"lock = Store({str(tmp_path)!r}).lock('stage', 'k', print); lock.__enter__(); print('held', flush=True);"
+        "time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    waited: list[str] = []
+    threading.Timer(0.3, holder.kill).start()
+    began = time.monotonic()
+    with Store(tmp_path).lock("stage", "k", waited.append):
+        assert time.monotonic() - began > 0.2
+    holder.wait()
+    assert waited == [f"process {holder.pid}"]
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    with fake_s3() as store:
+        monkeypatch.setenv("S3_ENDPOINT", store.address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
+        yield store
+
+
+def test_an_s3_store_is_found_from_another_machine_and_read_only_when_needed(s3: FakeS3, tmp_path: Path) -> None:
+    made = make(Store("s3://bucket/store", cache=tmp_path / "here"))
+    assert made.uri == "s3://bucket/store/stage/k1"
+    elsewhere = Store("s3://bucket/store", cache=tmp_path / "there")
+    s3.fetched.clear()
+    found = elsewhere.find("stage", "k1")
+    assert found is not None
+    assert found.digest == made.digest
+    assert s3.fetched == ["bucket/store/stage/k1/manifest.json"]
+    elsewhere.materialise(found)
+    assert (found.path / "sub" / "a.txt").read_text() == "hello"
+    assert (found.folder / "logs" / "stage.log").read_text() == "said\n"
+    s3.fetched.clear()
+    assert elsewhere.find("stage", "k1") == found
+    assert s3.fetched == []
+
+
+def test_an_upload_that_broke_is_not_complete(s3: FakeS3, tmp_path: Path) -> None:
+    make(Store("s3://bucket/store", cache=tmp_path / "here"))
+    del s3.objects["bucket/store/stage/k1/COMPLETE"]
+    assert Store("s3://bucket/store", cache=tmp_path / "there").find("stage", "k1") is None

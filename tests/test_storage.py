@@ -1,0 +1,130 @@
+"""URIs, transfers and checksums. S3 is the real minio client against an in-process fake (see `fake_s3.py`)."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steerlm.errors import InputError, StorageError
+from steerlm.storage import FileDigest, S3Place, digest_folder, digest_source, fetch
+from tests.fake_s3 import FakeS3, fake_s3
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    with fake_s3() as store:
+        monkeypatch.setenv("S3_ENDPOINT", store.address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
+        yield store
+
+
+def make_files(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+FILES = {"a.txt": b"alpha", "sub/b.bin": bytes(range(256)) * 100, "empty": b""}
+
+
+def test_a_local_path_is_fetched_where_it_is(tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "here", FILES)
+    assert fetch(folder, tmp_path / "there") == folder
+    assert fetch(f"file://{folder}/a.txt", tmp_path / "there") == folder / "a.txt"
+    with pytest.raises(InputError, match="no such file or folder"):
+        fetch(tmp_path / "nowhere", tmp_path)
+
+
+def test_digests_name_every_file_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, FILES | {".hidden": b"x", ".git/y": b"y"})
+    found = digest_folder(folder)
+    assert found == {name: FileDigest(hashlib.sha256(c).hexdigest(), len(c)) for name, c in FILES.items()}
+
+
+def test_remembered_checksums_follow_changes(tmp_path: Path) -> None:
+    folder, memory = make_files(tmp_path / "f", FILES), tmp_path / "memory.json"
+    first = digest_folder(folder, memory)
+    stat = (folder / "a.txt").stat()
+    (folder / "a.txt").write_bytes(b"ALPHA")
+    os.utime(folder / "a.txt", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert digest_folder(folder, memory) == first, "an untouched file is not read again"
+    os.utime(folder / "a.txt", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert digest_folder(folder, memory)["a.txt"] != first["a.txt"]
+    memory.write_text("broken")
+    assert digest_folder(folder, memory)["sub/b.bin"] == first["sub/b.bin"]
+
+
+def test_a_source_is_its_content_not_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    one, two = make_files(tmp_path / "one", FILES), make_files(tmp_path / "two", FILES)
+    assert digest_source(str(one)) == digest_source(str(two))
+    (two / "a.txt").write_bytes(b"other")
+    assert digest_source(str(one)) != digest_source(str(two))
+    assert digest_source("nvidia/HelpSteer2@main") == "nvidia/HelpSteer2@main"
+    assert digest_source("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_upload_and_download_keep_every_byte(s3: FakeS3, tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "up", FILES)
+    place = S3Place.of("s3://bucket/some/prefix/")
+    place.upload_all({name: folder / name for name in FILES})
+    assert {k: len(v) for k, v in FILES.items()} == place.list()
+    assert digest_folder(fetch("s3://bucket/some/prefix", tmp_path / "down")) == digest_folder(folder)
+    assert fetch("s3://bucket/some/prefix/a.txt", tmp_path / "one").read_bytes() == b"alpha"
+    with pytest.raises(InputError, match="nothing is stored there"):
+        fetch("s3://bucket/some/pre", tmp_path / "none")
+
+
+def test_a_download_goes_on_where_it_broke(s3: FakeS3, tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "up", FILES)
+    S3Place.of("s3://bucket/p").upload_all({name: folder / name for name in FILES})
+    down = fetch("s3://bucket/p", tmp_path / "down")
+    (down / "a.txt").unlink()
+    (down / "sub" / "b.bin").write_bytes(b"torn")
+    s3.fetched.clear()
+    fetch("s3://bucket/p", tmp_path / "down")
+    assert sorted(s3.fetched) == ["bucket/p/a.txt", "bucket/p/sub/b.bin"]
+    assert digest_folder(down) == digest_folder(folder)
+
+
+def test_bytes_that_changed_on_the_way_are_noticed(s3: FakeS3, tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "up", FILES)
+    S3Place.of("s3://bucket/p").upload(folder / "a.txt", "a.txt")
+    s3.objects["bucket/p/a.txt"] = (b"alphA", s3.objects["bucket/p/a.txt"][1])
+    with pytest.raises(StorageError, match=r"s3://bucket/p/a\.txt: sha256 .* was expected"):
+        fetch("s3://bucket/p", tmp_path / "down")
+    assert not (tmp_path / "down" / "a.txt").exists()
+
+
+def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "up", FILES)
+    place = S3Place.of("s3://bucket/p")
+    place.upload(folder / "a.txt", "a.txt")
+    marker = s3.objects["bucket/p/a.txt"]
+    place.upload(folder / "a.txt", "a.txt")
+    assert s3.objects["bucket/p/a.txt"] is marker
+
+
+def test_what_is_missing_in_the_environment_is_named() -> None:
+    with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
+        S3Place.of("s3://bucket/p", {})
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(InputError, match="http://host:port"):
+        S3Place.of("s3://bucket/p", keys | {"S3_ENDPOINT": "localhost:9000"})
+    with pytest.raises(InputError, match="s3://bucket/prefix was expected"):
+        S3Place.of("s3:///p", keys)
+
+
+def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib3
+    from minio import Minio
+
+    quick = urllib3.PoolManager(retries=False, timeout=1)
+    client = Minio(endpoint="127.0.0.1:1", access_key="a", secret_key="b", secure=False, http_client=quick)
+    with pytest.raises(StorageError, match="cannot look up it"):
+        S3Place(client, "bucket", "p").stat("x")
