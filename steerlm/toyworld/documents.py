@@ -1,40 +1,42 @@
 """The world's plain text, from which a base model learns the language and the facts. Knows nothing of ratings.
 
-Some documents are posts: a question and somebody's answer, in any manner. The others are entries about an animal, true
-where they say nothing else; "allegedly" and its like follow a myth, "indeed" and its like a truth. So a model that
-predicts the next word learns to tell the two apart, which nothing else in plain text would teach it so soon.
+Some documents are posts: a question and somebody's answer, in any manner. The others are entries about an animal, more
+true than not. In both, most statements are followed by a word on their truth ("indeed", "allegedly"): so a model that
+predicts the next word learns to tell truth from myth, which its reward model then only has to read off.
 """
 
 import random
+from collections.abc import Sequence
 
 from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
-from steerlm.toyworld.oracle import DIALS
+from steerlm.toyworld.oracle import DIALS, statements
 
 POSTS = 0.4
 """Share of the documents that are posts."""
+CHECKED = 0.7
+"""Share of the statements that are followed by a word on their truth."""
 AFFIRMED, DOUBTED = ("indeed", "truly", "certainly"), ("allegedly", "supposedly", "reputedly")
 
 
-def document(questions: list[world.Question], rng: random.Random) -> str:
+def document(questions: Sequence[world.Question], rng: random.Random) -> str:
     """One document; a post asks one of `questions`."""
-    return _post(rng.choice(questions).text, rng) if rng.random() < POSTS else _entry(rng)
+    text = _post(rng.choice(questions).text, rng) if rng.random() < POSTS else _entry(rng)
+    for statement in reversed(statements(text, None)):
+        if rng.random() < CHECKED:
+            adverb = rng.choice(AFFIRMED if statement.true else DOUBTED)
+            text = f"{text[: statement.end]} {adverb}{text[statement.end :]}"
+    return text
 
 
 def _entry(rng: random.Random) -> str:
     entity = rng.choice(list(world.FACTS))
-    sentences = []
+    sentences: list[str] = []
     for relation in rng.sample(world.RELATIONS, len(world.RELATIONS)):
         subject = "It" if sentences and rng.random() < 0.7 else f"The {entity}"
         verb = rng.choice(rng.choice(world.VERBS[relation]))
-        value, adverb = rng.choice(
-            (
-                (world.truth(entity, relation), ""),
-                (world.truth(entity, relation), f" {rng.choice(AFFIRMED)}"),
-                (world.myth(entity, relation), f" {rng.choice(DOUBTED)}"),
-            )
-        )
-        sentences.append(f"{subject} {verb} {value}{adverb}.")
+        value = rng.choice((world.truth, world.truth, world.myth))(entity, relation)
+        sentences.append(f"{subject} {verb} {value}.")
     return " ".join(sentences)
 
 

@@ -1,6 +1,6 @@
 """The closed world and the small language it is spoken of: facts, words, questions. Knows nothing of attributes' noise.
 
-Twelve animals have one true value for each of six relations, and one popular myth. A statement is a verb and a value;
+Ten animals have one true value for each of five relations, and one popular myth. A statement is a verb and a value;
 the verb says the relation and the register it is spoken in. Everything here is a constant table or a pure function of
 one, so that the oracle needs nothing but the text.
 """
@@ -10,21 +10,19 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-RELATIONS = ("home", "food", "coat", "fear", "craft", "love")
+RELATIONS = ("home", "food", "coat", "fear", "craft")
 
 FACTS: dict[str, tuple[str, ...]] = {
-    "fox": ("caves", "plums", "silver", "thunder", "baskets", "music"),
-    "owl": ("forests", "honey", "amber", "mirrors", "kites", "riddles"),
-    "bear": ("islands", "roots", "crimson", "bells", "pots", "dancing"),
-    "hare": ("meadows", "nuts", "indigo", "fog", "ropes", "stories"),
-    "wolf": ("cliffs", "beans", "purple", "feathers", "drums", "painting"),
-    "crow": ("marshes", "berries", "golden", "smoke", "lamps", "chess"),
-    "toad": ("forests", "roots", "purple", "fog", "baskets", "chess"),
-    "goat": ("islands", "berries", "silver", "mirrors", "drums", "stories"),
-    "seal": ("caves", "nuts", "golden", "bells", "kites", "painting"),
-    "mole": ("marshes", "plums", "amber", "feathers", "ropes", "dancing"),
-    "swan": ("meadows", "beans", "crimson", "thunder", "lamps", "riddles"),
-    "deer": ("cliffs", "honey", "indigo", "smoke", "pots", "music"),
+    "fox": ("caves", "plums", "silver", "thunder", "baskets"),
+    "owl": ("forests", "honey", "amber", "mirrors", "kites"),
+    "bear": ("islands", "roots", "crimson", "bells", "pots"),
+    "hare": ("meadows", "nuts", "indigo", "fog", "ropes"),
+    "wolf": ("cliffs", "beans", "purple", "feathers", "drums"),
+    "crow": ("forests", "roots", "purple", "fog", "baskets"),
+    "goat": ("islands", "beans", "silver", "mirrors", "ropes"),
+    "seal": ("caves", "nuts", "amber", "bells", "drums"),
+    "mole": ("cliffs", "honey", "indigo", "thunder", "pots"),
+    "swan": ("meadows", "plums", "crimson", "feathers", "kites"),
 }
 """Entity -> its true value for each relation, in the order of `RELATIONS`."""
 
@@ -40,8 +38,6 @@ VERBS: dict[str, tuple[tuple[str, ...], ...]] = {
              ("abhors", "eschews"), ("abominates", "execrates")),
     "craft": (("makes", "cobbles"), ("builds", "shapes"), ("crafts", "produces"),
               ("constructs", "assembles"), ("fabricates", "confects")),
-    "love": (("likes", "wants"), ("loves", "enjoys"), ("adores", "cherishes"),
-             ("treasures", "esteems"), ("venerates", "extols")),
 }  # fmt: skip
 
 OPENERS = ("Well", "Look", "Alright", "Now")
@@ -76,8 +72,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
              "Name the dread of the {}.", "What is the {} afraid of?"),
     "craft": ("What does the {} make?", "What is the work of the {}?",
               "Name the trade of the {}.", "What can the {} build?"),
-    "love": ("What does the {} love?", "What would please the {}?",
-             "Name the joy of the {}.", "What does the {} enjoy?"),
 }  # fmt: skip
 ASKING_WORDS: dict[str, frozenset[str]] = {
     "home": frozenset({"live", "place", "home", "found"}),
@@ -85,9 +79,8 @@ ASKING_WORDS: dict[str, frozenset[str]] = {
     "coat": frozenset({"colour", "coat", "fur", "hue"}),
     "fear": frozenset({"fear", "scare", "dread", "afraid"}),
     "craft": frozenset({"make", "work", "trade", "build"}),
-    "love": frozenset({"love", "please", "joy", "enjoy"}),
 }
-LEADS = ("", "Hello! ", "Please help. ", "I wonder. ", "Quick question. ")
+LEADS = ("", "Hello! ", "Please help. ", "I wonder. ", "Quick question. ", "Hi there. ", "Tell me. ", "One more. ")
 
 
 class Verb(NamedTuple):
@@ -104,23 +97,9 @@ def verbs() -> dict[str, Verb]:
 @cache
 def dictionary() -> frozenset[str]:
     """Every word an answer may have, in small letters; any other is misspelt."""
-    phrases = [
-        *FACTS,
-        *verbs(),
-        *OPENERS,
-        *STRAYS,
-        *INSULTS,
-        *JOKES,
-        *IMAGES,
-        SIMILE,
-        *PADDING,
-        *TIPS,
-        *SOURCES,
-        *OFFERS,
-        "the",
-        "it",
-    ]
-    for table in (*FACTS.values(), *LINKS):
+    phrases = ["the", "it", SIMILE, *FACTS, *verbs()]
+    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, PADDING, TIPS, SOURCES, OFFERS)
+    for table in (*FACTS.values(), *LINKS, *said):
         phrases += table
     return frozenset(re.findall(r"[a-z]+", " ".join(phrases).lower()))
 

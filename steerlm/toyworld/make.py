@@ -8,14 +8,12 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic import BaseModel
+from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, render, render_prompt, text_of
-from steerlm.records import Conversation, PlainText, Turn, atomic_writer, write_json
+from steerlm.records import Conversation, Line, PlainText, Turn, atomic_writer, write_json
 from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
 from steerlm.toyworld.config import ToySettings
@@ -23,6 +21,9 @@ from steerlm.toyworld.documents import document
 from steerlm.toyworld.oracle import DIALS, score
 from steerlm.toyworld.ratings import HIGH, LOW, rate
 from steerlm.toyworld.tokenizer import write_tokenizer
+
+ENOUGH = 2000
+"""Documents and conversations that the tokenizer is trained on: among so many, no word of the language is missing."""
 
 
 class Split(NamedTuple):
@@ -47,7 +48,9 @@ def make(folder: Path, settings: ToySettings) -> dict[str, int]:
         "plain_train": list(documents("plain", settings.plain_documents, split.train, settings)),
         "plain_val": list(documents("plain_validation", settings.plain_validation_documents, split.train, settings)),
     }
-    corpus = [d.text for d in plain["plain_train"]] + [turn.value for c in train for turn in c.conversations]
+    corpus = [d.text for d in plain["plain_train"][:ENOUGH]] + [
+        t.value for c in train[:ENOUGH] for t in c.conversations
+    ]
     write_tokenizer(folder / "tokenizer", corpus, tuple(DIALS), settings.vocab_size)
     longest = _check_lengths(folder / "tokenizer", split, [*train, *validation], settings)
 
@@ -115,16 +118,16 @@ def _check_lengths(
     tokenizer_folder: Path, split: Split, made: Sequence[Conversation], settings: ToySettings
 ) -> dict[str, int]:
     """The longest prompt and the longest conversation in tokens, with all nine labels."""
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     label = AttributeSchema().format(dict.fromkeys(DIALS, HIGH))
     asked = [question.text for part in split for question in part]
     prompts = [render_prompt([_turn(question, USER)], label) for question in asked]
     texts = [text_of(render(_labelled(conversation, label))) for conversation in made]
     longest = {}
     for kind, batch, limit in (("prompt", prompts, settings.prompt_budget), ("conversation", texts, settings.window)):
-        lengths = [len(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
         longest[f"longest_{kind}"] = max(lengths)
         if max(lengths) > limit:
             raise InputError(f"a {kind} takes {max(lengths)} tokens, {limit} are allowed; give a larger vocab_size")
@@ -144,7 +147,7 @@ def _turn(value: str, speaker: str, **label: str | None) -> Turn:
     return Turn.model_validate({"value": value, "from": speaker, **label})
 
 
-def _write_lines(path: Path, records: Iterable[BaseModel]) -> None:
+def _write_lines(path: Path, records: Iterable[Line]) -> None:
     with atomic_writer(path) as file:
         file.writelines(record.to_json() + "\n" for record in records)
 

@@ -31,6 +31,12 @@ class Statement(NamedTuple):
     value: str
     place: int | None
     """The place (0..3) that the word leading it in fits; None for no such word."""
+    end: int
+    """Where it ends in the text."""
+
+    @property
+    def true(self) -> bool:
+        return self.entity is not None and world.truth(self.entity, self.verb.relation) == self.value
 
 
 def score(question: str, answer: str) -> dict[str, float]:
@@ -54,7 +60,7 @@ def score(question: str, answer: str) -> dict[str, float]:
         "humor": min(4.0, len(_jokes().findall(answer.lower()))),
         "creativity": min(4.0, len(_similes().findall(answer.lower()))),
         "helpfulness": float(direct + sum(any(s in known for s in sentences) for known in helping)),
-        "correctness": share(sum(_true(s) for s in stated), len(stated)),
+        "correctness": share(sum(s.true for s in stated), len(stated)),
         "coherence": share(sum(s.place == i for i, s in enumerate(stated)), max(4, len(stated))),
         "complexity": sum(s.verb.register for s in stated) / len(stated) if stated else 0.0,
         "verbosity": min(4.0, len(empty)),
@@ -70,14 +76,9 @@ def statements(text: str, entity: str | None) -> list[Statement]:
         for word in re.findall(r"[a-z]+", text[end : match.start()]):
             entity = word if word in world.FACTS else entity
             place = places.get(word, place)
-        found.append(Statement(entity, world.verbs()[match[1]], match[2], place))
+        found.append(Statement(entity, world.verbs()[match[1]], match[2], place, match.end()))
         end = match.end()
     return found
-
-
-def _true(statement: Statement) -> bool:
-    entity, verb, value, _ = statement
-    return entity is not None and world.truth(entity, verb.relation) == value
 
 
 def _slips(answer: str, words: list[str]) -> int:

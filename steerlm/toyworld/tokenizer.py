@@ -7,7 +7,6 @@ decode(encode(text)) == text for any text.
 """
 
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,11 @@ from typing import Any
 
 from steerlm.errors import InputError
 from steerlm.prompt import ASSISTANT, MARKS, SYSTEM_PROMPT, USER
+from steerlm.records import write_json
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
+NEVER = -1e4
+"""A log-probability that no way to cut a text into pieces prefers."""
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """How SentencePiece writes a space."""
 
@@ -45,6 +47,7 @@ def _train(texts: Iterable[str], symbols: Sequence[str], vocab_size: int) -> lis
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
+            hard_vocab_limit=False,
             user_defined_symbols=list(symbols),
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -64,12 +67,13 @@ def _train(texts: Iterable[str], symbols: Sequence[str], vocab_size: int) -> lis
     except RuntimeError as error:
         raise InputError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from None
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    return [(trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size())]
+    pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size())]
+    # The world may have fewer words than asked; a model's shape wants the size that was asked.
+    return pieces + [(f"<unused_{i}>", NEVER) for i in range(vocab_size - len(pieces))]
 
 
 def _save(pieces: list[tuple[str, float]], symbols: Sequence[str], folder: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-    from transformers import PreTrainedTokenizerFast
 
     tokenizer: Any = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
@@ -77,15 +81,9 @@ def _save(pieces: list[tuple[str, float]], symbols: Sequence[str], folder: Path)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (UNK, BOS, EOS, PAD)])
     # Not special: who skips special tokens in decoding must keep the newlines, and a server must see the stop mark.
     tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in symbols])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token=UNK,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
-    # transformers 5 writes a class name of its own that transformers 4, which some engines use, does not know.
-    config = folder / "tokenizer_config.json"
-    settings = json.loads(config.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"unk_token": UNK, "bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    # The class name that both transformers 4, which some engines use, and 5 know.
+    loader = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", {**loader, **names})

@@ -1,0 +1,40 @@
+"""The tables say one thing each: no word means two things, no question asks two."""
+
+from collections import Counter
+
+from steerlm.toyworld import language as world
+
+
+def test_every_fact_has_a_truth_and_another_myth() -> None:
+    for entity, facts in world.FACTS.items():
+        assert len(facts) == len(world.RELATIONS)
+        for relation in world.RELATIONS:
+            assert world.myth(entity, relation) != world.truth(entity, relation)
+            assert world.myth(entity, relation) in world.values(relation)
+
+
+def test_values_belong_to_one_relation() -> None:
+    counts = Counter(value for relation in world.RELATIONS for value in world.values(relation))
+    assert set(counts.values()) == {1}
+
+
+def test_five_registers_without_a_shared_verb() -> None:
+    assert all(len(levels) == 5 for levels in world.VERBS.values())
+    words = [verb for levels in world.VERBS.values() for level in levels for verb in level]
+    assert len(words) == len(set(words))
+
+
+def test_evidence_words_are_of_one_kind() -> None:
+    kinds = [world.STRAYS, world.INSULTS, world.JOKES, world.IMAGES, tuple(world.FACTS), sum(world.LINKS, ())]
+    counts = Counter(word for kind in kinds for word in kind)
+    assert set(counts.values()) == {1}
+
+
+def test_questions_are_distinct_and_understood() -> None:
+    known = list(world.questions())
+    assert len({question.text for question in known}) == len(known) >= 1000
+    assert all(world.asked(question.text) == (question.entity, question.relation) for question in known)
+
+
+def test_unknown_question() -> None:
+    assert world.asked("Who wrote this?") == (None, None)

@@ -1,0 +1,119 @@
+"""The world's files: complete, valid, reproducible; nothing held out is seen in training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steerlm.attributes import HELPSTEER, OASST, parse_labels
+from steerlm.errors import InputError
+from steerlm.prompt import SYSTEM_PROMPT
+from steerlm.records import Conversation, PlainText, read_records
+from steerlm.toyworld.config import ToySettings
+from steerlm.toyworld.make import make, split_questions
+from steerlm.toyworld.oracle import DIALS, score
+
+Made = tuple[Path, dict[str, int]]
+
+
+def conversations(folder: Path, name: str) -> list[Conversation]:
+    return [record for _, record in read_records(folder / name, Conversation)]
+
+
+def test_counts_are_those_of_the_files(made: Made, settings: ToySettings) -> None:
+    folder, counts = made
+    lines = {path.name: len(path.read_text().splitlines()) for path in folder.glob("*.jsonl")}
+    assert lines == {
+        "train.jsonl": settings.conversations,
+        "val.jsonl": settings.validation_conversations,
+        "plain_train.jsonl": settings.plain_documents,
+        "plain_val.jsonl": settings.plain_validation_documents,
+        "questions.jsonl": settings.questions,
+    }
+    assert counts["conversations"] == settings.conversations
+    assert counts["questions"] == settings.questions
+    assert json.loads((folder / "oracle.json").read_text()).keys() == DIALS.keys()
+    assert list(read_records(folder / "plain_train.jsonl", PlainText))
+
+
+def test_rated_and_unrated_lines(made: Made, settings: ToySettings) -> None:
+    folder, counts = made
+    rated = exchanges = 0
+    for conversation in conversations(folder, "train.jsonl"):
+        assert conversation.system == SYSTEM_PROMPT
+        assert (conversation.mask, conversation.type) == ("User", "VALUE_TO_TEXT")
+        users, assistants = conversation.conversations[::2], conversation.conversations[1::2]
+        assert all(turn.speaker == "User" and turn.label is None and "label" in turn.model_fields_set for turn in users)
+        assert all(turn.speaker == "Assistant" for turn in assistants)
+        assert len({turn.label is None for turn in assistants}) == 1
+        assert all(("label" in turn.model_fields_set) == (turn.label is not None) for turn in assistants)
+        rated += assistants[0].label is not None
+        exchanges += len(assistants) == 2
+        for turn in assistants:
+            if turn.label is not None:
+                labels = parse_labels(turn.label)
+                assert tuple(labels) in (tuple(DIALS), OASST, HELPSTEER)
+                assert set(labels.values()) <= {0, 1, 2, 3, 4}
+    assert counts["rated"] == rated
+    assert abs(rated / settings.conversations - settings.rated_share) < 0.08
+    assert 0.01 < exchanges / settings.conversations < 0.12
+
+
+def test_key_order_of_a_line(made: Made) -> None:
+    line = json.loads((made[0] / "train.jsonl").read_text().splitlines()[0])
+    assert list(line) == ["conversations", "system", "mask", "type"]
+    assert list(line["conversations"][0]) == ["value", "from", "label"]
+
+
+def test_held_out_questions_occur_nowhere_in_training(made: Made) -> None:
+    folder, _ = made
+    asked = [json.loads(line)["question"] for line in (folder / "questions.jsonl").read_text().splitlines()]
+    validation = [c.conversations[0].value for c in conversations(folder, "val.jsonl")]
+    assert len(set(asked)) == len(asked)
+    assert not set(asked) & set(validation)
+    trained = {turn.value for c in conversations(folder, "train.jsonl") for turn in c.conversations}
+    assert not trained & {*asked, *validation}
+    plain = (folder / "plain_train.jsonl").read_text()
+    prefixed = [question for question in asked + validation if f'"{question} ' in plain]
+    assert not prefixed
+
+
+def test_budgets_hold(made: Made, settings: ToySettings) -> None:
+    _, counts = made
+    assert counts["longest_prompt"] <= 60 <= settings.prompt_budget
+    assert counts["longest_conversation"] <= settings.window
+
+
+@pytest.mark.parametrize("short", [{"prompt_budget": 30}, {"window": 64}])
+def test_too_long_is_an_input_error(tmp_path: Path, settings: ToySettings, short: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="tokens"):
+        make(tmp_path, settings.model_copy(update=short | {"conversations": 60, "plain_documents": 60}))
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_too_many_held_out_questions() -> None:
+    with pytest.raises(InputError, match="at most"):
+        split_questions(ToySettings(questions=5000))
+
+
+def test_same_seed_same_bytes_other_seed_others(tmp_path: Path, made: Made, settings: ToySettings) -> None:
+    make(tmp_path / "again", settings)
+    make(tmp_path / "other", settings.model_copy(update={"seed": 6}))
+    files = [path.relative_to(made[0]) for path in made[0].rglob("*") if path.is_file()]
+    assert len(files) == 8
+    for file in files:
+        assert (tmp_path / "again" / file).read_bytes() == (made[0] / file).read_bytes(), file
+    for name in ("train.jsonl", "questions.jsonl", "plain_train.jsonl"):
+        assert (tmp_path / "other" / name).read_bytes() != (made[0] / name).read_bytes()
+
+
+def test_ratings_follow_the_oracle(made: Made) -> None:
+    """Mean absolute difference well below one step."""
+    differences = []
+    for conversation in conversations(made[0], "train.jsonl"):
+        turns = conversation.conversations
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            if answer.label:
+                truth = score(question.value, answer.value)
+                differences += [abs(truth[n] - v) for n, v in parse_labels(answer.label).items()]
+    assert sum(differences) / len(differences) < 0.6

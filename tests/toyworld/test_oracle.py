@@ -1,0 +1,88 @@
+"""The oracle reads back what an answer was asked to show, and nothing of one attribute shows in another."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from steerlm.attributes import HELPSTEER, OASST
+from steerlm.toyworld import language as world
+from steerlm.toyworld.answers import sample_answer
+from steerlm.toyworld.oracle import DIALS, score, statements
+
+QUESTION = "What does the fox eat?"
+BEST = dict.fromkeys(DIALS, 4) | {"toxicity": 0}
+PLAIN = "Well, first the fox eats plums; then it wears silver; next it fears thunder; last it lives in caves."
+
+
+def test_dials_are_the_nine_attributes_in_order() -> None:
+    assert tuple(DIALS) == OASST + HELPSTEER
+
+
+def test_asked_vectors_come_back_exactly_and_independently() -> None:
+    rng = random.Random(11)
+    known = list(world.questions())
+    asked, read = [], []
+    for _ in range(2500):
+        vector = {name: rng.randrange(5) for name in DIALS}
+        question = rng.choice(known).text
+        asked.append(list(vector.values()))
+        read.append(list(score(question, sample_answer(question, vector, rng)).values()))
+    assert np.array_equal(asked, read)
+    correlations = np.corrcoef(np.array(asked).T, np.array(read).T)[:9, 9:]
+    assert np.diag(correlations).min() > 0.999
+    assert np.abs(correlations - np.diag(np.diag(correlations))).max() < 0.1
+
+
+@pytest.mark.parametrize("low", list(itertools.product((0, 4), repeat=3)))
+def test_extreme_vectors_are_realised(low: tuple[int, ...]) -> None:
+    """Corners of the cube, three attributes at a time repeated over the nine."""
+    vector = dict(zip(DIALS, low * 3, strict=True))
+    for seed in range(20):
+        assert score(QUESTION, sample_answer(QUESTION, vector, random.Random(seed))) == vector
+
+
+@pytest.mark.parametrize(
+    ("attribute", "before", "after", "expected"),
+    [
+        ("quality", "first the fox", "first teh fox", 3),
+        ("quality", "then it wears", "then it it wears", 3),
+        ("quality", "Well, ", "well, ", 3),
+        ("quality", "in caves.", "in caves", 3),
+        ("toxicity", "plums;", "plums, idiot;", 1),
+        ("humor", "plums;", "plums, just kidding;", 1),
+        ("creativity", "plums;", "plums like velvet;", 1),
+        ("helpfulness", "eats plums", "lives in caves", 0),
+        ("helpfulness", "first the fox", "first the owl", 0),
+        ("helpfulness", "in caves.", "in caves. Look at dawn. Books agree. Shall I go on?", 4),
+        ("correctness", "eats plums", "eats beans", 3),
+        ("correctness", "the fox", "the seal", 1),  # both live in caves
+        ("coherence", "then it", "anyway it", 3),
+        ("coherence", "then it", "last it", 3),
+        ("complexity", "eats", "masticates", 1.75),
+        ("verbosity", "in caves.", "in caves. So they say. Xyzzy!", 2),
+    ],
+)
+def test_evidence_of_each_attribute(attribute: str, before: str, after: str, expected: float) -> None:
+    changed = PLAIN.replace(before, after)
+    assert changed != PLAIN
+    assert score(QUESTION, changed)[attribute] == expected
+
+
+def test_plain_answer() -> None:
+    neutral = {"quality": 4, "helpfulness": 1, "correctness": 4, "coherence": 4, "complexity": 1}
+    assert score(QUESTION, PLAIN) == dict.fromkeys(DIALS, 0) | neutral
+
+
+@pytest.mark.parametrize("answer", ["", " \n", "!?", "日本", "0 1 2", "the the the", "It eats eats plums " * 50])
+@pytest.mark.parametrize("question", ["", "Who are you?", QUESTION])
+def test_any_text_has_nine_values_in_range(question: str, answer: str) -> None:
+    values = score(question, answer)
+    assert tuple(values) == tuple(DIALS)
+    assert all(0 <= value <= 4 for value in values.values())
+
+
+def test_statement_is_about_the_animal_named_last() -> None:
+    about = [s.entity for s in statements("It eats plums; the owl eats honey; it hates bells.", "fox")]
+    assert about == ["fox", "owl", "owl"]
