@@ -64,7 +64,7 @@ def tiny_base(folder: Path) -> Path:
     """A random model of 20k parameters over bytes, as a Hugging Face folder."""
     import torch
     from safetensors.torch import save_file
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     byte_tokenizer().save_pretrained(folder / "tokenizer")
     size = len(load_tokenizer(folder / "tokenizer"))
@@ -77,11 +77,11 @@ def tiny_base(folder: Path) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=512,
     )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in shape.to_config().items() if k != "model_type"}))
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     info = ModelInfo(kind="base", license="apache-2.0")
     finish_folder(folder, shape=shape, tokenizer_from=folder / "tokenizer", info=info, dtype="float32")
-    torch.manual_seed(0)
-    config = LlamaForCausalLM.config_class.from_pretrained(folder)
-    save_file(LlamaForCausalLM(config).state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -94,7 +94,8 @@ def test_the_reward_model_has_three_named_outputs(run: PipelineRun) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert list(model.config.id2label.values()) == list(SCHEMA.names)
     assert model.score.weight.shape == (3, 32)
-    assert read_info(folder).attributes == SCHEMA.restricted(SCHEMA.names)
+    # The defaults of dials are no concern of a reward model.
+    assert read_info(folder).attributes == SCHEMA.model_copy(update={"defaults": {}, "trained": SCHEMA.names})
 
 
 def test_every_answer_is_labelled_with_the_three_on_their_range(run: PipelineRun) -> None:
