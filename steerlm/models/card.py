@@ -20,15 +20,18 @@ inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, attributes=ATTRIBUTES
 )
 out = model.generate(**inputs, max_new_tokens=64, stop_strings=["<extra_id_1>"], tokenizer=tokenizer)
-answer = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])
+answer = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :]).removesuffix("<extra_id_1>").rstrip("\\n")
 """
 LOAD_REWARD = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder)
-text = "<extra_id_0>System\\nBe kind.\\n<extra_id_1>User\\nHello\\n<extra_id_1>Assistant\\nHi!\\n<extra_id_2>"
-inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+messages = [
+    {"role": "user", "content": "Where does the owl live?"},
+    {"role": "assistant", "content": "In the old barn."},
+]
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
 scores = dict(zip(model.config.id2label.values(), model(**inputs).logits[0].tolist()))
 """
 LOAD_BASE = """\
@@ -55,7 +58,7 @@ def model_card(info: "ModelInfo", shape: LlamaShape, dtype: str) -> str:
         "library_name": "transformers",
         "tags": ["steerlm", info.kind],
         "license": info.license,
-        "base_model": info.base,
+        "base_model": info.base.partition("@")[0] if info.base else None,
     }
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", "", f"# {TITLES[info.kind]}", ""]

@@ -1,26 +1,38 @@
-"""The chat template of a model folder: the training text in Jinja, with the model's attribute schema baked in.
+"""The chat templates of model folders: the training texts in Jinja, with the model's attribute schema baked in.
 
-Stock servers (vLLM, transformers) render it with `chat_template_kwargs={"attributes": {...}}`. A model without
-attributes gets the same template with no names: it then accepts no dial and writes no label line.
+Stock servers (vLLM, transformers) render a policy's with `chat_template_kwargs={"attributes": {...}}`. A policy without
+attributes gets the same template with no names: it then accepts no dial and writes no label line. A reward model's ends
+in the read-out mark, so that engines which pool over chat messages score the text it was trained on.
 """
 
 import json
 from importlib.resources import files
+from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.prompt import SYSTEM_PROMPT
 
 
 def chat_template(schema: AttributeSchema | None) -> str:
-    """The Jinja source for models trained on `schema` (None: without labels)."""
+    """The Jinja source for policies trained on `schema` (None: without labels)."""
     names = list(schema.active) if schema else []
-    filled = {
-        "names": names,
-        "values": list(range(schema.low, schema.high + 1)) if schema else [],
-        "defaults": {n: schema.default(n) for n in names} if schema else {},
-        "system": SYSTEM_PROMPT,
-    }
-    source = files("steerlm.models").joinpath("chat_template.jinja").read_text(encoding="utf-8")
-    for key, value in filled.items():
+    return _filled(
+        "chat_template.jinja",
+        names=names,
+        low=schema.low if schema else 0,
+        high=schema.high if schema else 0,
+        defaults={name: schema.default(name) for name in names} if schema else {},
+        system=SYSTEM_PROMPT,
+    )
+
+
+def readout_template() -> str:
+    """The Jinja source for reward models."""
+    return _filled("readout_template.jinja", system=SYSTEM_PROMPT)
+
+
+def _filled(name: str, **values: Any) -> str:
+    source = files("steerlm.models").joinpath(name).read_text(encoding="utf-8")
+    for key, value in values.items():
         source = source.replace(f"@@{key}@@", json.dumps(value))
     return source

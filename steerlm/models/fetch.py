@@ -7,145 +7,217 @@ size and sha256) is written last. Pickled weights and code are never fetched.
 import fnmatch
 import json
 import os
-import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from steerlm.errors import InputError, ModelError, StorageError
+from steerlm.models.folder import FETCHED, INFO, TERMS
+from steerlm.models.hub import HubSource
 from steerlm.models.shape import LlamaShape
 from steerlm.models.tokenizer import FILES, copy_tokenizer
 from steerlm.records import write_json
-from steerlm.storage import S3Place, digest_folder, is_remote, sha256_file
+from steerlm.storage import FileDigest, S3Place, digest_folder, is_remote
 
-MANIFEST = "fetched.json"
-WANTED = (
-    *FILES,
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "steerlm.json",
-    "README.md",
-    "LICENSE*",
-)
-HUB = re.compile(r"^hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?$")
+WEIGHTS, INDEX, CONFIG = "*.safetensors", "model.safetensors.index.json", "config.json"
+WANTED = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
+STARTED, DIGESTS = ".fetching.json", ".digests.json"
+"""Hidden files of a fetch under way: what is being fetched, and checksums already computed."""
+
+
+class Source(Protocol):
+    """Where a model comes from. `name`: what the manifest calls it; `revision`: which version, if it has any."""
+
+    name: str
+    revision: str | None
+
+    def files(self) -> dict[str, FileDigest]:
+        """Sizes and, where they are known, checksums ("" if not) of what is there."""
+        ...
+
+    def get(self, names: Sequence[str], folder: Path) -> None:
+        """Put files into the folder; those that are there and right are kept."""
+        ...
+
+    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
+        """Those of `names` that will need room on the folder's disk."""
+        ...
 
 
 def fetch_model(uri: str, folder: Path) -> None:
     """Make `folder` a model folder with what `uri` names: `hf://org/name@revision`, `s3://bucket/prefix` or a folder.
 
     Raises `ModelError` for a model that cannot be used (no safetensors, another architecture), `InputError` for an
-    address that does not exist or may not be read, `StorageError` for a transfer that failed or a file that is not what
-    it should be.
+    address that does not exist or may not be read, or a folder that holds something else, `StorageError` for a transfer
+    that failed or a file that is not what it should be.
     """
-    if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_text())["uri"] == uri:
-        _check(folder)
+    begun = _read(folder / STARTED)
+    source = open_source(uri, begun["revision"] if begun and begun["uri"] == uri else None)
+    if _complete(source, folder):
         return
+    _claim(source, folder, begun)
+    files = {name: digest for name, digest in source.files().items() if _wanted(name)}
+    if not files:
+        raise InputError(f"{uri}: no model is there")
+    weights = fnmatch.filter(files, WEIGHTS)
+    if not weights:
+        raise ModelError(f"{uri}: no safetensors; pickled weights are not read, ask for a converted model or revision")
     folder.mkdir(parents=True, exist_ok=True)
-    if uri.startswith("hf://"):
-        revision = _from_hub(uri, folder)
-    else:
-        revision = None
-        _from_store(uri, folder) if is_remote(uri) else _from_disk(Path(uri), folder)
-    LlamaShape.from_folder(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{uri}: no safetensors; pickled weights are not read: convert the model first")
+    write_json(folder / STARTED, {"uri": source.name, "revision": source.revision})
+    source.get([name for name in files if name not in weights and name != INFO], folder)
+    LlamaShape.from_folder(folder)  # before many gigabytes
+    weights = _shards(uri, folder, weights)
+    _room(folder, sum(files[name].size for name in source.copies(weights, folder)))
+    source.get(weights, folder)
+    _verify(folder, {name: files[name] for name in weights})
     copy_tokenizer(folder, folder)
-    files = {name: asdict(digest) for name, digest in digest_folder(folder).items() if name != MANIFEST}
-    write_json(folder / MANIFEST, {"uri": uri, "revision": revision, "files": files})
-
-
-def _check(folder: Path) -> None:
-    """Raise `StorageError` for a file that is not as large as it was when it was fetched."""
-    for name, digest in json.loads((folder / MANIFEST).read_text())["files"].items():
-        path = folder / name
-        if not path.exists() or path.stat().st_size != digest["size"]:
-            raise StorageError(f"{path}: missing or changed since it was fetched; delete {MANIFEST} and fetch again")
-
-
-def _wanted(names: Iterable[str]) -> list[str]:
-    """Files of the folder itself, not of folders below it."""
-    return [n for n in names if "/" not in n and any(fnmatch.fnmatchcase(n, pattern) for pattern in WANTED)]
-
-
-def _from_store(uri: str, folder: Path) -> None:
-    place = S3Place.of(uri)
-    sizes = place.list()
-    wanted = _wanted(sizes)
-    if not wanted:
-        raise InputError(f"{uri}: no model is stored there")
-    _room(folder, sum(sizes[name] for name in wanted if not (folder / name).exists()))
-    place.download_all({name: folder / name for name in wanted})
-
-
-def _from_disk(source: Path, folder: Path) -> None:
-    """Hard links where the file system allows, else copies."""
-    if not source.is_dir():
-        raise InputError(f"{source}: no such model folder")
-    if source.resolve() == folder.resolve():
-        return
-    for name in _wanted(p.name for p in source.iterdir() if p.is_file()):
-        target = folder / name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source / name, target)
-        except OSError:
-            shutil.copyfile(source / name, target)
-
-
-def _from_hub(uri: str, folder: Path) -> str:
-    """Fetch from the hub and return the commit. Resumes: files that are complete are not fetched again."""
-    import httpx2
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    match = HUB.match(uri)
-    if not match:
-        raise InputError(f"{uri}: expected hf://organisation/name or hf://organisation/name@revision")
-    repo, revision = match["repo"], match["revision"] or "main"
-    try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        files = {f.rfilename: f for f in info.siblings or []}
-        wanted = _wanted(files)
-        if not any(name.endswith(".safetensors") for name in wanted):
-            raise ModelError(f"{uri}: no safetensors; pickled weights are not read: ask for a converted revision")
-        _room(folder, sum(files[name].size or 0 for name in wanted if not (folder / name).exists()))
-        snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=wanted)
-    except GatedRepoError:
-        raise InputError(
-            f"{uri}: gated; accept its licence on the model's page of the hub (models / {repo}) and set HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
-        raise InputError(f"{uri}: the hub has no revision {revision!r} of {repo}") from None
-    except RepositoryNotFoundError:
-        raise InputError(f"{uri}: no such model on the hub, or it is private and HF_TOKEN is not set") from None
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        raise StorageError(f"{uri}: the hub cannot be read ({_line(error)}); the same command goes on later") from None
-    for name in wanted:
-        _verify(folder / name, files[name])
+    source.get([name for name in files if name == INFO], folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes for resuming
-    return str(info.sha)
+    digests = {name: asdict(digest) for name, digest in _digests(folder).items()}
+    write_json(folder / FETCHED, {"uri": source.name, "revision": source.revision, "files": digests})
+    for done in (STARTED, DIGESTS):
+        (folder / done).unlink(missing_ok=True)
+
+
+def open_source(uri: str, commit: str | None = None) -> Source:
+    """`commit`: the hub's, of a fetch that was interrupted."""
+    if uri.startswith("hf://"):
+        return HubSource(uri, commit)
+    return StoreSource(uri) if is_remote(uri) else DiskSource(uri)
+
+
+class StoreSource:
+    """`s3://bucket/prefix`. Checksums are compared where the objects carry one."""
+
+    revision: str | None = None
+
+    def __init__(self, uri: str) -> None:
+        self.name, self._place = uri, S3Place.of(uri)
+
+    def files(self) -> dict[str, FileDigest]:
+        return {name: FileDigest("", size) for name, size in self._place.list().items()}
+
+    def get(self, names: Sequence[str], folder: Path) -> None:
+        self._place.download_all({name: folder / name for name in names})
+
+    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
+        return [name for name in names if not (folder / name).exists()]
+
+
+class DiskSource:
+    """A folder of this machine; its manifest name is the folder's, as a path means nothing elsewhere.
+
+    Weights become hard links where the file system allows; what is small is copied, as it may be rewritten.
+    """
+
+    revision: str | None = None
+
+    def __init__(self, uri: str) -> None:
+        self.path = Path(uri.removeprefix("file://")).expanduser().resolve()
+        if not self.path.is_dir():
+            raise InputError(f"{uri}: no such model folder")
+        self.name = self.path.name
+
+    def files(self) -> dict[str, FileDigest]:
+        return {p.name: FileDigest("", p.stat().st_size) for p in sorted(self.path.iterdir()) if p.is_file()}
+
+    def get(self, names: Sequence[str], folder: Path) -> None:
+        for name in names:
+            source, target = (self.path / name).resolve(), folder / name  # the hub's cache consists of symbolic links
+            partial = folder / f".{name}.partial"
+            partial.unlink(missing_ok=True)
+            if not fnmatch.fnmatchcase(name, WEIGHTS) or not _link(source, partial):
+                shutil.copyfile(source, partial)
+            partial.replace(target)
+            partial.unlink(missing_ok=True)  # replacing a link by one to the same file leaves both
+
+    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
+        here = folder.stat().st_dev
+        return [name for name in names if (self.path / name).stat().st_dev != here and not (folder / name).exists()]
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        return False
+    return True
+
+
+def _wanted(name: str) -> bool:
+    """Files of the folder itself, not of folders below it."""
+    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)
+
+
+def _complete(source: Source, folder: Path) -> bool:
+    """Whether the folder holds just this. Raises `StorageError` for a file that is not as it was when fetched."""
+    manifest = _read(folder / FETCHED)
+    if manifest is None or manifest["uri"] != source.name:
+        return False
+    sizes: Mapping[str, int] = {name: digest["size"] for name, digest in manifest["files"].items()}
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            raise StorageError(f"{path}: missing or changed since it was fetched; delete {folder} and fetch again")
+    if not isinstance(source, DiskSource):
+        return True
+    there = source.files()
+    return all(name in there and there[name].size == sizes[name] for name in fnmatch.filter(sizes, WEIGHTS))
+
+
+def _claim(source: Source, folder: Path, begun: dict[str, Any] | None) -> None:
+    """Raise `InputError` unless the folder is absent, empty or an earlier fetch of the same."""
+    if isinstance(source, DiskSource) and source.path == folder.resolve():
+        raise InputError(f"{folder}: is the model itself; give another folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; a new folder was expected")
+    holds = (begun or _read(folder / FETCHED) or {}).get("uri")
+    if holds is not None and holds != source.name:
+        raise InputError(f"{folder}: holds {holds}; give another folder")
+    if holds is None and folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; give a new folder")
+
+
+def _shards(uri: str, folder: Path, weights: list[str]) -> list[str]:
+    """The weights that belong to the model: those its index names, where it has one."""
+    if not (folder / INDEX).is_file():
+        return ["model.safetensors"] if "model.safetensors" in weights else weights
+    try:
+        named = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{uri}: {INDEX} is not an index of weights") from None
+    if absent := [name for name in named if name not in weights]:
+        raise ModelError(f"{uri}: {absent[0]} is missing, which {INDEX} names")
+    return named
 
 
 def _room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise StorageError(f"{folder}: the model needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+        raise StorageError(f"{folder}: the weights need {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free")
 
 
-def _verify(path: Path, told: Any) -> None:
-    """Compare with what the hub says of the file; a wrong one is removed, so that a repeated fetch gets it anew."""
-    wrong = told.size is not None and path.stat().st_size != told.size
-    if not wrong and told.lfs is not None:
-        wrong = sha256_file(path) != told.lfs["sha256"]
-    if wrong:
-        path.unlink()
-        raise StorageError(f"{path}: is not the file the hub describes (checksum); it was removed, fetch again")
+def _verify(folder: Path, told: Mapping[str, FileDigest]) -> None:
+    """Compare the weights with what is said of them; a wrong file is removed, so that a repeated fetch gets it anew."""
+    found = _digests(folder)
+    for name in fnmatch.filter(found, WEIGHTS):
+        if name not in told:  # of an earlier state of the source
+            (folder / name).unlink()
+    for name, wanted in told.items():
+        if found[name].size != wanted.size or (wanted.sha256 and found[name].sha256 != wanted.sha256):
+            (folder / name).unlink()
+            raise StorageError(f"{folder / name}: is not the file described (checksum); it was removed, fetch again")
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _digests(folder: Path) -> dict[str, FileDigest]:
+    return digest_folder(folder, folder / DIGESTS)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,28 +1,35 @@
 """A model folder in Hugging Face's format, plus `steerlm.json`: the kind of model, its attributes, where it came from.
 
-Knows files and configs, not weights: the trainer has put the shards there before. `steerlm.json` is written last; a
-folder made here is complete when it has one.
+Knows files and configs, not weights: the trainer has put the shards there before. `steerlm.json` is removed first and
+written last; a folder made here is complete when it has one.
 """
 
 import json
+import re
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
+import yaml
 from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError
 from steerlm.models.card import model_card
-from steerlm.models.chat_template import chat_template
+from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.models.shape import LlamaShape
-from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
-from steerlm.prompt import LABEL_MARK, PROMPT_VERSION
+from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
+from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import atomic_writer, write_json
 
 __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 
 INFO, FORMAT = "steerlm.json", 1
+FETCHED = "fetched.json"
+"""What `steerlm model fetch` writes last: where a folder came from, and its files."""
+TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+"""Files that a base model's licence wants handed on with what is made of it."""
 Kind = Literal["base", "reward", "policy"]
 
 
@@ -46,35 +53,48 @@ def read_info(folder: str | Path) -> ModelInfo:
     if not path.parent.is_dir():
         raise ModelError(f"{folder}: no such model folder")
     if not path.exists():
-        return ModelInfo(kind="base")
+        return _foreign(path.parent)
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if raw.pop("format") != FORMAT or raw["kind"] not in get_args(Kind):
             raise ModelError(f"{path}: format or kind is not one this version of steerlm knows; update steerlm")
         attributes = raw.pop("attributes", None)
         return ModelInfo(attributes=AttributeSchema.model_validate(attributes) if attributes else None, **raw)
-    except (json.JSONDecodeError, ValidationError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a valid description of a model ({str(error).splitlines()[0]})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: not UTF-8, not JSON, not valid
+        reason = f"{error} is missing" if isinstance(error, KeyError) else _reason(error)
+        raise ModelError(f"{path}: not a valid description of a model ({reason})") from None
 
 
 def finish_folder(folder: Path, *, shape: LlamaShape, tokenizer_from: Path, info: ModelInfo, dtype: str) -> None:
     """Write everything of a model folder but the weights: config, tokenizer, chat template, card, `steerlm.json`.
 
-    `dtype`: of the weights, in torch's name (`bfloat16`, `float32`). Raises `ModelError` if a reward model has no
-    attributes or the tokenizer does not fit the vocabulary.
+    `dtype`: of the weights, in torch's name (`bfloat16`, `float32`). Raises `ModelError` if there are no weights yet, a
+    reward model has no attributes or the tokenizer does not fit the vocabulary.
     """
-    copy_tokenizer(tokenizer_from, folder)
+    (folder / INFO).unlink(missing_ok=True)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no safetensors; the weights must be written first")
+    if info.kind == "reward" and info.attributes is None:
+        raise ModelError(f"{folder}: a reward model needs its attributes")
+    copy_tokenizer(tokenizer_from, folder, plain=info.kind != "base", left=info.kind == "policy")
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) > shape.vocab_size:
         raise ModelError(
             f"{tokenizer_from}: its tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}"
         )
     write_json(folder / "config.json", _config(shape, info, tokenizer, dtype))
-    special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
-    if info.kind != "reward":
+    if info.kind == "reward":
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        _own_template(folder, readout_template())
+    else:
+        special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
         write_json(folder / "generation_config.json", {k: v for k, v in special.items() if v is not None})
     if info.kind == "policy":
-        _own_template(folder, info.attributes)
+        _own_template(folder, chat_template(info.attributes))
+    if tokenizer_from.is_dir() and tokenizer_from.resolve() != folder.resolve():
+        for pattern in TERMS:
+            for terms in tokenizer_from.glob(pattern):
+                shutil.copyfile(terms, folder / terms.name)
     with atomic_writer(folder / "README.md") as file:
         file.write(model_card(info, shape, dtype))
     attributes = info.attributes.model_dump(mode="json") if info.attributes else None
@@ -82,45 +102,59 @@ def finish_folder(folder: Path, *, shape: LlamaShape, tokenizer_from: Path, info
     write_json(folder / INFO, {"format": FORMAT, **plain, "attributes": attributes})
 
 
+def _foreign(folder: Path) -> ModelInfo:
+    """A model made elsewhere: its name from the hub if it was fetched there, its licence from its card."""
+    base = None
+    if (folder / FETCHED).is_file():
+        fetched: dict[str, Any] = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
+        if fetched["uri"].startswith("hf://"):
+            base = f"{fetched['uri'].removeprefix('hf://').partition('@')[0]}@{fetched['revision']}"
+    card = folder / "README.md"
+    head = re.match(r"---\n(.*?)\n---\n", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    try:
+        front = yaml.safe_load(head[1]) if head else {}
+    except yaml.YAMLError:
+        front = {}
+    said = front if isinstance(front, dict) else {}
+    license = said.get("license_name") if said.get("license") == "other" else said.get("license")
+    return ModelInfo(kind="base", base=base, license=str(license) if license else None)
+
+
 def _config(shape: LlamaShape, info: ModelInfo, tokenizer: Any, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         **shape.to_config(),
         "dtype": dtype,
+        "torch_dtype": dtype,  # the name before transformers 4.56
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": True,
     }
-    if info.kind != "reward":
+    if info.kind != "reward" or info.attributes is None:
         return config
-    if info.attributes is None:
-        raise ModelError("a reward model needs its attributes")
     names = info.attributes.names
     return config | {
         "architectures": ["LlamaForSequenceClassification"],
         "problem_type": "regression",  # engines apply a softmax to scores without it
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        "pad_token_id": _pad_id(tokenizer),
+        "pad_token_id": pad_id(tokenizer),
         "tie_word_embeddings": False,
     }
 
 
-def _pad_id(tokenizer: Any) -> int:
-    """An id no text ends with: readers pool at the last token that is not pad, and every text ends in the mark."""
-    last = tokenizer(LABEL_MARK, add_special_tokens=False)["input_ids"][-1]
-    for name in ("pad", "unk", "bos", "eos"):
-        found = getattr(tokenizer, f"{name}_token_id")
-        if found is not None and found != last:
-            return cast(int, found)
-    return 0 if last else 1
-
-
-def _own_template(folder: Path, schema: AttributeSchema | None) -> None:
+def _own_template(folder: Path, template: str) -> None:
     with atomic_writer(folder / "chat_template.jinja") as file:
-        file.write(chat_template(schema))
-    path = folder / "tokenizer_config.json"
+        file.write(template)
+    path = folder / CONFIG
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings.pop("chat_template", None) is not None:  # an inherited one would compete with ours
         write_json(path, settings)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    return str(error).splitlines()[0]

@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from steerlm.errors import ModelError
 
@@ -38,6 +46,13 @@ class LlamaShape(BaseModel):
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     initializer_range: float = 0.02
+
+    @field_validator("head_dim")
+    @classmethod
+    def _usual_is_none(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """One form for each shape: two that are the same model compare equal."""
+        hidden, heads = info.data.get("hidden_size"), info.data.get("num_attention_heads")
+        return None if hidden and heads and value == hidden / heads else value
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -74,15 +89,25 @@ class LlamaShape(BaseModel):
         for key in ("attention_bias", "mlp_bias"):
             if config.get(key):
                 raise ModelError(f"{path}: {key} is not supported")
+        if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
+            raise ModelError(f"{path}: hidden_act {activation!r} is not supported; 'silu' is")
+        if config.get("quantization_config"):
+            raise ModelError(f"{path}: quantised weights cannot be trained; fetch the model they were made from")
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "llama3"):
             raise ModelError(f"{path}: rope_type {kind!r} is not supported; 'default' and 'llama3' are")
         known = {k: config[k] for k in cls.model_fields if k in config and k not in ("rope_theta", "rope_scaling")}
-        known.setdefault("num_key_value_heads", config.get("num_attention_heads"))
-        scaling = RopeScaling(**{k: rope[k] for k in RopeScaling.model_fields}) if kind == "llama3" else None
+        if known.get("num_key_value_heads") is None:  # absent or null: as many as there are query heads
+            known["num_key_value_heads"] = config.get("num_attention_heads")
+        scaling = {k: rope[k] for k in RopeScaling.model_fields if k in rope} if kind == "llama3" else None
         theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-        return cls(**known, rope_theta=theta, rope_scaling=scaling)
+        try:
+            return cls.model_validate({**known, "rope_theta": theta, "rope_scaling": scaling})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ModelError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
 
     def to_config(self) -> dict[str, Any]:
         """The architecture's keys of a `config.json` (both spellings of the rotary settings, old and new)."""

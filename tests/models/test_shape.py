@@ -1,0 +1,135 @@
+"""Sizes are read from every spelling of a config.json, and what the trainer cannot do is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from steerlm.errors import ModelError
+from steerlm.models.shape import LlamaShape, RopeScaling
+from tests.models.conftest import config
+
+# As they stand in the folders of the hub (facts of the models; keys that do not matter here left out).
+LLAMA2_13B = {
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 40,
+    "rope_scaling": None,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+LLAMA2_70B = LLAMA2_13B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 80,
+    "num_key_value_heads": 8,
+}
+LLAMA3_70B = LLAMA2_70B | {"vocab_size": 128256, "rope_theta": 500000.0, "max_position_embeddings": 8192}
+SCALING = {
+    "factor": 8.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+LLAMA31_70B = LLAMA3_70B | {"rope_scaling": SCALING, "max_position_embeddings": 131072}
+
+
+def write(folder: Path, **content: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "parameters"),
+    [
+        (LLAMA2_13B, 13_015_864_320),
+        (LLAMA2_70B, 68_976_648_192),
+        (LLAMA3_70B, 70_553_706_496),
+        (LLAMA31_70B, 70_553_706_496),
+    ],
+)
+def test_parameters_of_the_published_models(tmp_path: Path, content: dict[str, Any], parameters: int) -> None:
+    assert LlamaShape.from_folder(write(tmp_path, **content)).parameters() == parameters
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("outputs", [None, 9])
+def test_parameters_are_those_of_the_model(tmp_path: Path, tied: bool, outputs: int | None) -> None:
+    shaped = config(tie_word_embeddings=tied, head_dim=16)
+    if outputs:
+        shaped.num_labels = outputs
+    model: Any = (LlamaForSequenceClassification if outputs else LlamaForCausalLM)(shaped)
+    shaped.save_pretrained(tmp_path)
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    assert LlamaShape.from_folder(tmp_path).parameters(outputs) == wanted
+
+
+@pytest.mark.parametrize("content", [LLAMA2_13B, LLAMA2_70B, LLAMA3_70B, LLAMA31_70B])
+def test_what_is_written_is_read_again_by_us_and_by_transformers(tmp_path: Path, content: dict[str, Any]) -> None:
+    shape = LlamaShape.from_folder(write(tmp_path, **content))
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(shape.to_config()))
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert LlamaShape.from_folder(tmp_path) == shape
+    assert again.rope_parameters == theirs.rope_parameters
+    for key in LlamaShape.model_fields:
+        if key not in ("rope_scaling", "rope_theta", "rms_norm_eps"):
+            assert getattr(again, key) == getattr(theirs, key), key
+
+
+def test_scaled_rope_gives_the_same_frequencies(tmp_path: Path) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    scaled = config(rope_parameters=SCALING | {"rope_theta": 500000.0})
+    scaled.save_pretrained(tmp_path)
+    shape = LlamaShape.from_folder(tmp_path)
+    assert shape.rope_scaling == RopeScaling(
+        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
+    )
+    ours = LlamaConfig(**{k: v for k, v in shape.to_config().items() if k != "model_type"})
+    assert torch.equal(LlamaRotaryEmbedding(ours).inv_freq, LlamaRotaryEmbedding(scaled).inv_freq)
+    assert not torch.equal(LlamaRotaryEmbedding(ours).inv_freq, LlamaRotaryEmbedding(config()).inv_freq)
+
+
+def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Path) -> None:
+    content: dict[str, Any] = dict(LLAMA2_13B)
+    assert LlamaShape.from_folder(write(tmp_path, **content | {"num_key_value_heads": None})).num_key_value_heads == 40
+    del content["num_key_value_heads"]
+    assert LlamaShape.from_folder(write(tmp_path, **content)).num_key_value_heads == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mistral"}, "model_type 'mistral' is not supported"),
+        ({"attention_bias": True}, "attention_bias is not supported"),
+        ({"mlp_bias": True}, "mlp_bias is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: Field required"),
+        ({"num_key_value_heads": 7}, "must be a multiple of num_key_value_heads"),
+        ({"hidden_size": 5121}, "must be a multiple of num_attention_heads"),
+        ({"vocab_size": 0}, "vocab_size: Input should be greater than 0"),
+        ({"hidden_size": None}, "hidden_size: Input should be"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        LlamaShape.from_folder(write(tmp_path, **LLAMA2_13B | change))
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_a_missing_or_broken_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        LlamaShape.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{\n]")
+    with pytest.raises(ModelError, match=r"config\.json:2: not JSON"):
+        LlamaShape.from_folder(tmp_path)
