@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from steerlm.errors import TrainingError
 from steerlm.megatron import fixes
@@ -107,8 +108,9 @@ def _check(folder: Path, model: Llama, shape: LlamaShape) -> dict[str, Any]:
 def _load(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = dist_checkpointing.load(content, str(folder / TENSORS))
-    except CheckpointingException as error:
-        raise TrainingError(f"{folder}: cannot be loaded ({error})") from error
+    except (CheckpointingException, CheckpointException) as error:  # megatron's, torch's (a BaseException)
+        reason = str(error).strip().splitlines()[-1]
+        raise TrainingError(f"{folder}: the checkpoint is damaged ({reason}); delete it") from error
     return loaded
 
 

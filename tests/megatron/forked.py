@@ -28,7 +28,7 @@ def _rank(rank: int, world: int, folder: str, function: Callable[..., Any], args
         result = function(*args)
         dist.barrier()
         torch.save(result, f"{folder}/{rank}.pt")
-    except Exception:
+    except BaseException:  # torch's checkpoint errors are not Exceptions
         Path(f"{folder}/{rank}.txt").write_text(traceback.format_exc())
         os._exit(1)  # the others are waiting for us
     os._exit(0)

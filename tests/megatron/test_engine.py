@@ -1,0 +1,183 @@
+"""One process against the oracle: losses, gradients, statistics, updated weights; packing; what must not happen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steerlm.errors import TrainingError
+from steerlm.megatron.engine import build_engine
+from steerlm.megatron.mapping import split
+from steerlm.training.config import LayoutSettings
+from steerlm.training.rows import Row
+from tests.megatron.forked import one, ranks
+from tests.megatron.material import (
+    LR,
+    OUTPUTS,
+    SHAPES,
+    curve,
+    engine,
+    objective,
+    oracle,
+    packed,
+    samples,
+    settings,
+    weights,
+)
+
+HEADS = pytest.mark.parametrize("outputs", [None, OUTPUTS], ids=["text", "reward"])
+
+
+def _against_the_oracle(folder: Path, outputs: int | None) -> None:
+    ours = engine(outputs=outputs)
+    theirs, learn = oracle(ours, folder / "start", outputs), objective(outputs)
+    for step in range(4):
+        rows = [*packed(samples(step, outputs)), Row()]
+        for a, b in zip(ours.forward(rows, learn.output), theirs.forward(rows, learn.output), strict=True):
+            assert a.dtype == torch.float32 and torch.allclose(a, b, atol=2e-5)
+        assert ours.evaluate(rows, learn).loss == pytest.approx(theirs.evaluate(rows, learn).loss, abs=1e-5)
+        a, b = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)
+        assert a.loss == pytest.approx(b.loss, abs=1e-5) and a.count == b.count
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
+        for name, value in b.statistics.items():
+            assert a.statistics[name].dtype == torch.float64
+            assert torch.allclose(a.statistics[name], value.double(), rtol=1e-5, atol=1e-4), name
+    ours.write_hf(folder / "end")
+    theirs.write_hf(folder / "theirs")
+    ends, wanted = weights(folder / "end"), weights(folder / "theirs")
+    assert ends.keys() == wanted.keys()
+    assert max(float((ends[name] - wanted[name]).abs().max()) for name in wanted) < 1e-5
+
+
+@HEADS
+def test_steps_equal_the_oracles(tmp_path: Path, outputs: int | None) -> None:
+    one(_against_the_oracle, tmp_path, outputs)
+
+
+def _gradients(folder: Path, outputs: int | None) -> None:
+    ours = engine(SHAPES["mha"], outputs)
+    theirs, learn = oracle(ours, folder, outputs), objective(outputs)
+    rows = packed(samples(0, outputs))
+    ours.step(rows, learn, 0.0)  # clipping scales copies for the optimizer, not these
+    theirs.clip = 0.0
+    theirs.step(rows, learn, 0.0)
+    wanted = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
+    norm = float(torch.stack([g.norm() for g in wanted.values() if g is not None]).norm())
+    own = dict(ours.model.named_parameters())
+    for parameter in ours.own:
+        for part, got in zip(parameter.parts, split(own[parameter.name].main_grad, parameter), strict=True):
+            want = wanted.pop(part.name)
+            assert want is not None and float((got - want * min(1, 0.5 / norm)).abs().max()) < 1e-5, part.name
+    assert not wanted
+
+
+@HEADS
+def test_gradients_equal_the_oracles(tmp_path: Path, outputs: int | None) -> None:
+    one(_gradients, tmp_path, outputs)
+
+
+def _packings(outputs: int | None) -> list[list[tuple[float, float]]]:
+    found = []
+    for one_by_one in (False, True):
+        of, learn, losses = engine(outputs=outputs), objective(outputs), []
+        for step in range(3):
+            some = samples(step, outputs)
+            rows = [Row((sample,)) for sample in some] if one_by_one else packed(some)
+            result = of.step(rows, learn, LR)
+            losses.append((result.loss, result.grad_norm))
+        found.append(losses)
+    return found
+
+
+@HEADS
+def test_packed_equals_unpacked(outputs: int | None) -> None:
+    together, alone = one(_packings, outputs)
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def _recomputed(kind: str) -> list[tuple[float, float]]:
+    return curve(engine(layout={"recompute": kind}), None, range(3))
+
+
+def test_recomputation_changes_nothing() -> None:
+    wanted = one(_recomputed, "none")
+    assert one(_recomputed, "full") == wanted and one(_recomputed, "selective") == wanted
+
+
+def _half(folder: Path) -> None:
+    of = engine(precision="bf16")
+    assert {p.dtype for p in of.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for g in of.optimizer.param_groups for p in g["params"]} == {torch.float32}
+    whole = engine()
+    for (a, _), (b, _) in zip(curve(of, None, range(8)), curve(whole, None, range(8)), strict=True):
+        assert a == pytest.approx(b, abs=0.05)
+    # Updates too small for bf16 must add up in the masters.
+    of.write_hf(folder / "before")
+    learn = objective(None)
+    for step in range(25):
+        of.step(packed(samples(step)), learn, 2e-5)
+    of.write_hf(folder / "after")
+    name = "model.layers.0.mlp.up_proj.weight"
+    before, after = weights(folder / "before")[name], weights(folder / "after")[name]
+    large = before.abs() > 0.25  # one step moves by 2e-5, half a unit in the last place is 5e-4
+    assert after.dtype == torch.bfloat16 and bool((before != after)[large].any())
+
+
+def test_bf16_keeps_masters_in_fp32(tmp_path: Path) -> None:
+    one(_half, tmp_path)
+
+
+def _poisoned(folder: Path, bad_rank: int) -> str:
+    of, learn = engine(layout={"devices": 2}), objective(None)
+    of.step(packed(samples(0), of.layout), learn, LR)
+    of.write_hf(folder / "before")
+    rows = packed(samples(1), of.layout)
+    if of.layout.rank == bad_rank:
+        rows[0].samples[0].weights[1] = np.nan
+    with pytest.raises(TrainingError) as caught:
+        of.step(rows, learn, LR)
+    of.write_hf(folder / "after")
+    assert of.step(packed(samples(1), of.layout), learn, LR).loss > 0
+    return str(caught.value)
+
+
+def test_a_loss_that_is_not_a_number_stops_every_rank_before_the_update(tmp_path: Path) -> None:
+    said = ranks(2, _poisoned, tmp_path, 1)
+    assert said == ["the loss is nan", "the loss is nan"]
+    before, after = weights(tmp_path / "before"), weights(tmp_path / "after")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def _infinite() -> None:
+    of, learn = engine(), objective(None)
+    parameter = next(p for p in of.model.parameters() if p.dim() == 2)
+    parameter.register_hook(lambda grad: grad * float("inf"))
+    before = parameter.detach().clone()
+    with pytest.raises(TrainingError, match=r"gradient norm is (inf|nan)"):
+        of.step(packed(samples(0)), learn, LR)
+    assert torch.equal(parameter, before)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
+    one(_infinite)
+
+
+def _wrong_head() -> None:
+    with pytest.raises(ValueError, match="reward head"):
+        engine(outputs=OUTPUTS).step(packed(samples(0)), objective(None), LR)
+    with pytest.raises(ValueError, match="either"):
+        build_engine(model_folder=None, shape=None, outputs=None, settings=settings(), layout=LayoutSettings())
+
+
+def test_what_cannot_be_asked() -> None:
+    one(_wrong_head)
+
+
+def _votes() -> list[bool]:
+    of = engine(layout={"devices": 2})
+    return [of.agree(False), of.agree(of.layout.rank == 1), of.agree(True)]
+
+
+def test_one_rank_is_enough_to_agree() -> None:
+    assert ranks(2, _votes) == [[False, True, True]] * 2
