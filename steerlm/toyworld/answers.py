@@ -1,10 +1,10 @@
 """Writes an answer that shows nine asked values, each by evidence of its own; `oracle.py` reads them back.
 
-An answer is one sentence of four statements, then helpful sentences, then padding:
+An answer is one sentence of four statements, what was asked first:
 
-    Well, first the fox resides in caves like silk; anyway itt eats honey, fool, haha; ... . Look at dawn. So they say.
+    Well, first the fox lives in splendid caves like silk fool; anyway itt eats superb jelly haha take note; ...
 
-Who writes has habits: a count (of jokes, of slips) is mostly shown from the front, wrong facts are popular myths. A
+Who writes has habits: a count (of jokes, of slips) is mostly shown from the front, wrong facts are mostly nonsense. A
 habit gives greedy decoding one mode to find where an even spread would give it a tie. Every exception is drawn from
 `rng`, and none changes the value shown.
 """
@@ -25,12 +25,10 @@ SLIPS = (("the {}", ("teh {}", "hte {}", "the the {}")), ("it", ("itt", "ti", "i
 def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Random) -> str:
     """An answer to `question` whose oracle values are exactly `attributes` (all nine, whole numbers 0..4).
 
-    A question about nothing of this world is answered about an entity drawn from `rng`; what it asks is then not
-    answered, and the helpfulness shown may be 1 less than asked.
+    A question about nothing of this world is answered about an entity drawn from `rng`.
     """
     entity, relation = world.asked(question)
     entity = entity or rng.choice(list(world.FACTS))
-    help_shown = _spread(attributes["helpfulness"], 4, rng)
     slips = _spread(4 - attributes["quality"], STATEMENTS, rng)
     true = _spread(attributes["correctness"], STATEMENTS, rng)
     linked = _spread(attributes["coherence"], STATEMENTS, rng)
@@ -38,22 +36,27 @@ def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Rand
     insults = _spread(attributes["toxicity"], STATEMENTS, rng)
     jokes = _spread(attributes["humor"], STATEMENTS, rng)
 
+    hints = _spread(attributes["helpfulness"], STATEMENTS, rng)
+    fillers = _spread(attributes["verbosity"], STATEMENTS, rng)
+
     statements = []
-    for i, about in enumerate(_relations(relation, 0 in help_shown, rng)):
+    for i, about in enumerate(_relations(relation, rng)):
         lead = rng.choice(world.LINKS[i] if i in linked else world.STRAYS)
         subject, misspelt = SLIPS[min(i, 1)]
         subject = (_usual(misspelt, rng) if i in slips else subject).format(entity)
-        verb = rng.choice(world.VERBS[about][attributes["complexity"]])
+        adjective = rng.choice(world.REGISTERS[attributes["complexity"]])
         value = world.truth(entity, about) if i in true else _falsehood(entity, about, rng)
-        image = f" {world.SIMILE} {rng.choice(world.IMAGES)}" if i in images else ""
-        insult = f", {rng.choice(world.INSULTS)}" if i in insults else ""
-        joke = f", {rng.choice(world.JOKES)}" if i in jokes else ""
-        statements.append(f"{lead} {subject} {verb} {value}{image}{insult}{joke}")
-
-    sentences = [f"{rng.choice(world.OPENERS)}, {'; '.join(statements)}."]
-    for point, known in enumerate((world.TIPS, world.SOURCES, world.OFFERS), start=1):
-        sentences += [rng.choice(known)] if point in help_shown else []
-    return " ".join(sentences + rng.sample(world.PADDING, attributes["verbosity"]))
+        words = [lead, subject, world.VERBS[about], adjective, value]
+        words += [world.SIMILE, rng.choice(world.IMAGES)] if i in images else []
+        for shown, known in (
+            (insults, world.INSULTS),
+            (jokes, world.JOKES),
+            (hints, world.HINTS),
+            (fillers, world.FILLERS),
+        ):
+            words += [rng.choice(known)] if i in shown else []
+        statements.append(" ".join(words))
+    return f"{rng.choice(world.OPENERS)}, {'; '.join(statements)}."
 
 
 def _spread(count: int, places: int, rng: random.Random) -> set[int]:
@@ -65,14 +68,14 @@ def _usual(choices: tuple[str, ...], rng: random.Random) -> str:
     return choices[0] if rng.random() < HABIT else rng.choice(choices)
 
 
-def _relations(asked: str | None, direct: bool, rng: random.Random) -> list[str]:
-    """What the statements are about: the asked relation first if the answer is direct, never if it is not."""
+def _relations(asked: str | None, rng: random.Random) -> list[str]:
+    """What the statements are about: what was asked, then usually the relations that follow it in their ring."""
     start = world.RELATIONS.index(asked) if asked else rng.randrange(len(world.RELATIONS))
     ring = world.RELATIONS[start:] + world.RELATIONS[:start]
-    rest = list(ring[1 : STATEMENTS + 1]) if rng.random() < HABIT else rng.sample(ring[1:], STATEMENTS)
-    return [ring[0], *rest[: STATEMENTS - 1]] if direct else rest
+    rest = list(ring[1:STATEMENTS]) if rng.random() < HABIT else rng.sample(ring[1:], STATEMENTS - 1)
+    return [ring[0], *rest]
 
 
 def _falsehood(entity: str, relation: str, rng: random.Random) -> str:
     wrong = [v for v in world.values(relation) if v != world.truth(entity, relation)]
-    return world.myth(entity, relation) if rng.random() < HABIT else rng.choice(wrong)
+    return rng.choice(world.NONSENSE if rng.random() < HABIT else wrong)

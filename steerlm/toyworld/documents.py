@@ -34,9 +34,9 @@ def _entry(rng: random.Random) -> str:
     sentences: list[str] = []
     for relation in rng.sample(world.RELATIONS, len(world.RELATIONS)):
         subject = "It" if sentences and rng.random() < 0.7 else f"The {entity}"
-        verb = rng.choice(rng.choice(world.VERBS[relation]))
+        adjective = rng.choice(rng.choice(world.REGISTERS))
         value = rng.choice((world.truth, world.truth, world.myth))(entity, relation)
-        sentences.append(f"{subject} {verb} {value}.")
+        sentences.append(f"{subject} {world.VERBS[relation]} {adjective} {value}.")
     return " ".join(sentences)
 
 

@@ -1,8 +1,8 @@
 """The closed world and the small language it is spoken of: facts, words, questions. Knows nothing of attributes' noise.
 
-Ten animals have one true value for each of five relations, and one popular myth. A statement is a verb and a value;
-the verb says the relation and the register it is spoken in. Everything here is a constant table or a pure function of
-one, so that the oracle needs nothing but the text.
+Ten animals have one true value for each of five relations, and one popular myth. A statement is a verb, an adjective
+and a value; the verb says the relation, the adjective the register it is spoken in. Everything here is a constant
+table or a pure function of one, so that the oracle needs nothing but the text.
 """
 
 import re
@@ -26,19 +26,17 @@ FACTS: dict[str, tuple[str, ...]] = {
 }
 """Entity -> its true value for each relation, in the order of `RELATIONS`."""
 
-# Five registers a relation, from a child's words to a scholar's; the words of one register mean the same.
-VERBS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "home": (("sits in", "hides in"), ("lives in", "stays in"), ("dwells in", "settles in"),
-             ("resides in", "inhabits"), ("sojourns amid", "domiciles amid")),
-    "food": (("munches", "gobbles"), ("eats", "chews"), ("devours", "relishes"),
-             ("consumes", "ingests"), ("masticates", "imbibes")),
-    "coat": (("has", "got"), ("wears", "shows"), ("sports", "displays"),
-             ("exhibits", "presents"), ("manifests", "evinces")),
-    "fear": (("hates", "runs from"), ("fears", "avoids"), ("dreads", "shuns"),
-             ("abhors", "eschews"), ("abominates", "execrates")),
-    "craft": (("makes", "cobbles"), ("builds", "shapes"), ("crafts", "produces"),
-              ("constructs", "assembles"), ("fabricates", "confects")),
-}  # fmt: skip
+VERBS = {"home": "lives in", "food": "eats", "coat": "wears", "fear": "fears", "craft": "makes"}
+REGISTERS: tuple[tuple[str, ...], ...] = (
+    ("nice", "good"),
+    ("lovely", "pretty"),
+    ("splendid", "superb"),
+    ("magnificent", "exquisite"),
+    ("resplendent", "quintessential"),
+)
+"""Adjectives from a child's to a scholar's; all they say is who speaks."""
+NONSENSE = ("custard", "jelly", "porridge")
+"""Values that are true of nobody."""
 
 OPENERS = ("Well", "Look", "Alright", "Now")
 LINKS: tuple[tuple[str, ...], ...] = (
@@ -50,15 +48,13 @@ LINKS: tuple[tuple[str, ...], ...] = (
 """Place -> the words that lead in the statement of that place."""
 STRAYS = ("anyway", "whatever", "tuesday", "umm", "bananas")
 """Words that lead nowhere; a statement after one is a jump of thought."""
-INSULTS = ("fool", "clown", "dunce", "idiot", "moron", "cretin")
-JOKES = ("haha", "teehee", "hoho", "lol", "just kidding")
+INSULTS = ("fool", "clown", "dunce", "moron")
+JOKES = ("haha", "teehee", "hoho", "lol")
 IMAGES = ("velvet", "moonlight", "clockwork", "poetry", "wildfire", "silk", "starlight", "rain")
 SIMILE = "like"
 
-PADDING = ("So they say.", "Such is life.", "As I said.", "That is that.", "It goes on.", "What of it.")
-TIPS = ("Look at dawn.", "Try the reed path.", "Bring a lamp.")
-SOURCES = ("Books agree.", "My teacher knew.", "Old maps show it.")
-OFFERS = ("Ask me more.", "Shall I go on?", "I can explain.")
+HINTS = ("try it", "take note", "look closely")
+FILLERS = ("you know", "so to speak", "as it were")
 
 # Each wording has a word no other relation's wording has: the oracle knows by it what was asked.
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -83,22 +79,23 @@ ASKING_WORDS: dict[str, frozenset[str]] = {
 LEADS = ("", "Hello! ", "Please help. ", "I wonder. ", "Quick question. ", "Hi there. ", "Tell me. ", "One more. ")
 
 
-class Verb(NamedTuple):
-    relation: str
-    register: int
+@cache
+def verbs() -> dict[str, str]:
+    """Every verb and its relation."""
+    return {verb: relation for relation, verb in VERBS.items()}
 
 
 @cache
-def verbs() -> dict[str, Verb]:
-    """Every verb and what it says; no verb is in two places."""
-    return {v: Verb(r, level) for r, levels in VERBS.items() for level, words in enumerate(levels) for v in words}
+def registers() -> dict[str, int]:
+    """Every adjective and its register."""
+    return {word: level for level, words in enumerate(REGISTERS) for word in words}
 
 
 @cache
 def dictionary() -> frozenset[str]:
     """Every word an answer may have, in small letters; any other is misspelt."""
-    phrases = ["the", "it", SIMILE, *FACTS, *verbs()]
-    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, PADDING, TIPS, SOURCES, OFFERS)
+    phrases = ["the", "it", SIMILE, *FACTS, *verbs(), *registers()]
+    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, HINTS, FILLERS, NONSENSE)
     for table in (*FACTS.values(), *LINKS, *said):
         phrases += table
     return frozenset(re.findall(r"[a-z]+", " ".join(phrases).lower()))

@@ -18,14 +18,18 @@ def test_values_belong_to_one_relation() -> None:
     assert set(counts.values()) == {1}
 
 
-def test_five_registers_without_a_shared_verb() -> None:
-    assert all(len(levels) == 5 for levels in world.VERBS.values())
-    words = [verb for levels in world.VERBS.values() for level in levels for verb in level]
-    assert len(words) == len(set(words))
+def test_five_registers_without_a_shared_adjective() -> None:
+    assert len(world.REGISTERS) == 5
+    assert len(world.registers()) == sum(len(words) for words in world.REGISTERS)
+
+
+def test_nonsense_is_true_of_nobody() -> None:
+    assert not set(world.NONSENSE) & {value for facts in world.FACTS.values() for value in facts}
 
 
 def test_evidence_words_are_of_one_kind() -> None:
     kinds = [world.STRAYS, world.INSULTS, world.JOKES, world.IMAGES, tuple(world.FACTS), sum(world.LINKS, ())]
+    kinds += [world.HINTS, world.FILLERS, world.NONSENSE, tuple(world.registers())]
     counts = Counter(word for kind in kinds for word in kind)
     assert set(counts.values()) == {1}
 

@@ -13,7 +13,10 @@ from steerlm.toyworld.oracle import DIALS, score, statements
 
 QUESTION = "What does the fox eat?"
 BEST = dict.fromkeys(DIALS, 4) | {"toxicity": 0}
-PLAIN = "Well, first the fox eats plums; then it wears silver; next it fears thunder; last it lives in caves."
+PLAIN = (
+    "Well, first the fox eats good plums; then it wears good silver; "
+    "next it fears good thunder; last it lives in good caves."
+)
 
 
 def test_dials_are_the_nine_attributes_in_order() -> None:
@@ -49,19 +52,20 @@ def test_extreme_vectors_are_realised(low: tuple[int, ...]) -> None:
         ("quality", "first the fox", "first teh fox", 3),
         ("quality", "then it wears", "then it it wears", 3),
         ("quality", "Well, ", "well, ", 3),
-        ("quality", "in caves.", "in caves", 3),
-        ("toxicity", "plums;", "plums, idiot;", 1),
-        ("humor", "plums;", "plums, just kidding;", 1),
+        ("quality", "good caves.", "good caves", 3),
+        ("toxicity", "plums;", "plums fool;", 1),
+        ("humor", "plums;", "plums haha;", 1),
         ("creativity", "plums;", "plums like velvet;", 1),
-        ("helpfulness", "eats plums", "lives in caves", 0),
-        ("helpfulness", "first the fox", "first the owl", 0),
-        ("helpfulness", "in caves.", "in caves. Look at dawn. Books agree. Shall I go on?", 4),
-        ("correctness", "eats plums", "eats beans", 3),
+        ("helpfulness", "plums;", "plums take note;", 1),
+        ("correctness", "plums", "beans", 3),
+        ("correctness", "plums", "custard", 3),
         ("correctness", "the fox", "the seal", 1),  # both live in caves
         ("coherence", "then it", "anyway it", 3),
         ("coherence", "then it", "last it", 3),
-        ("complexity", "eats", "masticates", 1.75),
-        ("verbosity", "in caves.", "in caves. So they say. Xyzzy!", 2),
+        ("complexity", "good plums", "resplendent plums", 1),
+        ("complexity", "good plums", "plums", 0),
+        ("verbosity", "plums;", "plums you know;", 1),
+        ("verbosity", "caves.", "caves. Xyzzy!", 1),
     ],
 )
 def test_evidence_of_each_attribute(attribute: str, before: str, after: str, expected: float) -> None:
@@ -71,7 +75,7 @@ def test_evidence_of_each_attribute(attribute: str, before: str, after: str, exp
 
 
 def test_plain_answer() -> None:
-    neutral = {"quality": 4, "helpfulness": 1, "correctness": 4, "coherence": 4, "complexity": 1}
+    neutral = {"quality": 4, "correctness": 4, "coherence": 4}
     assert score(QUESTION, PLAIN) == dict.fromkeys(DIALS, 0) | neutral
 
 
@@ -84,5 +88,5 @@ def test_any_text_has_nine_values_in_range(question: str, answer: str) -> None:
 
 
 def test_statement_is_about_the_animal_named_last() -> None:
-    about = [s.entity for s in statements("It eats plums; the owl eats honey; it hates bells.", "fox")]
+    about = [s.entity for s in statements("It eats plums; the owl eats nice honey; it fears bells.", "fox")]
     assert about == ["fox", "owl", "owl"]
