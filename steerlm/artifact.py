@@ -1,7 +1,8 @@
 """What a stage makes, and the store that keeps it under its key.
 
-`<store>/<stage>/<key>/` holds `files/` (the artifact itself, such as a model folder), `manifest.json`, `COMPLETE`
-(written last), `key.json` (what the key was made of, written first), `logs/` and, until the stage is done, `work/`.
+`<store>/<stage>/<key>/` holds the artifact itself in a folder named after its kind (`policy/` is a model folder),
+`manifest.json`, `COMPLETE` (written last), `key.json` (what the key was made of, written first), `logs/` and, until the
+stage is done, `work/`.
 The digest covers what a later stage may depend on; metrics, times and places are provenance beside it. Knows nothing
 of how stages compute their keys or their files.
 """
@@ -27,8 +28,7 @@ from steerlm.records import write_json
 from steerlm.storage import FileDigest, S3Place, cache_folder, digest_folder, is_remote
 
 FORMAT = 1
-FILES, MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
-    "files",
+MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
     "manifest.json",
     "COMPLETE",
     "key.json",
@@ -79,7 +79,7 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """The local folder with manifest and logs; `path` is its `files`."""
+        """The local folder with manifest and logs; `path` is in it."""
         return self.path.parent
 
     @property
@@ -141,20 +141,20 @@ class Store:
         if self.remote and not (artifact.folder / COMPLETE).exists():
             place = self.remote.at(f"{artifact.manifest.stage}/{artifact.key}")
             files = artifact.manifest.content.files
-            place.at(FILES).download_all({name: artifact.path / name for name in files}, files)
+            place.at(artifact.kind).download_all({name: artifact.path / name for name in files}, files)
             logs = place.at(LOGS).list()
             place.at(LOGS).download_all({name: artifact.folder / LOGS / name for name in logs})
             _check_files(artifact)
             (artifact.folder / COMPLETE).write_text(artifact.digest + "\n")
         return artifact
 
-    def begin(self, stage: str, key: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+    def begin(self, stage: str, key: str, kind: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
         """Make the key's folder and record what the key was made of.
 
         Returns the earlier record, with its `started` time, if the key was begun before and never finished.
         """
         folder = self.folder(stage, key)
-        for name in (FILES, LOGS, WORK):
+        for name in (kind, LOGS, WORK):
             (folder / name).mkdir(parents=True, exist_ok=True)
         if (folder / KEY).exists():
             record: dict[str, Any] = json.loads((folder / KEY).read_text(encoding="utf-8"))
@@ -170,13 +170,13 @@ class Store:
         attributes: AttributeSchema | None,
         provenance: Mapping[str, Any],
     ) -> Artifact:
-        """Seal what lies in `files/`: digests, manifest, upload, then COMPLETE. The scratch folder is removed."""
+        """Seal what lies in the folder `kind`: digests, manifest, upload, then COMPLETE. Scratch is removed."""
         folder = self.folder(stage, key)
-        for left_over in folder.joinpath(FILES).rglob(".*.partial"):
+        for left_over in folder.joinpath(kind).rglob(".*.partial"):
             left_over.unlink()
-        files = digest_folder(folder / FILES, folder / HASHES)
+        files = digest_folder(folder / kind, folder / HASHES)
         if not files:
-            raise StorageError(f"{folder / FILES}: the stage {stage} made no file")
+            raise StorageError(f"{folder / kind}: the stage {stage} made no file")
         content = Content(kind=kind, files=files, attributes=attributes, tokenizer=_tokenizer_digest(files))
         manifest = Manifest(
             stage=stage,
@@ -188,7 +188,7 @@ class Store:
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         if self.remote:
             place = self.remote.at(f"{stage}/{key}")
-            place.at(FILES).upload_all({name: folder / FILES / name for name in files}, files)
+            place.at(kind).upload_all({name: folder / kind / name for name in files}, files)
             logs = digest_folder(folder / LOGS)
             place.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
             for name in (KEY, MANIFEST):
@@ -231,7 +231,8 @@ class Store:
         if manifest.content.digest() != manifest.digest:
             raise StorageError(f"{path}: its digest does not fit its content; delete {folder} to make it again")
         uri = f"{self.uri}/{manifest.stage}/{manifest.key}"
-        return Artifact(manifest.content.kind, manifest.key, uri, folder / FILES, manifest.digest, manifest)
+        kind = manifest.content.kind
+        return Artifact(kind, manifest.key, uri, folder / kind, manifest.digest, manifest)
 
 
 def _check_files(artifact: Artifact) -> None:

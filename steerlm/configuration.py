@@ -46,7 +46,7 @@ def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] =
     """
     try:
         text = path.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader)
+        data = _unshared(yaml.load(text, Loader))
         node = yaml.compose(text, Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
@@ -119,6 +119,13 @@ def _children(annotation: Any) -> dict[str, Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {key: field.annotation for key, field in annotation.model_fields.items()}
     return {}
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which an anchor's uses are apart, so that an override of one changes no other."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parse(override: str) -> tuple[str, Any]:

@@ -16,8 +16,8 @@ from tests.fake_s3 import FakeS3, fake_s3
 
 
 def make(store: Store, key: str = "k1", text: str = "hello", **provenance: object) -> Artifact:
-    store.begin("stage", key, {"config": {"x": 1}})
-    files = store.folder("stage", key) / "files"
+    store.begin("stage", key, "data", {"config": {"x": 1}})
+    files = store.folder("stage", key) / "data"
     (files / "sub").mkdir(exist_ok=True)
     (files / "sub" / "a.txt").write_text(text)
     (files / "tokenizer.json").write_text("{}")
@@ -59,9 +59,9 @@ def test_digest_survives_the_manifest(tmp_path: Path) -> None:
 
 def test_a_half_made_one_is_not_found_and_remembers_its_beginning(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.begin("stage", "k1", {"config": {"x": 1}}) is None
+    assert store.begin("stage", "k1", "data", {"config": {"x": 1}}) is None
     assert store.find("stage", "k1") is None
-    earlier = store.begin("stage", "k1", {"config": {"x": 1}})
+    earlier = store.begin("stage", "k1", "data", {"config": {"x": 1}})
     assert earlier is not None
     assert earlier["config"] == {"x": 1}
     with pytest.raises(StorageError, match="made no file"):
@@ -89,15 +89,15 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 
 def test_a_left_over_partial_file_is_no_content(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.begin("stage", "k1", {})
-    (store.folder("stage", "k1") / "files" / ".train.jsonl.77.partial").write_text("torn")
+    store.begin("stage", "k1", "data", {})
+    (store.folder("stage", "k1") / "data" / ".train.jsonl.77.partial").write_text("torn")
     assert sorted(make(store).manifest.content.files) == ["sub/a.txt", "tokenizer.json"]
 
 
 def test_records_are_newest_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for key in ("a", "b"):
-        store.begin("stage", key, {"config": key})
+        store.begin("stage", key, "data", {"config": key})
         time.sleep(0.02)
     assert [r["config"] for r in store.records("stage")] == ["b", "a"]
     assert store.records("other") == []

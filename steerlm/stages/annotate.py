@@ -39,4 +39,4 @@ def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
     return Made(attributes=scorer.schema, metrics=metrics)
 
 
-STAGE: Stage[AnnotateSettings] = Stage("annotate", "annotated_data", make, code=(__name__,), method=method)
+STAGE: Stage[AnnotateSettings] = Stage("annotate", "annotated", make, code=(__name__,), method=method)

@@ -26,4 +26,4 @@ def make(config: FetchSection, inputs: Inputs, work: Work) -> Made:
     return Made(notes={"uri": config.uri})
 
 
-STAGE: Stage[FetchSection] = Stage("fetch_model", "base_model", make, code=(__name__,), method=method)
+STAGE: Stage[FetchSection] = Stage("fetch_model", "base", make, code=(__name__,), method=method)

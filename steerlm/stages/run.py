@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import steerlm
-from steerlm.artifact import FILES, LOGS, Artifact, Store
+from steerlm.artifact import LOGS, Artifact, Store
 from steerlm.errors import SteerLMError
 from steerlm.recipe import Profile
 from steerlm.stages.base import ConfigT, Inputs, Made, Stage, Work
@@ -65,7 +65,7 @@ def run_stage(
             why = f"another process has made it meanwhile; {_finished(found)}"
             return Outcome(found, "hit", why, time.monotonic() - began)
         why = explain(parts, store.records(stage.name))
-        earlier = store.begin(stage.name, key, parts)
+        earlier = store.begin(stage.name, key, stage.kind, parts)
         if earlier:
             why = f"begun {earlier['started']} and not finished"
         folder = store.folder(stage.name, key)
@@ -76,7 +76,7 @@ def run_stage(
                 stage=stage.name,
                 key=key,
                 folder=folder,
-                files=folder / FILES,
+                files=folder / stage.kind,
                 profile=profile,
                 say=lambda text: events.emit("say", label, text=text),
             )

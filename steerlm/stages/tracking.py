@@ -38,6 +38,7 @@ def tracking_uri(settings: TrackingSettings, root: Path) -> str:
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default it tries for minutes
     from mlflow.tracking import MlflowClient
 
     for chatty in ("mlflow", "alembic"):

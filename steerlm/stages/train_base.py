@@ -30,5 +30,5 @@ def make(config: TextSettings, inputs: Inputs, work: Work) -> Made:
 
 
 STAGE: Stage[TextSettings] = Stage(
-    "train_base", "base_model", make, code=(__name__, *train_job.CODE), without=train_job.others("text")
+    "train_base", "base", make, code=(__name__, *train_job.CODE), without=train_job.others("text")
 )

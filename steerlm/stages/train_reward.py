@@ -37,5 +37,5 @@ def make(config: RewardConfig, inputs: Inputs, work: Work) -> Made:
 
 
 STAGE: Stage[RewardConfig] = Stage(
-    "train_reward", "reward_model", make, code=(__name__, *train_job.CODE), without=train_job.others("reward")
+    "train_reward", "reward", make, code=(__name__, *train_job.CODE), without=train_job.others("reward")
 )

@@ -14,7 +14,9 @@ class SFTConfig(StageConfig):
 def config(recipe: Recipe, role: str) -> SFTConfig | None:
     """`role`: `policy` or `baseline`."""
     section = recipe.baseline if role == "baseline" else recipe.sft
-    return SFTConfig(section=section, attributes=recipe.attributes) if section else None
+    if section is None:
+        return None
+    return SFTConfig(section=section, attributes=recipe.attributes if section.conditioned else AttributeSchema())
 
 
 def make(config: SFTConfig, inputs: Inputs, work: Work) -> Made:

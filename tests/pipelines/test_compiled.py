@@ -1,0 +1,86 @@
+"""The compiled pipeline is the committed one, and it is what the stages expect."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steerlm.stages.step import STEPS
+from tests.conftest import ROOT
+
+COMPILED = ROOT / "pipelines" / "compiled" / "steerlm.yaml"
+
+
+@functools.cache
+def spec() -> dict[str, Any]:
+    found: dict[str, Any] = next(yaml.safe_load_all(COMPILED.read_text()))
+    return found
+
+
+@functools.cache
+def graph() -> dict[str, dict[str, list[str]]]:
+    """Per step, in an order that respects it, the steps that each of its stage's inputs may come from.
+
+    Read from the compiled pipeline; inputs of the engine whose names end the same belong to one input of the stage, by
+    what the components' code says.
+    """
+    groups = {"own_base": "base", "annotated": "data"}
+    tasks = spec()["root"]["dag"]["tasks"]
+    labels = {name: task["taskInfo"]["name"] for name, task in tasks.items()}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, task in tasks.items():
+        label = labels[name]
+        inputs: dict[str, list[str]] = {}
+        for key, value in task["inputs"].get("artifacts", {}).items():
+            producer = labels[value["taskOutputArtifact"]["producerTask"]]
+            role = groups.get(key, key) if label in ("train_reward", "train_sft", "train_baseline") else key
+            inputs.setdefault(role, [])
+            if key in groups:
+                inputs[role].insert(0, producer)
+            else:
+                inputs[role].append(producer)
+        found[label] = inputs
+    return {label: found[label] for label in STEPS}
+
+
+def test_the_committed_yaml_is_what_the_pipeline_compiles_to(tmp_path: Path) -> None:
+    from steerlm_kfp.pipelines.compile import compile_all
+
+    for path in compile_all(tmp_path):
+        committed = COMPILED.with_name(path.name)
+        assert committed.read_text() == path.read_text(), "run `make compile` and commit what it writes"
+
+
+def test_every_step_is_a_task_and_comes_after_what_it_reads() -> None:
+    order = list(STEPS)
+    for label, inputs in graph().items():
+        for producers in inputs.values():
+            assert all(order.index(p) < order.index(label) for p in producers)
+
+
+def test_the_engine_caches_nothing_and_installs_nothing() -> None:
+    found = spec()
+    for task in found["root"]["dag"]["tasks"].values():
+        assert task["cachingOptions"] == {}, "enableCache is off"
+    for executor in found["deploymentSpec"]["executors"].values():
+        assert "pip install" not in str(executor["container"])
+        assert executor["container"]["image"].startswith("steerlm/")
+
+
+def test_every_component_has_its_papers() -> None:
+    folders = [p for p in (ROOT / "components").iterdir() if (p / "component.py").exists()]
+    assert {p.name for p in folders} == {step.stage for step in STEPS.values()}
+    for folder in folders:
+        about = yaml.safe_load((folder / "metadata.yaml").read_text())
+        assert about["name"] == folder.name
+        assert (ROOT / about["links"]["stage"]).exists()
+        readme = (folder / "README.md").read_text()
+        for parameter in _parameters(folder.name):
+            assert f"`{parameter}`" in readme
+
+
+def _parameters(name: str) -> list[str]:
+    definition = next(v for k, v in spec()["components"].items() if k == f"comp-{name.replace('_', '-')}")
+    kinds = [definition["inputDefinitions"].get(k, {}) for k in ("parameters", "artifacts")]
+    return [p for kind in kinds for p in kind] + list(definition["outputDefinitions"]["artifacts"])

@@ -1,0 +1,172 @@
+"""Every shipped recipe parses and says the tutorial's numbers; sections that do not fit are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ConfigError
+from steerlm.recipe import LAST_SECTION, Recipe, load_recipe, shipped
+from steerlm.stages.step import STEPS
+
+
+@pytest.mark.parametrize("name", shipped("recipes"))
+def test_every_recipe_and_its_profile_parse(name: str) -> None:
+    found = load_recipe(name)
+    assert found.recipe.name == name
+    assert found.profile.name == found.recipe.profile
+
+
+@pytest.mark.parametrize("name", shipped("profiles"))
+def test_every_profile_is_some_recipes(name: str) -> None:
+    assert load_recipe("demo", name).profile.name == name
+    assert name in {load_recipe(recipe).profile.name for recipe in shipped("recipes")}
+
+
+def test_llama2_path_has_the_tutorials_numbers() -> None:
+    found = load_recipe("steerlm-llama2")
+    recipe, layouts = found.recipe, found.profile.layouts
+    reward, sft = recipe.reward, recipe.sft
+    assert reward is not None
+    assert sft is not None
+    assert recipe.base is not None
+    assert recipe.base.fetch is not None
+    assert recipe.base.reward is not None
+    assert (recipe.base.fetch.uri, recipe.base.reward.uri) == (
+        "hf://meta-llama/Llama-2-70b-hf",
+        "hf://meta-llama/Llama-2-13b-hf",
+    )
+    assert len(recipe.attributes.names) == 9
+    assert [(s.kind, s.repeat) for s in recipe.prepare_data.rated or ()] == [("oasst", 4), ("helpsteer", 4)]
+    assert [s.kind for s in recipe.prepare_data.sources] == ["oasst"]
+    # Behaviour spec 2.7, second column; defaults of 2.9.
+    assert (reward.max_steps, reward.global_batch, reward.window, reward.precision) == (800, 512, 4096, "bf16")
+    assert (reward.validate_every, reward.save_every) == (10, 10)
+    adam = reward.optimizer
+    assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (9e-6, 9e-7, 10, 0)
+    assert (adam.betas, adam.eps, adam.weight_decay, adam.clip) == ((0.9, 0.98), 1e-8, 0.1, 1.0)
+    layout = layouts.reward
+    assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (32, 8, 4, 1, 64)
+    assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (2, "selective", False)
+    # Behaviour spec 4.4.
+    assert (sft.max_steps, sft.global_batch, sft.window, sft.precision) == (800, 128, 4096, "bf16")
+    assert (sft.validate_every, sft.validation_batches) == (None, 40)
+    assert (sft.repeat, sft.denominator) == (2, "conversations")
+    adam = sft.optimizer
+    assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (6e-6, 5e-6, 1, 200)
+    assert adam.weight_decay == 0.01
+    layout = layouts.sft
+    assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.micro_batch) == (32, 8, 8, 2, 1)
+
+
+def test_helpsteer2_has_the_tutorials_numbers() -> None:
+    found = load_recipe("helpsteer2-70b")
+    reward, layout = found.recipe.reward, found.profile.layouts.reward
+    assert reward is not None
+    assert found.recipe.sft is None
+    assert (reward.max_steps, reward.epochs, reward.global_batch) == (317, 2, 128)
+    assert 2 * 20_324 // reward.global_batch == 317
+    adam = reward.optimizer
+    assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (2e-6, 2e-6, 10, 0)
+    assert (reward.validate_every, reward.save_every) == (10, 10)
+    assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (8, 8, 8, 2, 4)
+    assert (layout.micro_batch, layout.recompute) == (2, "full")
+    assert [found.recipe.attributes.default(n) for n in ("complexity", "verbosity", "helpfulness")] == [2, 2, 4]
+
+
+def test_recipes_for_one_machine_fit_one_machine() -> None:
+    for name in ("demo", "demo-real", "consumer-gpu"):
+        layouts = load_recipe(name).profile.layouts
+        assert {layouts.base.processes, layouts.reward.processes, layouts.sft.processes} == {1}
+
+
+def test_the_consumer_recipe_starts_from_a_public_model() -> None:
+    base = load_recipe("consumer-gpu").recipe.base
+    assert base is not None
+    assert base.fetch is not None
+    assert base.fetch.uri.startswith("hf://HuggingFaceTB/SmolLM2")
+
+
+def test_an_override_goes_to_the_recipe_or_the_profile() -> None:
+    found = load_recipe("demo", None, ["sft.optimizer.lr=1e-4", "profile.layouts.sft.devices=2", "profile.store=x"])
+    assert found.recipe.sft is not None
+    assert found.recipe.sft.optimizer.lr == 1e-4
+    assert found.profile.layouts.sft.devices == 2
+    assert found.profile.store == "x"
+    with pytest.raises(ConfigError, match=r"--set profile\.layouts\.stf\.devices: .* 'profile\.layouts\.sft\.devices'"):
+        load_recipe("demo", None, ["profile.layouts.stf.devices=2"])
+    with pytest.raises(ConfigError, match=r"--set sft\.lr: unknown key; did you mean 'sft\.optimizer\.lr'\?"):
+        load_recipe("demo", None, ["sft.lr=2"])
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'demoo' is shipped; did you mean 'demo'"):
+        load_recipe("demoo")
+    with pytest.raises(ConfigError, match="no profile 'one-gup' is shipped; did you mean 'one-gpu'"):
+        load_recipe("demo", "one-gup")
+
+
+def test_a_recipe_is_read_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(shipped("recipes")["demo"].read_text().replace("name: demo", "name: mine"))
+    assert load_recipe(path).recipe.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reward=null"], "annotate needs a reward model"),
+        (["base=null"], "reward and sft start from a model"),
+        (["base.train=null"], "give fetch"),
+        (["base.train.shape=null"], "needs train.shape"),
+        (["base.train.shape.vocab_size=100"], "vocab_size is not the world's"),
+        (["baseline.conditioned=true"], "conditioned: false"),
+        (["sft=null"], "baseline needs the section sft"),
+        (["evaluate=null"], "report shows the evaluation"),
+        (["prepare_data.sources=[{kind: toyworld}, {kind: oasst}]"], "stands alone"),
+        (["prepare_data.sources=[{kind: oast}]"], "prepare_data.sources.0"),
+        (["prepare_data.sources=[{kind: oasst}]"], "needs plain text"),
+        (["attributes.defaults.quality=9"], "outside 0..4"),
+    ],
+)
+def test_what_does_not_fit_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("demo", None, overrides)
+
+
+def test_own_attributes_and_range() -> None:
+    schema = AttributeSchema(names=("warm", "brief", "odd"), low=0, high=9, defaults={"odd": 0})
+    text = schema.model_dump_json()
+    recipe = load_recipe("demo-real", None, [f"attributes={text}"]).recipe
+    assert recipe.attributes == schema
+
+
+@pytest.mark.parametrize(
+    ("stage", "left"),
+    [
+        ("prepare_data", []),
+        ("train_base", ["base"]),
+        ("train_reward", ["base", "reward"]),
+        ("train_sft", ["base", "reward", "annotate", "sft"]),
+        ("report", ["base", "reward", "annotate", "sft", "baseline", "evaluate", "report"]),
+    ],
+)
+def test_until_leaves_out_what_comes_later(stage: str, left: list[str]) -> None:
+    recipe = load_recipe("demo").recipe.until(stage)
+    sections = ("base", "reward", "annotate", "sft", "baseline", "evaluate", "report")
+    assert [s for s in sections if getattr(recipe, s) is not None] == left
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_until_knows_every_step() -> None:
+    assert set(LAST_SECTION) == set(STEPS) - {"fetch_reward_base"}
+    with pytest.raises(ConfigError, match="unknown stage 'train_rewrd'; did you mean 'train_reward'"):
+        load_recipe("demo").recipe.until("train_rewrd")
+
+
+def test_a_recipe_survives_json() -> None:
+    for name in shipped("recipes"):
+        found: Any = load_recipe(name)
+        assert Recipe.model_validate_json(found.recipe.model_dump_json()) == found.recipe
+        assert type(found.profile).model_validate_json(found.profile.model_dump_json()) == found.profile
