@@ -4,9 +4,40 @@ Knows tensor, sequence, pipeline and data parallelism, distributed checkpoints, 
 all that. Knows nothing of data sets, objectives' formulas or pipelines: it implements `training.engine.Engine`.
 """
 
+import contextlib
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from steerlm.errors import InputError
 
 # Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, as it should;
 # and it calls torch.distributed by names that are to be replaced in some later torch.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.")
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(megatron|torch\.distributed)\.")
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Leave functions that megatron decorates with torch.compile as they are. It does so to kernels of fusions that are
+    off here, and the first one loads the whole compiler: 4 of the 8 seconds of a process's imports."""
+
+    def plain(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+        return function if function is not None else plain
+
+    compiler, torch.compile = torch.compile, plain  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+
+
+try:
+    with _without_compiler():
+        import megatron.core.models.gpt.gpt_layer_specs
+        import megatron.core.optimizer
+        import megatron.core.pipeline_parallel  # noqa: F401
+except ModuleNotFoundError as error:
+    raise InputError(f"training needs {error.name}, which is not installed; pip install 'steerlm[train]'") from None
