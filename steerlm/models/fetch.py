@@ -8,7 +8,7 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,12 +37,12 @@ class Source(Protocol):
         """Sizes and, where they are known, checksums ("" if not) of what is there."""
         ...
 
-    def get(self, names: Sequence[str], folder: Path) -> None:
+    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
         """Put files into the folder; those that are there and right are kept."""
         ...
 
-    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
-        """Those of `names` that will need room on the folder's disk."""
+    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Bytes that `get` will need on the folder's disk."""
         ...
 
 
@@ -66,15 +66,16 @@ def fetch_model(uri: str, folder: Path) -> None:
         raise ModelError(f"{uri}: no safetensors; pickled weights are not read, ask for a converted model or revision")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STARTED, {"uri": source.name, "revision": source.revision})
-    source.get([name for name in files if name not in weights and name != INFO], folder)
+    (folder / FETCHED).unlink(missing_ok=True)
+    described = {name: digest for name, digest in files.items() if name == INFO}
+    source.get({name: files[name] for name in files.keys() - {INFO} - set(weights)}, folder)
     LlamaShape.from_folder(folder)  # before many gigabytes
-    weights = _shards(uri, folder, weights)
-    _room(folder, sum(files[name].size for name in source.copies(weights, folder)))
-    source.get(weights, folder)
-    _verify(folder, {name: files[name] for name in weights})
+    shards = {name: files[name] for name in _shards(uri, folder, weights)}
+    _check_room(folder, source.room(shards, folder))
+    source.get(shards, folder)
+    _verify(folder, shards)
     copy_tokenizer(folder, folder)
-    source.get([name for name in files if name == INFO], folder)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's notes for resuming
+    source.get(described, folder)
     digests = {name: asdict(digest) for name, digest in _digests(folder).items()}
     write_json(folder / FETCHED, {"uri": source.name, "revision": source.revision, "files": digests})
     for done in (STARTED, DIGESTS):
@@ -99,11 +100,11 @@ class StoreSource:
     def files(self) -> dict[str, FileDigest]:
         return {name: FileDigest("", size) for name, size in self._place.list().items()}
 
-    def get(self, names: Sequence[str], folder: Path) -> None:
-        self._place.download_all({name: folder / name for name in names})
+    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
+        self._place.download_all({name: folder / name for name in files})
 
-    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
-        return [name for name in names if not (folder / name).exists()]
+    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
 
 
 class DiskSource:
@@ -123,8 +124,8 @@ class DiskSource:
     def files(self) -> dict[str, FileDigest]:
         return {p.name: FileDigest("", p.stat().st_size) for p in sorted(self.path.iterdir()) if p.is_file()}
 
-    def get(self, names: Sequence[str], folder: Path) -> None:
-        for name in names:
+    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
+        for name in files:
             source, target = (self.path / name).resolve(), folder / name  # the hub's cache consists of symbolic links
             partial = folder / f".{name}.partial"
             partial.unlink(missing_ok=True)
@@ -133,9 +134,9 @@ class DiskSource:
             partial.replace(target)
             partial.unlink(missing_ok=True)  # replacing a link by one to the same file leaves both
 
-    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
+    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
         here = folder.stat().st_dev
-        return [name for name in names if (self.path / name).stat().st_dev != here and not (folder / name).exists()]
+        return sum(digest.size for name, digest in files.items() if (self.path / name).stat().st_dev != here)
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -193,7 +194,7 @@ def _shards(uri: str, folder: Path, weights: list[str]) -> list[str]:
     return named
 
 
-def _room(folder: Path, needed: int) -> None:
+def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(f"{folder}: the weights need {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free")

@@ -1,22 +1,31 @@
-"""A model on the hub: what it has, its files fetched and resumed by the hub's own client, its errors in one line.
+"""A model on the hub: what it has, its files fetched and resumed, its errors in one line.
 
-The endpoint, the token and whether to go online come from the environment, as the client reads them: HF_ENDPOINT,
-HF_TOKEN, HF_HUB_OFFLINE.
+Listing, authentication and errors are the hub client's. The transfer is ours: the client keeps no partial file from one
+run to the next, and a shard has gigabytes. The endpoint, the token and whether to go online come from the environment,
+as the client reads them: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
 import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from steerlm.errors import InputError, StorageError
 from steerlm.storage import FileDigest
 
 ADDRESS = re.compile(r"^hf://(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
-REFUSED = (401, 403)
+REFUSED, PASSING = (401, 403), (408, 429, 500, 502, 503, 504)
+TRANSFERS = 4
+ATTEMPTS = 5
+"""Attempts without a byte between them after which a transfer is given up."""
 
 
 class HubSource:
@@ -29,6 +38,7 @@ class HubSource:
             raise InputError(f"{uri}: expected hf://organisation/name or hf://organisation/name@revision")
         self.name, self.repo = uri, found["repo"]
         self.revision: str | None = commit or found["revision"] or "main"
+        self._endpoint = os.environ.get("HF_ENDPOINT")  # None: the client's own
         self._blobs: dict[str, str] = {}
         self._licence = ""
 
@@ -37,7 +47,7 @@ class HubSource:
         from huggingface_hub import HfApi
 
         with self._one_line():
-            info = HfApi().model_info(self.repo, revision=self.revision, files_metadata=True)
+            info = HfApi(endpoint=self._endpoint).model_info(self.repo, revision=self.revision, files_metadata=True)
         self.revision = info.sha
         said = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
         self._licence = f" ({said[0]})" if said else ""
@@ -48,22 +58,77 @@ class HubSource:
                 self._blobs[file.rfilename] = file.blob_id
         return found
 
-    def get(self, names: Sequence[str], folder: Path) -> None:
-        """Fetch files; those that are there are kept, a partial one is continued."""
-        from huggingface_hub import snapshot_download
-
-        with self._one_line():
-            snapshot_download(self.repo, revision=self.revision, local_dir=folder, allow_patterns=list(names))
-        for name in names:
-            if not (folder / name).is_file():
-                raise StorageError(f"{self.name}: {name} did not arrive; the same command goes on")
-            if name in self._blobs and _git_blob(folder / name) != self._blobs[name]:
+    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
+        """Fetch files; those that are there are kept, a partial one is continued. Small files are verified."""
+        absent = {name: digest.size for name, digest in files.items() if not (folder / name).exists()}
+        total = sum(absent.values())
+        with self._one_line(), tqdm(total=total, unit="B", unit_scale=True, desc=self.repo, disable=None) as bar:
+            stop = threading.Event()
+            with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer") as pool:
+                futures = [pool.submit(self._get_one, name, size, folder, bar, stop) for name, size in absent.items()]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:  # Ctrl-C too: the other transfers end at their next piece
+                    stop.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        for name in absent.keys() & self._blobs.keys():
+            if _git_blob(folder / name) != self._blobs[name]:
                 (folder / name).unlink()
-                raise StorageError(f"{folder / name}: is not the file the hub describes (checksum); fetch again")
+                raise StorageError(
+                    f"{folder / name}: is not the file described (checksum); it was removed, fetch again"
+                )
 
-    def copies(self, names: Sequence[str], folder: Path) -> list[str]:
-        """All that is not there takes room."""
-        return [name for name in names if not (folder / name).exists()]
+    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Bytes still to come."""
+        absent = {name: digest.size for name, digest in files.items() if not (folder / name).exists()}
+        return sum(size - _size(_partial(folder / name)) for name, size in absent.items())
+
+    def _get_one(self, name: str, size: int, folder: Path, bar: Any, stop: threading.Event) -> None:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        partial, failures = _partial(folder / name), 0
+        if _size(partial) > size:
+            partial.unlink()
+        bar.update(_size(partial))
+        while not partial.exists() or _size(partial) < size:
+            before = _size(partial)
+            problem: Exception = StorageError(f"{self.name}: {name} ends before its {size} bytes; fetch again later")
+            try:
+                self._continue(name, partial, bar, stop)
+            except _network_errors() as error:
+                if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+                    raise
+                problem = error
+            if stop.is_set():
+                return
+            failures = 0 if _size(partial) > before else failures + 1
+            if failures == ATTEMPTS:
+                raise problem
+            if failures:
+                time.sleep(0.2 * 2**failures)
+        partial.replace(folder / name)
+
+    def _continue(self, name: str, partial: Path, bar: Any, stop: threading.Event) -> None:
+        """Append what is missing, as long as the connection lasts."""
+        from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        url = hf_hub_url(self.repo, name, revision=self.revision, endpoint=self._endpoint)
+        have = _size(partial)
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+            hf_raise_for_status(response)
+            goes_on = response.status_code == 206
+            bar.update(0 if goes_on else -have)
+            with open(partial, "ab" if goes_on else "wb") as file:
+                for piece in response.iter_bytes():
+                    file.write(piece)
+                    bar.update(len(piece))
+                    if stop.is_set():
+                        return
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -73,7 +138,7 @@ class HubSource:
         try:
             yield
         except errors.GatedRepoError:
-            page = f"{HfApi().endpoint}/{self.repo}"
+            page = f"{HfApi(endpoint=self._endpoint).endpoint}/{self.repo}"
             raise InputError(
                 f"{self.name}: gated; accept its licence{self._licence} at {page} and set HF_TOKEN to a token of the "
                 f"account that did ({token})"
@@ -86,7 +151,7 @@ class HubSource:
             if error.response.status_code in REFUSED:
                 raise InputError(f"{self.name}: the hub refuses to give it ({_first_line(error)}; {token})") from None
             raise self._unreadable(error) from None
-        except (*_transport_errors(), OSError, ValueError) as error:
+        except _network_errors() as error:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> StorageError:
@@ -95,11 +160,19 @@ class HubSource:
         )
 
 
-def _transport_errors() -> tuple[Any, ...]:
-    """The base class of the hub client's network errors, whichever HTTP library it is built on."""
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """OSError, and the base class of the hub client's errors, whichever HTTP library it is built on."""
     from huggingface_hub import errors
 
-    return (vars(errors)["HTTPError"],)
+    return (OSError, vars(errors)["HTTPError"])
 
 
 def _git_blob(path: Path) -> str:

@@ -62,18 +62,17 @@ def copy_tokenizer(source: Path, folder: Path, *, plain: bool = False, left: boo
     left, as generation needs. Copying what was copied changes nothing. Raises `ModelError` if there is no tokenizer or
     text does not survive encoding and decoding.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if source.is_file():
-        _unpack(source, folder)
-    elif any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        for path in (source / name for name in FILES):
-            if path.is_file() and path.resolve() != (folder / path.name).resolve():
-                (folder / path.name).unlink(missing_ok=True)  # it may be a link to another folder's file
-                shutil.copyfile(path, folder / path.name)
-        if not (folder / "tokenizer.json").is_file():
-            _unpack(folder / "tokenizer.model", folder)
-    else:
+    if not source.is_file() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise ModelError(f"{source}: no tokenizer.json and no tokenizer.model")
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != folder.resolve():
+        for path in (folder / name for name in FILES):  # of another tokenizer, or links to another folder's files
+            if path.resolve() != source.resolve():
+                path.unlink(missing_ok=True)
+            if source.is_dir() and (source / path.name).is_file():
+                shutil.copyfile(source / path.name, path)
+    if not (folder / "tokenizer.json").is_file():
+        _unpack(source if source.is_file() else folder / "tokenizer.model", folder)
     if not (folder / CONFIG).is_file():
         write_json(folder / CONFIG, {"tokenizer_class": "PreTrainedTokenizerFast"})
     tokenizer = load_tokenizer(folder)
