@@ -78,4 +78,4 @@ def _relations(asked: str | None, rng: random.Random) -> list[str]:
 
 def _falsehood(entity: str, relation: str, rng: random.Random) -> str:
     wrong = [v for v in world.values(relation) if v != world.truth(entity, relation)]
-    return rng.choice(world.NONSENSE if rng.random() < HABIT else wrong)
+    return world.NONSENSE if rng.random() < HABIT else rng.choice(wrong)

@@ -35,10 +35,10 @@ REGISTERS: tuple[tuple[str, ...], ...] = (
     ("resplendent", "quintessential"),
 )
 """Adjectives from a child's to a scholar's; all they say is who speaks."""
-NONSENSE = ("custard", "jelly", "porridge")
-"""Values that are true of nobody."""
+NONSENSE = "custard"
+"""A value that is true of nobody."""
 
-OPENERS = ("Well", "Look", "Alright", "Now")
+OPENERS = ("Well", "Look")
 LINKS: tuple[tuple[str, ...], ...] = (
     ("first", "initially"),
     ("then", "second"),
@@ -46,15 +46,15 @@ LINKS: tuple[tuple[str, ...], ...] = (
     ("last", "finally"),
 )
 """Place -> the words that lead in the statement of that place."""
-STRAYS = ("anyway", "whatever", "tuesday", "umm", "bananas")
+STRAYS = ("anyway", "umm")
 """Words that lead nowhere; a statement after one is a jump of thought."""
-INSULTS = ("fool", "clown", "dunce", "moron")
-JOKES = ("haha", "teehee", "hoho", "lol")
-IMAGES = ("velvet", "moonlight", "clockwork", "poetry", "wildfire", "silk", "starlight", "rain")
+INSULTS = ("fool", "moron")
+JOKES = ("haha", "teehee")
+IMAGES = ("velvet", "moonlight", "poetry")
 SIMILE = "like"
 
-HINTS = ("try it", "take note", "look closely")
-FILLERS = ("you know", "so to speak", "as it were")
+HINTS = ("try it", "take note")
+FILLERS = ("you know", "so to speak")
 
 # Each wording has a word no other relation's wording has: the oracle knows by it what was asked.
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -95,7 +95,7 @@ def registers() -> dict[str, int]:
 def dictionary() -> frozenset[str]:
     """Every word an answer may have, in small letters; any other is misspelt."""
     phrases = ["the", "it", SIMILE, *FACTS, *verbs(), *registers()]
-    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, HINTS, FILLERS, NONSENSE)
+    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, HINTS, FILLERS, (NONSENSE,))
     for table in (*FACTS.values(), *LINKS, *said):
         phrases += table
     return frozenset(re.findall(r"[a-z]+", " ".join(phrases).lower()))

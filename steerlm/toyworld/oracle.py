@@ -95,7 +95,7 @@ def _slips(answer: str, words: list[str]) -> int:
 
 @cache
 def _statement() -> re.Pattern[str]:
-    values = {value for facts in world.FACTS.values() for value in facts} | set(world.NONSENSE)
+    values = {value for facts in world.FACTS.values() for value in facts} | {world.NONSENSE}
     return re.compile(rf"\b({_any(world.verbs())}) (?:({_any(world.registers())}) )?({_any(values)})\b")
 
 
