@@ -4,7 +4,11 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure steerability and reward quality; write reports.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure steerability and reward quality; write reports.\n\n"
+    "Example: steerlm evaluate reward --model rm --input-file val.jsonl",
+)
 
 
 @app.command()

@@ -1,12 +1,19 @@
 """`steerlm model fetch|import|export|show`."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from steerlm.training.config import LayoutSettings
 
 app = typer.Typer(
     no_args_is_help=True, help="Fetch, import, export and show models.\n\nExample: steerlm model show DIR"
 )
+TENSOR = typer.Option(1, min=1, help="Processes that share each layer (started by torchrun).")
+PIPELINE = typer.Option(1, min=1, help="Processes that share the layers out (started by torchrun).")
 
 
 @app.command()
@@ -30,30 +37,34 @@ def fetch(
 def import_(
     folder: Path = typer.Argument(help="Hugging Face model folder."),
     checkpoint: Path = typer.Argument(help="Megatron distributed checkpoint to write."),
+    tensor: int = TENSOR,
+    pipeline: int = PIPELINE,
 ) -> None:
     """Convert a Hugging Face folder to a Megatron distributed checkpoint (weights only, for any layout).
 
+    Each process holds its share: a model larger than one process is converted by several.
+
     Example: steerlm model import models/llama-2-13b checkpoints/llama-2-13b
     """
-    from steerlm.megatron.convert import import_hf
-
-    import_hf(folder, checkpoint)
-    typer.echo(f"{checkpoint}: complete")
+    layout = _layout("import", folder, checkpoint, tensor, pipeline)
+    _convert().import_hf(folder, checkpoint, layout)
+    _finish(checkpoint)
 
 
 @app.command()
 def export(
-    checkpoint: Path = typer.Argument(help="Megatron distributed checkpoint made by import."),
+    checkpoint: Path = typer.Argument(help="Megatron distributed checkpoint, made by import or by training."),
     folder: Path = typer.Argument(help="Hugging Face model folder to write."),
+    tensor: int = TENSOR,
+    pipeline: int = PIPELINE,
 ) -> None:
     """Convert a Megatron distributed checkpoint back to a Hugging Face folder, bit for bit.
 
     Example: steerlm model export checkpoints/llama-2-13b models/llama-2-13b-again
     """
-    from steerlm.megatron.convert import export_hf
-
-    export_hf(checkpoint, folder)
-    typer.echo(f"{folder}: complete")
+    layout = _layout("export", checkpoint, folder, tensor, pipeline)
+    _convert().export_hf(checkpoint, folder, layout)
+    _finish(folder)
 
 
 @app.command()
@@ -72,9 +83,46 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     typer.echo(f"kind        {info.kind}")
     typer.echo(f"parameters  {shape.parameters(outputs):,}")
+    typer.echo(f"window      {info.window or shape.max_position_embeddings} tokens")
     typer.echo(f"base        {info.base or '-'} (licence: {info.license or 'not stated'})")
     if schema:
         dials = ", ".join(f"{name} (default {schema.default(name)})" for name in schema.active)
         typer.echo(f"attributes  {schema.low}..{schema.high}: {dials}")
-    if info.metrics:
-        typer.echo(f"metrics     {json.dumps(info.metrics)}")
+        if untrained := [name for name in schema.names if name not in schema.active]:
+            typer.echo(f"untrained   {', '.join(untrained)}")
+    for title, values in (("data", info.data), ("metrics", info.metrics)):
+        if values:
+            typer.echo(f"{title:<11} {json.dumps(values)}")
+
+
+def _layout(command: str, source: Path, target: Path, tensor: int, pipeline: int) -> "LayoutSettings":
+    from steerlm.errors import InputError
+    from steerlm.training.config import LayoutSettings
+
+    processes = tensor * pipeline
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != processes:
+        raise InputError(
+            f"--tensor {tensor} --pipeline {pipeline} needs {processes} processes, {started} started: "
+            f"torchrun --nproc-per-node {processes} -m steerlm.cli model {command} {source} {target} "
+            f"--tensor {tensor} --pipeline {pipeline}"
+        )
+    return LayoutSettings(devices=processes, tensor=tensor, pipeline=pipeline)
+
+
+def _convert() -> Any:
+    from steerlm.errors import InputError
+
+    try:
+        from steerlm.megatron import convert
+    except ImportError as error:
+        raise InputError(f"conversion needs {error.name}: pip install 'steerlm[train]'") from None
+    return convert
+
+
+def _finish(made: Path) -> None:
+    from steerlm.megatron.parallel import finish
+
+    finish()
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{made}: complete")

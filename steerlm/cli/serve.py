@@ -5,7 +5,12 @@ from typing import Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve a reward model or a steerable model over HTTP.\n\nExample: steerlm serve generate MODEL --port 1427",
+)
 
 Model = typer.Argument(..., help="Model folder.")
 Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.")
