@@ -24,7 +24,8 @@ class Hub:
 
     `cut`: bytes of a file after which the connection breaks, once; `stall`: after which nothing more comes, once.
     `gone`: files that give 503 once cut. `ranges`: whether parts of files are given. `lies`: checksums told of files
-    instead of their own; `longer`: bytes told too many. `token`: without it files are gated; `private`: without it the model is not seen. `down`: 500 for all.
+    instead of their own; `longer`: bytes told too many. `token`: without it files are gated; `private`: without it the
+    model is not seen. `down`: 500 for all.
     """
 
     repo: str = "org/tiny"
