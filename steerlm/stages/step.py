@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from steerlm.artifact import Artifact, Store
 from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
-from steerlm.recipe import Profile, Recipe
 from steerlm.stages.events import Events
-from steerlm.stages.run import Outcome, run_stage
+
+if TYPE_CHECKING:
+    from steerlm.artifact import Artifact, Store
+    from steerlm.stages.run import Outcome
 
 JOURNAL = "STEERLM_JOURNAL"
 """Environment variable: the journal of the run that a step belongs to; whoever set it does the tracking."""
@@ -30,24 +31,26 @@ log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """A stage in a role. `passes_on`: the input that takes the place of a result where the step does not apply."""
+    """A stage in a role. `section`: of the recipe; null there, the step does not apply. `passes_on`: the input that
+    then takes the place of a result."""
 
     stage: str
+    section: str
     role: str = ""
     passes_on: str | None = None
 
 
 STEPS = {
-    "prepare_data": Step("prepare_data"),
-    "fetch_model": Step("fetch_model", "policy"),
-    "train_base": Step("train_base", passes_on="base"),
-    "fetch_reward_base": Step("fetch_model", "reward"),
-    "train_reward": Step("train_reward"),
-    "annotate": Step("annotate"),
-    "train_sft": Step("train_sft", "policy"),
-    "train_baseline": Step("train_sft", "baseline"),
-    "evaluate": Step("evaluate"),
-    "report": Step("report"),
+    "prepare_data": Step("prepare_data", "prepare_data"),
+    "fetch_model": Step("fetch_model", "base.fetch", "policy"),
+    "train_base": Step("train_base", "base.train", passes_on="base"),
+    "fetch_reward_base": Step("fetch_model", "base.reward", "reward"),
+    "train_reward": Step("train_reward", "reward"),
+    "annotate": Step("annotate", "annotate"),
+    "train_sft": Step("train_sft", "sft", "policy"),
+    "train_baseline": Step("train_sft", "baseline", "baseline"),
+    "evaluate": Step("evaluate", "evaluate"),
+    "report": Step("report", "report"),
 }
 """In pipeline order."""
 
@@ -72,15 +75,18 @@ def run_step(
     1 failure, 130 Ctrl-C, 143 terminated) after telling the journal.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    began = time.monotonic()
     if JOURNAL in os.environ:  # whoever runs the pipeline here passes signals on, so that they arrive once
         os.setpgid(0, 0)
+    began = time.monotonic()
+    taken = {name: found for name, several in inputs.items() if (found := _first(several))}
+    if not _applies(STEPS[label].section, json.loads(recipe)):  # before anything is imported
+        _skip(label, taken, output)
+        return
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     with _journal(recipe, profile) as events, _terminable():
         events.emit("step", label)
         try:
-            where = Profile.model_validate_json(profile)
-            taken = {n: a for n, several in inputs.items() if (a := _first(several)) is not None}
-            outcome = _run(label, Recipe.model_validate_json(recipe), where, taken, events)
+            outcome = _run(label, recipe, profile, taken, events)
         except (KeyboardInterrupt, SteerLMError) as error:
             code = error.exit_code if isinstance(error, SteerLMError) else 128 + signal.SIGINT
             _failed(events, label, error, code, began)
@@ -88,12 +94,6 @@ def run_step(
         except Exception as error:
             _failed(events, label, error, 1, began)
             raise
-        if outcome is None:
-            passed_on = taken.get(STEPS[label].passes_on or "")
-            output.metadata.update(passed_on.metadata if passed_on else {"skipped": "true"})
-            events.emit("outcome", label, what="skipped", why="the recipe has no such section", seconds=0.0)
-            Path(output.path).write_text(json.dumps(output.metadata))
-            return
         artifact = outcome.artifact
         output.metadata.update(describe(artifact))
         Path(output.path).write_text(artifact.manifest.model_dump_json(indent=2))
@@ -102,7 +102,22 @@ def run_step(
         events.emit("outcome", label, **told, **describe(artifact))
 
 
-def describe(artifact: Artifact) -> dict[str, str]:
+def _applies(section: str, recipe: Any) -> bool:
+    for key in section.split("."):
+        recipe = None if recipe is None else recipe.get(key)
+    return recipe is not None
+
+
+def _skip(label: str, inputs: Mapping[str, EngineArtifact], output: EngineArtifact) -> None:
+    passed_on = inputs.get(STEPS[label].passes_on or "")
+    output.metadata.update(passed_on.metadata if passed_on else {"skipped": "true"})
+    Path(output.path).write_text(json.dumps(output.metadata))
+    path = os.environ.get(JOURNAL)
+    events = Events(Path(path) if path else None)
+    events.emit("outcome", label, what="skipped", why="the recipe has no such section", seconds=0.0)
+
+
+def describe(artifact: "Artifact") -> dict[str, str]:
     """The metadata by which the next step finds an artifact."""
     return {
         "stage": artifact.manifest.stage,
@@ -113,20 +128,20 @@ def describe(artifact: Artifact) -> dict[str, str]:
     }
 
 
-def _run(
-    label: str, recipe: Recipe, profile: Profile, inputs: Mapping[str, EngineArtifact], events: Events
-) -> Outcome | None:
-    step = STEPS[label]
+def _run(label: str, recipe: str, profile: str, inputs: Mapping[str, EngineArtifact], events: Events) -> "Outcome":
+    from steerlm.artifact import Store
+    from steerlm.recipe import Profile, Recipe
+    from steerlm.stages.run import run_stage
+
+    step, where = STEPS[label], Profile.model_validate_json(profile)
     module = import_module(f"steerlm.stages.{step.stage}")
-    config = module.config(recipe, step.role)
-    if config is None:
-        return None
-    store = Store(profile.store)
+    config = module.config(Recipe.model_validate_json(recipe), step.role)
+    store = Store(where.store)
     found = {name: _open(store, artifact) for name, artifact in inputs.items()}
-    return run_stage(module.STAGE, config, found, store, profile, label=label, events=events)
+    return run_stage(module.STAGE, config, found, store, where, label=label, events=events)
 
 
-def _open(store: Store, artifact: EngineArtifact) -> Artifact:
+def _open(store: "Store", artifact: EngineArtifact) -> "Artifact":
     metadata = artifact.metadata
     try:
         found = store.open(metadata["stage"], metadata["key"])
@@ -153,6 +168,8 @@ def _journal(recipe: str, profile: str) -> Iterator[Events]:
     if path := os.environ.get(JOURNAL):
         yield Events(Path(path))
         return
+    from steerlm.artifact import Store
+    from steerlm.recipe import Profile, Recipe
     from steerlm.stages.tracking import recording
 
     where = Profile.model_validate_json(profile)

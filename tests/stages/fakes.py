@@ -1,0 +1,53 @@
+"""A stage of a few lines, and what a call of it needs; importable from another process."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from steerlm.artifact import Store
+from steerlm.errors import TrainingError
+from steerlm.recipe import Profile, TrackingSettings
+from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.stages.events import Events
+from steerlm.stages.run import Outcome, run_stage
+
+
+class FakeConfig(BaseModel):
+    """The stage makes three parts that survive in its scratch folder; a file `break-at-N` in the store breaks it."""
+
+    text: str = "hello"
+    pause: float = 0.0
+
+
+def make(config: FakeConfig, inputs: Inputs, work: Work) -> Made:
+    import time
+
+    calls = work.logs / "calls"
+    calls.write_text((calls.read_text() if calls.exists() else "") + "x")
+    for part in range(3):
+        done = work.scratch / f"part-{part}"
+        if done.exists():
+            continue
+        work.say(f"step {part + 1}/3")
+        time.sleep(config.pause)
+        if (work.folder.parent.parent / f"break-at-{part}").exists():
+            raise TrainingError("broken as asked")
+        done.write_text(config.text)
+    below = "".join((a.path / "out.txt").read_text() for a in inputs.values())
+    (work.files / "out.txt").write_text(config.text + below)
+    return Made(metrics={"parts": 3, "note": "no number"})
+
+
+STAGE: Stage[FakeConfig] = Stage("fake", "text", make, code=("tests.stages.fakes",))
+AFTER: Stage[FakeConfig] = Stage("after", "text", make, code=("tests.stages.fakes",))
+
+
+def profile(store: Path) -> Profile:
+    return Profile(name="test", store=str(store), tracking=TrackingSettings(enabled=False))
+
+
+def call(store: Path, stage: Stage[FakeConfig] = STAGE, inputs: Inputs | None = None, **config: Any) -> Outcome:
+    """Run the stage as a step would; its events go to `journal.jsonl` beside the store."""
+    events = Events(store.with_name("journal.jsonl"))
+    return run_stage(stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), events=events)
