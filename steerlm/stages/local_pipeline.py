@@ -28,6 +28,7 @@ from steerlm.stages.tracking import recording
 
 POLL_SECONDS = 0.25
 RUNS = "runs"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Event = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
@@ -114,16 +115,16 @@ class _Follower(threading.Thread):
         self._take()
 
     def pass_on(self, number: int, frame: FrameType | None = None) -> None:
-        """A signal handler. A step that begins later gets the first signal then."""
-        self.signals.append(number)
-        self._signal(number)
+        """A signal handler. A step that begins later gets the first signal then. A closed terminal is a termination."""
+        self.signals.append(signal.SIGTERM if number == signal.SIGHUP else number)
+        self._signal(self.signals[-1])
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Follow while the block runs; signals are handled if it runs in the main thread."""
         before = {}
         if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self.pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, self.pass_on) for number in SIGNALS}
         self.start()
         try:
             yield

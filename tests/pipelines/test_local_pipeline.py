@@ -85,7 +85,7 @@ def command(store: Path) -> list[str]:
     return [sys.executable, "-m", "steerlm.cli", "run", "demo", *tail]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_stops_the_step_that_runs(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
         command(tmp_path / "store"),

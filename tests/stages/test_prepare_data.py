@@ -1,0 +1,91 @@
+"""What the data stage makes of its sources: conversations of one list, samples of the other, questions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.artifact import Store
+from steerlm.attributes import AttributeSchema
+from steerlm.recipe import PrepareSection
+from steerlm.stages.prepare_data import STAGE, PrepareConfig
+from steerlm.stages.run import Outcome, run_stage
+from tests.stages.fakes import profile
+
+
+def talk(question: str, answer: str, label: str | None = None) -> str:
+    reply = {"value": answer, "from": "Assistant"} | ({"label": label} if label else {})
+    turns = [{"value": question, "from": "User", "label": None}, reply]
+    return json.dumps({"conversations": turns, "system": "S.", "mask": "User", "type": "VALUE_TO_TEXT"})
+
+
+def write(folder: Path, train: list[str], val: list[str]) -> dict[str, Any]:
+    folder.mkdir()
+    for name, lines in (("train", train), ("val", val)):
+        (folder / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
+    return {"kind": "conversations", "source": str(folder)}
+
+
+def prepare(tmp_path: Path, **section: Any) -> Outcome:
+    config = PrepareConfig(section=PrepareSection(**section), attributes=AttributeSchema())
+    return run_stage(STAGE, config, {}, Store(tmp_path / "store"), profile(tmp_path / "store"))
+
+
+def lines(outcome: Outcome, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (outcome.artifact.path / name).read_text().splitlines()]
+
+
+def test_rated_sources_make_the_samples_and_the_others_the_conversations(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain", [talk("a?", "A"), talk("b?", "B")], [talk("c?", "C"), talk("c?", "D")])
+    rated = write(tmp_path / "rated", [talk("x?", "X", "quality:3")], [talk("y?", "Y", "humor:1")])
+    made = prepare(tmp_path, sources=[plain], rated=[rated | {"repeat": 4}])
+    assert [r["conversations"][1]["value"] for r in lines(made, "train.jsonl")] == ["A", "B"]
+    samples = lines(made, "regression_train.jsonl")
+    assert len(samples) == 4
+    assert samples[0]["label"] == [3.0] + [-100.0] * 8
+    assert [s["label"][2] for s in lines(made, "regression_val.jsonl")] == [1.0]
+    assert lines(made, "questions.jsonl") == [{"question": "c?"}]
+    assert made.artifact.manifest.provenance["metrics"]["lines/regression_train"] == 4
+
+
+def test_without_a_list_of_their_own_the_labelled_turns_are_the_samples(tmp_path: Path) -> None:
+    both = write(tmp_path / "both", [talk("a?", "A"), talk("b?", "B", "quality:1")], [talk("c?", "C", "quality:2")])
+    made = prepare(tmp_path, sources=[both])
+    assert len(lines(made, "train.jsonl")) == 2
+    assert [s["label"][0] for s in lines(made, "regression_train.jsonl")] == [1.0]
+
+
+def test_rejects_are_kept_with_the_logs(tmp_path: Path) -> None:
+    source = write(tmp_path / "s", [talk("a?", "A", "quality:1"), "nonsense"], [talk("c?", "C", "quality:2")])
+    made = prepare(tmp_path, sources=[source], on_error="skip")
+    assert len(lines(made, "train.jsonl")) == 1
+    (rejects,) = (made.artifact.folder / "logs").glob("sources-*.rejects.jsonl")
+    assert json.loads(rejects.read_text())["line"] == 2
+
+
+def test_own_questions(tmp_path: Path) -> None:
+    source = write(tmp_path / "s", [talk("a?", "A", "quality:1")], [talk("c?", "C", "quality:2")])
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?"}\n')
+    made = prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.jsonl"))
+    assert lines(made, "questions.jsonl") == [{"question": "Why?"}]
+
+
+@pytest.mark.timeout(120)
+def test_the_synthetic_world_brings_text_questions_and_a_tokenizer(tmp_path: Path) -> None:
+    world = {
+        "kind": "toyworld",
+        "conversations": 400,
+        "validation_conversations": 20,
+        "plain_documents": 400,
+        "plain_validation_documents": 10,
+        "questions": 30,
+        "vocab_size": 500,
+    }
+    made = prepare(tmp_path, sources=[world])
+    names = {p.name for p in made.artifact.path.iterdir()}
+    assert {"plain_train.jsonl", "plain_val.jsonl", "tokenizer", "oracle.json"} <= names
+    assert made.artifact.manifest.content.tokenizer is not None
+    rated = sum("label" in turn for r in lines(made, "train.jsonl") for turn in r["conversations"][1::2])
+    assert 0 < len(lines(made, "regression_train.jsonl")) == rated < 400
+    assert len(lines(made, "questions.jsonl")) == 30
