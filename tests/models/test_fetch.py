@@ -360,14 +360,15 @@ def test_local_models_that_will_not_do(disk: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-def test_a_bare_llama2_folder_gets_its_tokenizer(disk: Path, shared_data: Path, tmp_path: Path) -> None:
+def test_a_bare_tokenizer_model_gets_its_files(disk: Path, shared_data: Path, tmp_path: Path) -> None:
     """config, weights and tokenizer.model, as Llama 2 was given out; the source stays as it is."""
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (disk / name).unlink()
-    (disk / "tokenizer.model").write_bytes((shared_data / "tokenizers" / "llama2.tokenizer.model").read_bytes())
-    before = names(disk)
+    (disk / "tokenizer.model").write_bytes((shared_data / "stories260K" / "tokenizer.model").read_bytes())
+    before, text = names(disk), "Once upon a time,\nthere was  an owl."
     fetch_model(str(disk), tmp_path / "m")
-    assert load_tokenizer(tmp_path / "m")("Hello", add_special_tokens=False)["input_ids"] == [15043]
+    wanted = load_tokenizer(shared_data / "stories260K")(text)["input_ids"]
+    assert load_tokenizer(tmp_path / "m")(text)["input_ids"] == wanted
     assert names(disk) == before
 
 
