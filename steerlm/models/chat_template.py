@@ -28,7 +28,7 @@ def chat_template(schema: AttributeSchema | None) -> str:
 
 def readout_template() -> str:
     """The Jinja source for reward models."""
-    return _filled("readout_template.jinja", system=SYSTEM_PROMPT)
+    return _filled("chat_template.readout.jinja", system=SYSTEM_PROMPT)
 
 
 def _filled(name: str, **values: Any) -> str:

@@ -15,6 +15,7 @@ from steerlm.errors import LabelError
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.prompt import MARKS, SYSTEM_PROMPT, marks_in, render, render_prompt, render_readout, text_of
 from steerlm.records import Conversation, Turn, read_records
+from steerlm.stages.code_digest import modules
 from tests.models.conftest import OWN
 
 NINE = AttributeSchema(defaults={"toxicity": 0})
@@ -262,3 +263,9 @@ def test_the_reward_models_template_refuses_to_open_an_answer() -> None:
         scored([{"role": "system", "content": "Be brief."}])
     with pytest.raises(TemplateError, match="not tool"):
         scored([{"role": "tool", "content": "4"}])
+
+
+def test_the_templates_count_as_code_of_the_stages_that_write_them() -> None:
+    """A stage's key covers a module's files by their name: a changed template must make the model folder anew."""
+    counted = modules(["steerlm.models.chat_template"])["steerlm.models.chat_template"].data
+    assert {path.name for path in counted} == {"chat_template.jinja", "chat_template.readout.jinja"}
