@@ -1,4 +1,4 @@
-"""The Kubeflow side of SteerLM: `components/`, `pipelines/` and the recipes, importable from a checkout and from a wheel.
+"""The Kubeflow side of SteerLM: `components/`, `pipelines/` and the recipes, from a checkout and from a wheel alike.
 
 A wheel carries the two folders inside this package. In a checkout they stand beside it, where the ecosystem expects
 them, so the package's search path is extended by the checkout's root.
