@@ -1,7 +1,7 @@
 """The journal of a run: a file of JSON lines that every step appends to, and that terminal and tracking read.
 
 Steps are processes of their own (or pods), so a file is what they share. Events: `step` (a step's process began),
-`start` and `end` (a stage really runs), `say` (progress), `outcome` (hit, run, resumed, skipped or failed).
+`start` and `end` (a stage really runs), `say` (progress), `outcome` (hit, run, resumed, skipped, failed or stopped).
 """
 
 import json

@@ -156,7 +156,7 @@ class _Follower(threading.Thread):
 
 
 def _raise_failure(run: PipelineRun, completed: bool, signals: list[int]) -> None:
-    failed = next((o for o in run.outcomes if o["what"] == "failed"), None)
+    failed = next((o for o in run.outcomes if "code" in o), None)
     code = failed["code"] if failed else 0
     if code == 128 + signal.SIGINT or (not completed and signals[:1] == [signal.SIGINT]):
         raise KeyboardInterrupt

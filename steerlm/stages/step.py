@@ -159,7 +159,8 @@ def _first(candidates: Sequence[EngineArtifact]) -> EngineArtifact | None:
 def _failed(events: Events, label: str, error: BaseException, code: int, began: float) -> None:
     text = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
     log.error("%s: %s", label, text)
-    events.emit("outcome", label, what="failed", why=text, seconds=time.monotonic() - began, code=code)
+    what = "stopped" if code in (128 + signal.SIGINT, Interrupted.exit_code) else "failed"
+    events.emit("outcome", label, what=what, why=text, seconds=time.monotonic() - began, code=code)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def test_a_signal_is_told_to_the_journal(tmp_path: Path, number: signal.Signals,
     assert process.wait(30) == code
     events = [json.loads(line) for line in journal.read_text().splitlines()]
     assert [e["event"] for e in events] == ["step", "start", "end", "outcome"]
-    assert (events[-1]["what"], events[-1]["code"]) == ("failed", code)
+    assert (events[-1]["what"], events[-1]["code"]) == ("stopped", code)
 
 
 def test_a_finished_step_does_not_import_torch(resolved: tuple[Recipe, Profile], tmp_path: Path) -> None:

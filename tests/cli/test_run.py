@@ -1,0 +1,76 @@
+"""`steerlm run` and `steerlm train` before anything runs, and the display of a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.cli.main import call
+from steerlm.cli.run import Display
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "demoo"], "no recipe 'demoo' is shipped; did you mean 'demo'?"),
+        (["run", "demo", "--set", "sft.lr=1"], "--set sft.lr: unknown key; did you mean 'sft.optimizer.lr'?"),
+        (["run", "demo", "--stage", "train"], "unknown stage 'train'"),
+        (["run", "demo", "--profile", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
+        (
+            ["train", "reward", "demo", "--data", "gone.jsonl", "--model", "gone", "--output", "o"],
+            "gone.jsonl: no such",
+        ),
+        (["train", "text", "demo", "--data", "gone.jsonl", "--output", "o"], "give --model to start from"),
+    ],
+)
+def test_bad_input_is_one_line_and_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def event(name: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
+    return {"event": name, "label": "train_sft", "time": time, **fields}
+
+
+EVENTS = [
+    event("step"),
+    event("start"),
+    event("say", 100.0, text="step 1/9 loss=2"),
+    event("say", 101.0, text="step 2/9 loss=1"),
+    event("say", 120.0, text="step 8/9 loss=0"),
+    event("end"),
+    event("outcome", what="run", why="never run before", seconds=12.34),
+]
+
+
+def show(live: bool) -> str:
+    display = Display()
+    display.out, display.live = io.StringIO(), live
+    for one in EVENTS:
+        display(one)
+    found: str = display.out.getvalue()
+    return found
+
+
+def test_a_log_gets_a_line_now_and_then() -> None:
+    assert show(live=False).splitlines() == [
+        "train_sft          step 1/9 loss=2",
+        "train_sft          step 8/9 loss=0",
+        "train_sft          run         12.3 s  never run before",
+    ]
+
+
+def test_a_terminal_shows_what_runs_in_place() -> None:
+    shown = show(live=True)
+    assert shown.count("\n") == 1
+    parts = [part.removeprefix("\x1b[K") for part in shown.split("\r")[1:]]
+    assert [part.split()[1] for part in parts] == ["runs", "step", "step", "step", "run"]
