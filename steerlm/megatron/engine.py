@@ -88,7 +88,7 @@ class MegatronEngine:
     def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
         self.ddp.train()
         self.ddp.zero_grad_buffer()
-        self.optimizer.zero_grad()  # else gradients are added twice: param.grad is main_grad after a step
+        self.optimizer.zero_grad()  # its fp32 copies of the last gradient
         result = self._sums(self._run(rows, objective, train=True), rows, objective)
         if not math.isfinite(result.loss_sum):
             raise TrainingError(f"the loss is {result.loss}")

@@ -114,10 +114,12 @@ def oracle(of: MegatronEngine, folder: Path, outputs: int | None) -> ReferenceEn
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder's safetensors."""
+    """All tensors of a folder's safetensors, each in one file."""
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
+        tensors = load_file(path)
+        assert not tensors.keys() & found.keys()
+        found |= tensors
     return found
 
 

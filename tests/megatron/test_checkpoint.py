@@ -68,7 +68,7 @@ def test_resume_in_bf16_restores_the_masters(tmp_path: Path) -> None:
 
 
 def _best(folder: Path) -> None:
-    of = engine(SHAPES["tied"])
+    of = engine(SHAPES["tied"], precision="bf16")
     curve(of, None, range(2))
     of.save(folder / "best", {})
     of.write_hf(folder / "saved")

@@ -87,17 +87,20 @@ def test_rewards_equal_transformers_on_the_exported_folder(tmp_path: Path) -> No
     assert scores.shape == (len(texts), OUTPUTS) and float((scores - values).abs().max()) < 1e-5
 
 
-def _heads(base: Path, reward: Path) -> None:
-    engine(folder=base, outputs=OUTPUTS, seed=1, head_init_std=0.5).write_hf(reward)
+def _heads(base: Path, folder: Path) -> None:
+    for name, seed in (("fresh", 1), ("same", 1), ("other", 2)):
+        engine(folder=base, outputs=OUTPUTS, seed=seed, head_init_std=0.5).write_hf(folder / name)
 
 
 def test_a_reward_model_starts_from_a_base_or_from_a_reward_model(tmp_path: Path) -> None:
     base = transformers_folder(tmp_path / "base", GQA)
-    one(_heads, base, tmp_path / "fresh")
+    one(_heads, base, tmp_path)
+    same(tmp_path / "same", tmp_path / "fresh")
     fresh, body = weights(tmp_path / "fresh"), weights(base)
     assert fresh.keys() - body.keys() == {"score.weight"} and body.keys() - fresh.keys() == {"lm_head.weight"}
     assert all(torch.equal(fresh[name], body[name]) for name in fresh.keys() & body.keys())
     assert fresh["score.weight"].std() == pytest.approx(0.5, rel=0.15)
+    assert not torch.equal(fresh["score.weight"], weights(tmp_path / "other")["score.weight"])
     write_config(tmp_path / "fresh", GQA, OUTPUTS)
     one(_through, tmp_path / "fresh", tmp_path / "again", {}, "fp32", OUTPUTS)  # settings draw another head
     same(tmp_path / "again", tmp_path / "fresh")
