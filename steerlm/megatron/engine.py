@@ -78,9 +78,13 @@ class MegatronEngine:
         self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
         self.model, self.outputs = model, model.outputs
         self.device = device.device()
-        ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        overlap = layout.dp_size > 1  # a layer's gradients travel while those of the layers before it are computed
+        ddp = DistributedDataParallelConfig(
+            use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=overlap
+        )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
         model.config.finalize_model_grads_func = finalize_model_grads
+        model.config.no_sync_func = self.ddp.no_sync if overlap else None
         self.optimizer = _optimizer(self.ddp, settings)
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()

@@ -8,6 +8,7 @@ import torch
 
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
+from steerlm.training.rows import Row
 from tests.megatron.forked import ranks
 from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine, objective, packed, samples, weights
 
@@ -31,7 +32,7 @@ def _run(folder: Path, shape: LlamaShape, outputs: int | None, layout: dict[str,
     of, learn = engine(shape, outputs, layout=layout), objective(outputs)
     of.write_hf(folder / "drawn")
     losses = curve(of, outputs, range(4))
-    rows = packed(samples(0, outputs), of.layout)
+    rows = [*packed(samples(0, outputs), of.layout), Row()]  # an empty row last, where gradients are sent
     evaluated = of.evaluate(rows, learn)
     result = of.step(rows, learn, 0.0)
     of.write_hf(folder / "trained")
