@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from steerlm.artifact import Artifact
 from steerlm.cli.run import Display
@@ -145,12 +145,17 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-if __name__ == "__main__":
+def exit_with(command: Callable[[], int]) -> NoReturn:
+    """Run a demo's command and leave with its status; an error is one line."""
     try:
-        sys.exit(main())
+        sys.exit(command())
     except SteerLMError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on\n")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -7,15 +7,14 @@ predictor's, or the text differs.
 """
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.demo import say, serving
+from pipelines.demo import exit_with, say, serving
 from steerlm.cli.run import Display
 from steerlm.client import request_json
-from steerlm.errors import InputError, SteerLMError
+from steerlm.errors import InputError
 from steerlm.recipe import load_recipe
 from steerlm.records import write_json
 from steerlm.stages.local_pipeline import run_pipeline
@@ -84,11 +83,4 @@ def golden(data: Path, output: Path) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SteerLMError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
-        sys.exit(130)
+    exit_with(main)
