@@ -8,7 +8,7 @@ from steerlm.stages.base import ConfigT, Inputs, Stage
 from steerlm.stages.code_digest import code_digest
 
 KEY_LENGTH = 20
-NOT_COMPARED = ("started", "stage")
+NOT_COMPARED = ("started", "stage", "label")
 
 
 def key_parts(stage: Stage[ConfigT], config: ConfigT, inputs: Inputs) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 
 
 def explain(parts: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
-    """Why there is no artifact of this key: what differs from the most similar of the stage's earlier keys."""
+    """Why there is no artifact of this key: what differs from the most similar of the earlier keys (`records`)."""
     now = _compared(parts)
     differences = [_difference(_compared(record), now) for record in records]
     if not differences:

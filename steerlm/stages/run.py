@@ -64,8 +64,8 @@ def run_stage(
         if found := store.find(stage.name, key):
             why = f"another process has made it meanwhile; {_finished(found)}"
             return Outcome(found, "hit", why, time.monotonic() - began)
-        why = explain(parts, store.records(stage.name))
-        earlier = store.begin(stage.name, key, stage.kind, parts)
+        why = explain(parts, [record for record in store.records(stage.name) if record.get("label") == label])
+        earlier = store.begin(stage.name, key, stage.kind, {"label": label, **parts})
         if earlier:
             why = f"begun {earlier['started']} and not finished"
         folder = store.folder(stage.name, key)

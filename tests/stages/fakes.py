@@ -47,7 +47,14 @@ def profile(store: Path) -> Profile:
     return Profile(name="test", store=str(store), tracking=TrackingSettings(enabled=False))
 
 
-def call(store: Path, stage: Stage[FakeConfig] = STAGE, inputs: Inputs | None = None, **config: Any) -> Outcome:
+def call(
+    store: Path,
+    stage: Stage[FakeConfig] = STAGE,
+    inputs: Inputs | None = None,
+    *,
+    label: str | None = None,
+    **config: Any,
+) -> Outcome:
     """Run the stage as a step would; its events go to `journal.jsonl` beside the store."""
     events = Events(store.with_name("journal.jsonl"))
-    return run_stage(stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), events=events)
+    return run_stage(stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, events=events)

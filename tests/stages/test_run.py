@@ -90,6 +90,13 @@ def test_a_killed_stage_is_resumed_by_another_process(tmp_path: Path) -> None:
     assert "step 1/3" not in said[3:], "the part that was done stays done"
 
 
+def test_a_step_is_compared_with_its_own_earlier_runs_only(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    call(store, label="policy", text="a")
+    assert call(store, label="baseline", text="b").why == "never run before"
+    assert call(store, label="baseline", text="c").why == "text changed from b to c"
+
+
 def test_inputs_decide_the_key_by_their_digest(tmp_path: Path) -> None:
     store = tmp_path / "store"
     one, two = call(store, text="1").artifact, call(store, text="2").artifact
