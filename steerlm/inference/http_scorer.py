@@ -5,14 +5,16 @@ The wire: `GET /v1/model` tells the attributes and the window; `POST /v1/score` 
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import itertools
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -73,15 +75,35 @@ class HttpScorer:
         return self._run(self._score_all, list(texts), over_long)
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
-        """Run to the end; inside a notebook, whose event loop is taken, in a thread of its own."""
+        """Run to the end in a thread of its own: a notebook's event loop is taken, and a signal's exception, raised in
+        the main thread, cancels what runs instead of breaking an event loop anywhere in its course."""
         if importlib.util.find_spec("httpx") is None:
             raise InputError("scoring over HTTP needs httpx: pip install 'steerlm[serve]'")
+        done: Future[Result] = Future()
+        started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+        async def main() -> Result:
+            task = asyncio.current_task()
+            assert task is not None
+            started.append((task.get_loop(), task))
+            return await function(*arguments)
+
+        def work() -> None:
+            try:
+                done.set_result(asyncio.run(main()))
+            except BaseException as error:
+                done.set_exception(error)
+
+        thread = threading.Thread(target=work, name="http-scorer", daemon=True)
+        thread.start()
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(function(*arguments))
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(function(*arguments))).result()
+            return done.result()
+        except BaseException:
+            for loop, task in started:
+                with contextlib.suppress(RuntimeError):  # it has ended by itself
+                    loop.call_soon_threadsafe(task.cancel)
+            thread.join(1.0)
+            raise
 
     def _client(self) -> "httpx.AsyncClient":
         import httpx

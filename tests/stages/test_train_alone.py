@@ -27,7 +27,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
 
 def resolve(files: Files, *overrides: str) -> ResolvedRecipe:
     store = files.output.parent / "store"
-    return load_recipe("demo", None, [f"profile.store={store}", "profile.tracking.enabled=false", *overrides])
+    return load_recipe("demo", "laptop", [f"profile.store={store}", "profile.tracking.enabled=false", *overrides])
 
 
 def test_it_trains_and_a_second_call_finds_it_done(files: Files) -> None:
