@@ -47,7 +47,8 @@ imports: $(READY)
 compile: $(READY) ## Compile the pipelines to pipelines/compiled (a test compares them).
 	$(BIN)/python -m pipelines.compile
 
-lock: $(READY) ## Make constraints.txt anew from pyproject.toml.
+lock: $(READY) ## Bring constraints.txt up to pyproject.toml; versions it already names stay.
+	cp constraints.txt constraints.new
 	$(BIN)/uv pip compile --quiet --all-extras --no-annotate --no-header --no-emit-package steerlm --no-emit-index-url \
 		--python-version 3.11 pyproject.toml -o constraints.new
 	{ echo "# Exact versions of every package the project was tested with (Python 3.11). Made by: make lock"; \
