@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": ("steerlm.cli.serve", "Serve a reward model or a steerable model over HTTP."),
     "ask": ("steerlm.cli.ask", "Ask a served or local model with its dials set."),
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
+    "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),
 }
 

@@ -27,6 +27,7 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 from steerlm.errors import InputError
 from steerlm.megatron import device
+from steerlm.megatron.activation import GatedSilu
 from steerlm.megatron.attention import Rotary, SdpaAttention, segments
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
@@ -163,6 +164,7 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         layernorm_epsilon=shape.rms_norm_eps,
         gated_linear_unit=True,
         activation_func=F.silu,
+        use_te_activation_func=True,  # a module of the layer spec's choice: ours, on megatron's layers
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
@@ -201,6 +203,7 @@ def _local_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
     layer.submodules.self_attention.submodules.core_attention = SdpaAttention
+    layer.submodules.mlp.submodules.activation_func = GatedSilu
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
 
 

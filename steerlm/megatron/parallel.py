@@ -15,7 +15,6 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from steerlm.errors import ConfigError
 from steerlm.megatron import device, fixes
 from steerlm.megatron.mapping import Place
-from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
 from steerlm.training.engine import Layout
 
@@ -85,23 +84,3 @@ def place() -> Place:
         stage=parallel_state.get_pipeline_model_parallel_rank(),
         stages=parallel_state.get_pipeline_model_parallel_world_size(),
     )
-
-
-def check_fits(shape: LlamaShape, layout: LayoutSettings, outputs: int | None) -> None:
-    """Raises `ConfigError` naming the size that the layout does not divide."""
-    sizes = {
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "intermediate_size": shape.intermediate_size,
-        "vocab_size": shape.vocab_size,
-    }
-    for name, size in sizes.items():
-        if size % layout.tensor:
-            raise ConfigError(f"{name} {size} does not divide by layout.tensor {layout.tensor}; choose another layout")
-    if shape.num_hidden_layers % layout.pipeline:
-        raise ConfigError(
-            f"num_hidden_layers {shape.num_hidden_layers} does not divide by layout.pipeline {layout.pipeline}; "
-            "choose another layout"
-        )
-    if outputs is not None and outputs < 1:
-        raise ConfigError(f"a reward head needs at least one output, not {outputs}")

@@ -9,6 +9,7 @@ from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
+from steerlm.megatron.activation import GatedSilu
 from steerlm.megatron.attention import Segments, packing, rotate
 
 
@@ -34,4 +35,5 @@ class TeAttention(TEDotProductAttention):
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     layer: ModuleSpec = get_gpt_layer_with_transformer_engine_spec()
     layer.submodules.self_attention.submodules.core_attention = TeAttention
+    layer.submodules.mlp.submodules.activation_func = GatedSilu
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=TENorm)

@@ -122,7 +122,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
 
     settings, shape = spec.settings, spec.shape
     schema = spec.attributes or AttributeSchema()
-    objective = make_objective(spec, schema)
+    objective = make_objective(settings, schema, spec.tokenizer_folder)
     data, validation = datasets(spec, objective)
     longest = max(part.longest() for part in (data, validation) if part)
     if longest > shape.max_position_embeddings:
@@ -153,22 +153,22 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
     return result
 
 
-def make_objective(spec: TrainSpec, schema: AttributeSchema) -> "Objective":
+def make_objective(settings: TrainSettings, schema: AttributeSchema, tokenizer_folder: Path) -> "Objective":
     from steerlm.models.folder import load_tokenizer
 
-    tokenizer = load_tokenizer(spec.tokenizer_folder)
-    if isinstance(spec.settings, TextSettings):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if isinstance(settings, TextSettings):
         from steerlm.training.objectives.text import TextObjective
 
-        return TextObjective(spec.settings, tokenizer)
-    if isinstance(spec.settings, SFTSettings):
+        return TextObjective(settings, tokenizer)
+    if isinstance(settings, SFTSettings):
         from steerlm.training.objectives.sft import SFTObjective
 
-        return SFTObjective(spec.settings, tokenizer, schema)
+        return SFTObjective(settings, tokenizer, schema)
     from steerlm.training.objectives.reward import RewardObjective
 
-    assert isinstance(spec.settings, RewardSettings)
-    return RewardObjective(spec.settings, tokenizer, schema)
+    assert isinstance(settings, RewardSettings)
+    return RewardObjective(settings, tokenizer, schema)
 
 
 def datasets(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:

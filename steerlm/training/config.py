@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
 
 
@@ -96,6 +97,8 @@ class LayoutSettings(Settings):
     devices: PositiveInt = 1
     tensor: PositiveInt = 1
     pipeline: PositiveInt = 1
+    virtual_pipeline: PositiveInt = 1
+    """Interleaved chunks per pipeline stage; above 1 refused until it has been proven."""
     sequence_parallel: bool = False
     micro_batch: PositiveInt = 1
     """Bounds a row: at most micro_batch x window tokens, unless row_tokens says less."""
@@ -118,9 +121,24 @@ class LayoutSettings(Settings):
         model = self.tensor * self.pipeline
         if self.processes % model:
             raise ValueError(f"{self.processes} processes do not divide by tensor x pipeline = {model}")
+        if self.virtual_pipeline > 1:
+            raise ValueError(
+                "virtual_pipeline above 1, the interleaved schedule, gives wrong gradients without an error unless "
+                "configured just so; it is refused until it has been run on GPUs: leave it out"
+            )
         if self.sequence_parallel and self.tensor == 1:
             raise ValueError("sequence_parallel needs tensor > 1")
         return self
+
+    def check_fits(self, shape: LlamaShape, outputs: int | None = None) -> None:
+        """Raises `ConfigError` naming the size that the layout does not divide."""
+        of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
+        for name, axis in (*((name, "tensor") for name in of_tensor), ("num_hidden_layers", "pipeline")):
+            size, parts = getattr(shape, name), getattr(self, axis)
+            if size % parts:
+                raise ConfigError(f"{name} {size} does not divide by layout.{axis} {parts}; choose another layout")
+        if outputs is not None and outputs < 1:
+            raise ConfigError(f"a reward head needs at least one output, not {outputs}")
 
     def row_limit(self, window: int) -> int:
         return min(self.row_tokens or self.micro_batch * window, self.micro_batch * window)

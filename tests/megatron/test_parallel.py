@@ -24,14 +24,14 @@ from tests.megatron.material import GQA
 )
 def test_sizes(layout: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parallel.check_fits(GQA, LayoutSettings(**layout), None)
+        LayoutSettings(**layout).check_fits(GQA)
 
 
 def test_a_vocabulary_that_does_not_divide() -> None:
     odd = GQA.model_copy(update={"vocab_size": 97})
-    parallel.check_fits(odd, LayoutSettings(), None)
+    LayoutSettings().check_fits(odd)
     with pytest.raises(ConfigError, match="vocab_size 97"):
-        parallel.check_fits(odd, LayoutSettings(devices=2, tensor=2), None)
+        LayoutSettings(devices=2, tensor=2).check_fits(odd)
 
 
 def _too_few() -> None:

@@ -57,4 +57,6 @@ def call(
 ) -> Outcome:
     """Run the stage as a step would; its events go to `journal.jsonl` beside the store."""
     events = Events(store.with_name("journal.jsonl"))
-    return run_stage(stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, events=events)
+    return run_stage(
+        stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, events=events
+    )
