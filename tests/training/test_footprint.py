@@ -1,4 +1,4 @@
-"""The arithmetic of a plan: against counted parameters, known models and packed rows; impossible layouts are refused."""
+"""The arithmetic of a plan: against counted parameters, known models, packed rows; what cannot be is refused."""
 
 from typing import Any
 
