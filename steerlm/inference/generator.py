@@ -74,6 +74,11 @@ class TransformersGenerator:
         ends = self._loaded.model.generation_config.eos_token_id
         self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
 
+    def room(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of the window that each prompt leaves for its continuation; below 1: it does not fit."""
+        encoded = self._loaded.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
+        return [self.window - len(ids) for ids in encoded]
+
     def generate(
         self,
         prompts: Sequence[str],

@@ -51,6 +51,7 @@ def summary(result: dict[str, Any]) -> dict[str, float]:
         found = {name: one["spearman"] for name, one in judge.items()}
         numbers |= {f"steering_spearman/{name}": value for name, value in found.items()}
         numbers["steering_spearman_mean"] = sum(found.values()) / len(found)
+        numbers["questions_too_long"] = result["steering"]["too_long"]
     return numbers
 
 

@@ -3,7 +3,7 @@
 Used by the `evaluate` stage and by `steerlm evaluate`. Heavy rooms are imported when called.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from steerlm.records import Conversation, Turn
 
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings
-    from steerlm.evaluation.steer import Answerer, Case, Judge, Vectors
+    from steerlm.evaluation.steer import Case, Judge, Vectors
+    from steerlm.inference.config import OverLong
     from steerlm.inference.scorer import Scorer
 
 
@@ -44,26 +45,33 @@ def read_questions(path: Path) -> list[str]:
     return questions
 
 
-def policy_answerer(folder: Path, settings: "EvaluationSettings", *, conditioned: bool = True) -> "Answerer":
+class PolicyAnswerer:
     """Answers every case with its dials; without dials if not `conditioned` (a model that never saw a label)."""
-    from steerlm.inference.generator import TransformersGenerator
-    from steerlm.inference.sampling import Sampling
 
-    schema = schema_of(folder) if conditioned else AttributeSchema()
-    generator = TransformersGenerator(folder)
-    sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    def __init__(self, folder: Path, settings: "EvaluationSettings", *, conditioned: bool = True) -> None:
+        from steerlm.inference.generator import TransformersGenerator
+        from steerlm.inference.sampling import Sampling
 
-    def answer(cases: Sequence["Case"]) -> list[str]:
-        labels = [schema.format(c.asked) if conditioned else "" for c in cases]
-        prompts = [
-            render_prompt([Turn(value=c.question, speaker=USER)], label) for c, label in zip(cases, labels, strict=True)
-        ]
-        return [one[0].text.strip() for one in generator.generate(prompts, 1, sampling, settings.seed)]
+        self._schema = schema_of(folder) if conditioned else None
+        self._generator, self._seed = TransformersGenerator(folder), settings.seed
+        self._sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
 
-    return answer
+    def __call__(self, cases: Sequence["Case"]) -> list[str]:
+        prompts = [self._prompt(case.question, case.asked) for case in cases]
+        return [one[0].text.strip() for one in self._generator.generate(prompts, 1, self._sampling, self._seed)]
+
+    def fitting(self, questions: Sequence[str]) -> list[str]:
+        """The questions that leave room for a whole answer."""
+        dials = self._schema.complete({}) if self._schema else {}
+        room = self._generator.room([self._prompt(question, dials) for question in questions])
+        return [q for q, left in zip(questions, room, strict=True) if left >= self._sampling.max_tokens]
+
+    def _prompt(self, question: str, dials: Mapping[str, int]) -> str:
+        label = self._schema.format(dials) if self._schema else ""
+        return render_prompt([Turn(value=question, speaker=USER)], label)
 
 
-def reward_judge(scorer: "Scorer") -> "Judge":
+def reward_judge(scorer: "Scorer", over_long: "OverLong" = "error") -> "Judge":
     """The reward model's raw scores of the answers, clamped to the schema's range."""
     import numpy as np
 
@@ -74,7 +82,7 @@ def reward_judge(scorer: "Scorer") -> "Judge":
             )
             for q, a in zip(questions, answers, strict=True)
         ]
-        scores = np.asarray(scorer.score(texts), dtype=np.float64)
+        scores = np.asarray(scorer.score(texts, over_long), dtype=np.float64)
         return np.clip(scores, scorer.schema.low, scorer.schema.high)
 
     return judge
@@ -94,7 +102,10 @@ def oracle_judge(schema: AttributeSchema) -> "Judge":
 
 
 def held_out_quality(
-    scorer: "Scorer", conversations: Iterable[Conversation], truth: "Judge | None"
+    scorer: "Scorer",
+    conversations: Iterable[Conversation],
+    truth: "Judge | None",
+    over_long: "OverLong" = "error",
 ) -> dict[str, dict[str, Any]]:
     """Regression quality of a reward model on the answers of held-out conversations.
 
@@ -120,7 +131,7 @@ def held_out_quality(
             labels.append(parse_labels(turns[i].label or "none:0"))
     if not texts:
         raise InputError("no held-out answer to judge the reward model by: no conversation has a label")
-    predicted = np.asarray(scorer.score(texts), dtype=np.float64)
+    predicted = np.asarray(scorer.score(texts, over_long), dtype=np.float64)
     matrix = truth(asked, answered) if truth else label_matrix(labels, scorer.schema)
     return regression_quality(predicted, matrix, scorer.schema)
 
@@ -140,9 +151,12 @@ def measure(
     from steerlm.inference.scorer import TransformersScorer
 
     scorer = TransformersScorer(reward) if reward else None
+    over_long = settings.over_long
     result: dict[str, Any] = {"steering": None, "quality": {}}
     if scorer:
-        result["quality"] = held_out_quality(scorer, held_out, oracle_judge(scorer.schema) if oracle else None)
+        result["quality"] = held_out_quality(
+            scorer, held_out, oracle_judge(scorer.schema) if oracle else None, over_long
+        )
     if policy:
         from steerlm.evaluation.steer import evaluate_steering
 
@@ -151,15 +165,12 @@ def measure(
         if oracle:
             judges["oracle"] = oracle_judge(schema)
         if scorer:
-            judges["reward model"] = reward_judge(scorer)
+            judges["reward model"] = reward_judge(scorer, over_long)
         if not judges:
             raise InputError("nothing can judge the answers: give a reward model")
-        result["steering"] = evaluate_steering(
-            questions,
-            schema,
-            settings,
-            policy_answerer(policy, settings),
-            judges,
-            policy_answerer(baseline, settings, conditioned=False) if baseline else None,
-        )
+        answerer = PolicyAnswerer(policy, settings)
+        fitting = answerer.fitting(questions) if over_long == "keep_end" else questions
+        unconditioned = PolicyAnswerer(baseline, settings, conditioned=False) if baseline else None
+        result["steering"] = evaluate_steering(fitting, schema, settings, answerer, judges, unconditioned)
+        result["steering"]["too_long"] = len(questions) - len(fitting)
     return result
