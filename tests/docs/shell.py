@@ -1,0 +1,140 @@
+"""Reads the fenced blocks of a document and runs them as a reader would: shell commands in order, Python, named files.
+
+A block's info string is its language and, for a file, its name (`yaml own.yaml`); `bash fails` holds commands that must
+fail, and the `text` block after it is what they say. Commands run in this process, so that torch is imported once;
+those that end in `&` are real servers in processes of their own.
+"""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from steerlm.cli.main import call
+
+FENCE = re.compile(r"^```(\S+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A fenced block. `name`: what stands after the language."""
+
+    language: str
+    name: str
+    text: str
+
+
+def blocks(document: Path) -> list[Block]:
+    return [Block(m[1], m[2] or "", m[3]) for m in FENCE.finditer(document.read_text(encoding="utf-8"))]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of a shell block; comments and empty lines are left out."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@dataclass
+class Shell:
+    """Runs blocks in the working directory. `words` replaces words of commands and parts of Python blocks; `added`
+    puts options behind a command that begins with its key; `said` is what each command printed."""
+
+    words: Mapping[str, str] = field(default_factory=dict)
+    added: Mapping[str, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def run(self, document: Path) -> None:
+        """Every block of the document, in order. Raises `AssertionError` naming the command that did not do."""
+        expected: list[str] = []
+        for block in blocks(document):
+            if block.language == "bash":
+                failing = block.name == "fails"
+                expected = [self.command(words, fails=failing) for words in commands(block.text)] if failing else []
+                for words in [] if failing else commands(block.text):
+                    self.command(words)
+            elif block.language == "python":
+                self.python(block.text)
+            elif block.language == "text" and expected:
+                for line in block.text.splitlines():
+                    assert any(line in one for one in expected), f"the document promises {line!r}, said was {expected}"
+            elif block.name:
+                path = Path(block.name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self._replaced(block.text), encoding="utf-8")
+
+    def command(self, given: list[str], *, fails: bool = False) -> str:
+        """One command; what it printed."""
+        shown = shlex.join(given)
+        if given[0] == "kill":
+            self.stop()
+            return ""
+        assert given[0] == "steerlm", f"only steerlm's commands are run, not {shown}"
+        words = [self._replaced(word) for word in given[1:] if word != "&"]
+        words += shlex.split(next((extra for key, extra in self.added.items() if shown.startswith(key)), ""))
+        if given[-1] == "&":
+            self._serve(words)
+            return ""
+        out, err = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = call(words)
+        text = out.getvalue() + err.getvalue()
+        assert (code != 0) == fails, f"`{shown}` ended with {code}: {text}"
+        self.said[shown] = text
+        return text
+
+    def python(self, text: str) -> None:
+        out = StringIO()
+        with redirect_stdout(out):
+            exec(compile(self._replaced(text), "the document", "exec"), {})
+        self.said["python"] = out.getvalue()
+
+    def stop(self) -> None:
+        """End the servers; each must end well."""
+        for server in self.servers:
+            server.terminate()
+            assert server.wait(60) == 0, f"a server ended with {server.returncode}"
+        self.servers.clear()
+
+    def _replaced(self, text: str) -> str:
+        for old, new in self.words.items():
+            text = text.replace(old, new)
+        for old in re.findall(r"\b14\d\d\b", text):
+            text = text.replace(old, str(self._port(old)))
+        return text
+
+    def _port(self, named: str) -> int:
+        """A free port in place of one that a document names, always the same."""
+        if named not in self.ports:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                self.ports[named] = probe.getsockname()[1]
+        return self.ports[named]
+
+    def _serve(self, words: list[str]) -> None:
+        port = words[words.index("--port") + 1]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen([sys.executable, "-m", "steerlm.cli", *words], env=environment)
+        self.servers.append(server)
+        for _ in self._waits(server):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
+                    return
+            except OSError:
+                continue
+
+    def _waits(self, server: subprocess.Popen[bytes]) -> Iterator[None]:
+        for _ in range(600):
+            assert server.poll() is None, f"{shlex.join(map(str, server.args))} ended with {server.returncode}"  # type: ignore[arg-type]
+            yield
+            time.sleep(0.1)
+        raise AssertionError("a server did not become ready within a minute")

@@ -1,0 +1,140 @@
+"""docs/recipes.md names every key with its value and default, and its examples load and plan."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.artifact import Store
+from steerlm.attributes import AttributeSchema
+from steerlm.cli.main import call
+from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
+from steerlm.evaluation.config import EvaluationSettings
+from steerlm.inference.config import AnnotateSettings
+from steerlm.jobs.config import JobSettings
+from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.recipe import (
+    BaseSection,
+    FetchSection,
+    Goals,
+    Layouts,
+    PrepareSection,
+    Profile,
+    Recipe,
+    ReportSection,
+    ResolvedRecipe,
+    SFTSection,
+    ToyworldSource,
+    TrackingSettings,
+    load_recipe,
+    shipped,
+)
+from steerlm.records import RegressionSample
+from steerlm.stages.local_pipeline import PipelineRun
+from steerlm.toyworld.config import RaterSettings
+from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from tests.byte_tokenizer import byte_tokenizer
+from tests.conftest import ROOT
+from tests.docs.shell import Shell, blocks
+from tests.docs.tables import documented, models_below, rows
+
+DOCUMENT = ROOT / "docs" / "recipes.md"
+TABLES = {
+    "Keys of a recipe": rows(Recipe),
+    "`attributes`": rows(AttributeSchema),
+    "`prepare_data`": rows(PrepareSection),
+    "`prepare_data.sources`, kind `oasst`": rows(OasstSource),
+    "`prepare_data.sources`, kind `helpsteer`": rows(HelpSteerSource),
+    "`prepare_data.sources`, kind `helpsteer2`": rows(HelpSteer2Source),
+    "`prepare_data.sources`, kind `conversations`": rows(ConversationsSource),
+    "`prepare_data.sources`, kind `toyworld`": rows(ToyworldSource),
+    "`raters` of kind `toyworld`": rows(RaterSettings),
+    "`base`": rows(BaseSection),
+    "`base.fetch` and `base.reward`": rows(FetchSection),
+    "Every training: `base.train`, `reward`, `sft`, `baseline`": rows(TrainSettings),
+    "`optimizer` of every training": rows(OptimizerSettings),
+    "`base.train` besides": rows(TextSettings, TrainSettings),
+    "`base.train.shape`": rows(LlamaShape),
+    "`base.train.shape.rope_scaling`": rows(RopeScaling),
+    "`reward` besides": rows(RewardSettings, TrainSettings),
+    "`annotate`": rows(AnnotateSettings),
+    "`sft` and `baseline` besides": rows(SFTSection, TrainSettings),
+    "`evaluate`": rows(EvaluationSettings),
+    "`report`": rows(ReportSection),
+    "`report.goals`": rows(Goals),
+    "Keys of a profile": rows(Profile),
+    "`layouts`": rows(Layouts),
+    "`layouts.base`, `layouts.reward`, `layouts.sft`": rows(LayoutSettings),
+    "`jobs`": rows(JobSettings),
+    "`tracking`": rows(TrackingSettings),
+}
+
+
+def test_every_key_stands_there_with_its_value_and_default() -> None:
+    found = documented(DOCUMENT.read_text(encoding="utf-8"))
+    assert list(found) == list(TABLES)
+    for heading, expected in TABLES.items():
+        assert [tuple(cells[:2]) for cells in found[heading]] == expected, f"the table of {heading}"
+        assert all(len(cells) == 3 and cells[2] for cells in found[heading]), f"a key of {heading} has no meaning"
+
+
+def test_no_model_of_recipes_and_profiles_is_forgotten() -> None:
+    models = {*models_below(Recipe), *models_below(Profile)}
+    assert len(models) == len(TABLES) - 1, "each model has a table, and the trainings share one"
+    keys = {key for table in TABLES.values() for key, _ in table}
+    assert keys == {f"`{key}`" for model in models for key in model.model_fields}
+
+
+def test_the_shipped_names_are_told() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name in (*shipped("recipes"), *shipped("profiles")):
+        assert f"`{name}`" in text
+
+
+def test_the_examples_load_and_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(DOCUMENT):
+        if block.name.endswith(".yaml"):
+            Path(block.name).write_text(block.text)
+    resolved = load_recipe("own.yaml", "cluster.yaml")
+    assert resolved.recipe.attributes.default("verbosity") == 2
+    assert resolved.profile.layouts.sft.data_parallel == 8
+
+
+def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are made; of `steerlm run` only that options and files are taken (pipelines run in tests/pipelines)."""
+    monkeypatch.chdir(tmp_path)
+    began: list[ResolvedRecipe] = []
+
+    def begin(resolved: ResolvedRecipe, show: Any) -> PipelineRun:
+        began.append(resolved)
+        return PipelineRun(tmp_path, Store(str(tmp_path)), [], 0.0)
+
+    monkeypatch.setattr("steerlm.stages.local_pipeline.run_pipeline", begin)
+    byte_tokenizer().save_pretrained(Path("models/llama-3-70b"))
+    sample = RegressionSample(text="What is ice? Frozen water. <extra_id_2>", label=[1.0] * 9)
+    Path("data").mkdir()
+    Path("data/train_reg.jsonl").write_text(f"{sample.to_json()}\n" * 4)
+    shell = Shell()
+    shell.run(DOCUMENT)
+    assert [(one.recipe.name, one.profile.name) for one in began] == [
+        ("demo", "two-processes"),
+        ("own", "one-gpu"),
+        ("own", "cluster"),
+        ("own", "one-gpu"),
+    ]
+    assert began[-1].recipe.reward
+    assert not began[-1].recipe.sft
+    assert sum("replica" in text for text in shell.said.values()) == 4
+    assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
+
+
+def test_an_unknown_key_is_told_as_the_document_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe, *_ = [block.text for block in blocks(DOCUMENT) if block.name == "own.yaml"]
+    Path("own.yaml").write_text(recipe.replace("epochs: 2\n", "epoch: 2\n", 1))
+    assert call(["plan", "own.yaml"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told in [block.text.strip() for block in blocks(DOCUMENT) if block.language == "text"]
