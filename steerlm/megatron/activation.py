@@ -27,12 +27,14 @@ class _GatedSilu(torch.autograd.Function):
         return out
 
 
-class GatedSilu(torch.nn.Module):
-    """Where megatron's feed-forward block takes a module for its activation: [..., 2 f], gate before up -> [..., f]."""
+class GatedSilu:
+    """Where megatron's feed-forward block takes its activation: [..., 2 f], gate before up -> [..., f].
 
-    def __init__(self, config: Any) -> None:
-        super().__init__()
+    No module: it has no weights, and megatron's checkpoints ask every module for its share.
+    """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __init__(self, config: Any) -> None: ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = _GatedSilu.apply(x)
         return out
