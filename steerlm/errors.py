@@ -49,6 +49,10 @@ class TrainingError(SteerLMError):
     """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
 
 
+class PeerLostError(TrainingError):
+    """Another process of the job is gone; starting again goes on from the newest checkpoint."""
+
+
 class Interrupted(SteerLMError):  # noqa: N818 (not a failure)
     """A termination signal arrived; the state was saved and the work can be resumed."""
 

@@ -86,7 +86,9 @@ class LocalBackend:
             return JobStatus("running")
         statuses = [json.loads(p.read_text()) for p in sorted(Path(name).glob("status-*.json"))]
         codes = [s["code"] for s in statuses]
-        failed = sorted((s for s in statuses if s["code"] not in (0, SAVED)), key=lambda s: not s["error"])
+        failed = sorted(
+            (s for s in statuses if s["code"] not in (0, SAVED)), key=lambda s: (not s["error"], not s["final"])
+        )
         if failed:
             first = failed[0]
             message = first["error"] or f"exit status {first['code']}"

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from steerlm.errors import Interrupted, SteerLMError
+from steerlm.errors import Interrupted, PeerLostError, SteerLMError
 from steerlm.records import write_json
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except SteerLMError as known:
-        code, error, final = known.exit_code, str(known), True
+        code, error, final = known.exit_code, str(known), not isinstance(known, PeerLostError)
         traceback.print_exc()
     except BaseException as unknown:
         code, error = 1, f"{type(unknown).__name__}: {unknown}"

@@ -3,10 +3,12 @@
 Its DistributedOptimizer, where torch's AdamW is used (neither Transformer Engine nor Apex installed), cannot load a
 checkpoint; and once it can, one `step` tensor is shared by all parameters, so that Adam's bias correction silently runs
 ahead by the number of parameters. The tests of resume hold each of these. Its checkpoint writer starts a server process
-that imports the main module again.
+that imports the main module again, and forks a process full of threads, for which it waits for ever if one is killed.
 """
 
 import queue
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import megatron.core
@@ -28,11 +30,25 @@ def check_version() -> None:
 
 def install() -> None:
     """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors, and
-    let the checkpoint writer, which we never run apart from this process, hand its results over within it."""
+    let the checkpoint writer, which we never run apart from this process, write and hand its results over within it."""
     check_version()
     filesystem_async._results_queue = queue.SimpleQueue()
+    filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write)
     if not distrib_optimizer.HAVE_APEX_OR_TE:
         distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
+
+
+def _write(transforms: list[Any], use_msc: bool, rank: int, buckets: Sequence[Any], results: Any) -> None:
+    """Each bucket in a thread; `results` gets what was written by bucket, or the exception of the first that failed."""
+    done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    running: queue.Queue[int] = queue.Queue()
+    with ThreadPoolExecutor(len(buckets)) as pool:
+        for number, bucket in enumerate(buckets):
+            running.put(number)
+            write = filesystem_async.FileSystemWriterAsync.write_preloaded_data
+            pool.submit(write, transforms, number, bucket, done, running, use_fsync=True, use_msc=use_msc)
+    written = dict(done.get_nowait() for _ in buckets)
+    results.put(next((found for found in written.values() if isinstance(found, Exception)), written))
 
 
 @torch.no_grad()

@@ -6,13 +6,16 @@ without them some layouts train with wrong gradients and say nothing.
 
 import datetime
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-from steerlm.errors import ConfigError
+from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import device, fixes
 from steerlm.megatron.mapping import Place
 from steerlm.training.config import LayoutSettings
@@ -70,6 +73,22 @@ def finish() -> None:
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Raises `PeerLostError` for what the backends say when another process has died or does not answer in time."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in said:
+            raise
+        reason = re.sub(r"^\[[^\]]*\] ", "", said).split(". ")[0].splitlines()[0]
+        raise PeerLostError(
+            f"another process of this training has ended or does not answer ({reason}); its own log says why, the same "
+            "command goes on from the newest checkpoint"
+        ) from error
 
 
 def is_chief() -> bool:

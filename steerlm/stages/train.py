@@ -112,12 +112,15 @@ class Signal:
 
 
 def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
-    """Train and write `output` and result.json; collective. Raises `Interrupted` after a SIGTERM, when all is saved."""
+    """Train and write `output` and result.json; collective.
+
+    Raises `Interrupted` after a SIGTERM, when all is saved; `PeerLostError` if another process has died.
+    """
     import torch
 
     torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
     from steerlm.megatron.engine import build_engine
-    from steerlm.megatron.parallel import finish
+    from steerlm.megatron.parallel import finish, peers
     from steerlm.training.loop import train
 
     settings, shape = spec.settings, spec.shape
@@ -130,25 +133,26 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
             f"the longest sample has {longest} tokens, the model {shape.max_position_embeddings} positions; "
             "set the window to at most that"
         )
-    engine = build_engine(
-        model_folder=spec.model_folder,
-        shape=None if spec.model_folder else shape,
-        outputs=len(schema.names) if spec.objective == "reward" else None,
-        settings=settings,
-        layout=spec.layout,
-    )
-    chief = engine.layout.rank == 0
-    with sinks(spec, len(data), chief) as sink, stop.held():
-        result = train(engine, objective, data, validation, settings, spec.layout, spec.work, sink, stop)
-    engine.write_hf(spec.output)
-    if chief:
-        from steerlm.models.folder import finish_folder
+    with peers():
+        engine = build_engine(
+            model_folder=spec.model_folder,
+            shape=None if spec.model_folder else shape,
+            outputs=len(schema.names) if spec.objective == "reward" else None,
+            settings=settings,
+            layout=spec.layout,
+        )
+        chief = engine.layout.rank == 0
+        with sinks(spec, len(data), chief) as sink, stop.held():
+            result = train(engine, objective, data, validation, settings, spec.layout, spec.work, sink, stop)
+        engine.write_hf(spec.output)
+        if chief:
+            from steerlm.models.folder import finish_folder
 
-        dtype = "bfloat16" if settings.precision == "bf16" else "float32"
-        info = describe(spec, schema, result)
-        finish_folder(spec.output, shape=shape, tokenizer_from=spec.tokenizer_folder, info=info, dtype=dtype)
-        write_json(spec.work / "result.json", dataclasses.asdict(result))
-        log.info("wrote %s: step %d of %d", spec.output, result.exported_step, result.steps)
+            dtype = "bfloat16" if settings.precision == "bf16" else "float32"
+            info = describe(spec, schema, result)
+            finish_folder(spec.output, shape=shape, tokenizer_from=spec.tokenizer_folder, info=info, dtype=dtype)
+            write_json(spec.work / "result.json", dataclasses.asdict(result))
+            log.info("wrote %s: step %d of %d", spec.output, result.exported_step, result.steps)
     finish()
     return result
 

@@ -70,7 +70,12 @@ class _Loop:
         self.total, self.unused = total_steps(settings, len(data))
         learning_rate(settings.optimizer, 0, self.total)  # a schedule that does not fit is an error now
         self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep, engine.layout.rank == 0)
-        run = {"data": data.key, "seed": settings.seed, "global_batch": settings.global_batch}
+        run = {
+            "seed": settings.seed,
+            "global_batch": settings.global_batch,
+            **objective.fingerprint(),
+            "data": data.key,
+        }
         self.progress = Progress(run)
         self.saved = 0
 

@@ -1,5 +1,6 @@
 """How far a training has come: the state that a checkpoint carries, and the result that is left at the end."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,17 +31,26 @@ class Progress:
     @classmethod
     def resumed(cls, state: dict[str, Any], run: dict[str, Any], where: str) -> "Progress":
         """Raises `TrainingError` if the checkpoint is of another run: its sampler state would mean other units."""
-        for name, value in run.items():
-            if state["run"].get(name) != value:
-                raise TrainingError(
-                    f"{where}: was made with another {name} ({state['run'].get(name)}, now {value}); "
-                    "remove the checkpoints or use another folder"
-                )
-        return cls(**state)
+        for name, found, value in _differences(state["run"], run):
+            raise TrainingError(
+                f"{where}: was made with another {name} ({found}, now {value}); "
+                "remove the checkpoints or use another folder"
+            )
+        return cls(**{**state, "run": run})
 
     @property
     def real_token_share(self) -> float:
         return self.tokens / max(1, self.computed)
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, found, wanted) of each leaf that differs."""
+    for name, value in wanted.items():
+        other = found.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(other, value, f"{above}{name}.")
+        elif other != value:
+            yield f"{above}{name}", other, value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,96 @@
 """Resume: the curve goes on to the sixth digit, in this layout and in others; what is not a checkpoint is refused."""
 
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from steerlm.errors import TrainingError
 from steerlm.training.config import LayoutSettings
 from tests.megatron.forked import one, ranks
-from tests.megatron.material import GQA, LR, OUTPUTS, SHAPES, curve, engine, objective, packed, samples, weights
+from tests.megatron.material import GQA, LR, OUTPUTS, SHAPES, curve, engine, objective, packed, same, samples, weights
 
 STATE = {"step": 3, "consumed": 27, "note": "é"}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one": {},
     "dp2": {"devices": 2},
+    "dp4": {"devices": 4},
     "tp2 sp": {"devices": 2, "tensor": 2, "sequence_parallel": True},
-    "pp2 dp2": {"devices": 4, "pipeline": 2},
+    "pp2": {"devices": 2, "pipeline": 2},
+    "tp2 pp2 dp2": {"nodes": 2, "devices": 4, "tensor": 2, "pipeline": 2},
 }
+GOES_ON_FROM = {
+    "one": ["tp2 sp", "pp2", "tp2 pp2 dp2"],
+    "dp2": ["dp4"],
+    "dp4": ["dp4", "pp2"],
+    "tp2 sp": ["tp2 sp", "one", "pp2"],
+    "pp2": ["tp2 sp", "dp2"],
+    "tp2 pp2 dp2": ["one", "tp2 pp2 dp2"],
+}
+"""A part of the square: each layout saves and loads, each size grows and shrinks. (The whole square passes, slowly.)"""
+
+Curve = list[tuple[float, float]]
 
 
-def _whole(folder: Path, outputs: int | None, layout: dict[str, Any], precision: str) -> list[tuple[float, float]]:
-    """Six steps, a checkpoint after three; the checkpoint must not disturb."""
+def _whole(folder: Path, outputs: int | None, layout: dict[str, Any], precision: str) -> Curve:
+    """Five steps, a checkpoint after three; the checkpoint must not disturb."""
     of = engine(outputs=outputs, layout=layout, precision=precision)
     losses = curve(of, outputs, range(3))
-    of.save(folder, STATE)
-    return losses + curve(of, outputs, range(3, 6))
+    of.save(folder / "step", STATE)
+    of.write_hf(folder / "saved")
+    return losses + curve(of, outputs, range(3, 5))
 
 
-def _resumed(folder: Path, outputs: int | None, layout: dict[str, Any], precision: str) -> list[tuple[float, float]]:
+def _resumed(folders: list[Path], outputs: int | None, layout: dict[str, Any], precision: str) -> list[Curve]:
+    """From each checkpoint on, all in one engine: what is loaded replaces everything that was there."""
     of = engine(outputs=outputs, layout=layout, precision=precision, seed=99)
-    of.step(packed(samples(50, outputs), of.layout), objective(outputs), LR)  # what is loaded replaces all of this
-    assert of.load(folder) == STATE
-    losses = curve(of, outputs, range(3, 6))
-    (steps,) = {float(state["step"]) for state in of.optimizer.optimizer.state.values()}
-    assert steps == 6
-    return losses
+    of.step(packed(samples(50, outputs), of.layout), objective(outputs), LR)
+    found = []
+    for folder in folders:
+        assert of.load(folder / "step") == STATE
+        of.write_hf(folder / f"loaded-{layout}")
+        if of.layout.rank == 0:
+            same(folder / f"loaded-{layout}", folder / "saved")
+        found.append(curve(of, outputs, range(3, 5)))
+        (steps,) = {float(state["step"]) for state in of.optimizer.optimizer.state.values()}
+        assert steps == 5
+    return found
 
 
-def _compare(saved: str, loaded: str, outputs: int | None, folder: Path, precision: str) -> None:
-    path = folder / "step-000003"
-    count, again = (LayoutSettings(**LAYOUTS[name]).processes for name in (saved, loaded))
-    whole = ranks(count, _whole, path, outputs, LAYOUTS[saved], precision)[0]
-    assert (path / "COMPLETE").exists()
-    resumed = ranks(again, _resumed, path, outputs, LAYOUTS[loaded], precision)
-    for losses in resumed:
-        for (loss, norm), (wanted_loss, wanted_norm) in zip(losses, whole[3:], strict=True):
-            assert loss == pytest.approx(wanted_loss, abs=1e-6) and norm == pytest.approx(wanted_norm, rel=1e-5)
+def _goes_on(pairs: dict[str, list[str]], outputs: int | None, folder: Path, precision: str = "fp32") -> None:
+    """The weights to the last bit, the curve to the sixth digit; in the same layout to the last bit."""
+    wholes = {}
+    for name in {name for saved in pairs.values() for name in saved}:
+        (folder / name).mkdir()
+        count = LayoutSettings(**LAYOUTS[name]).processes
+        wholes[name] = ranks(count, _whole, folder / name, outputs, LAYOUTS[name], precision)[0][3:]
+    for name, saved in pairs.items():
+        count = LayoutSettings(**LAYOUTS[name]).processes
+        folders = [folder / n for n in saved]
+        for found in ranks(count, _resumed, folders, outputs, LAYOUTS[name], precision):
+            for of, losses in zip(saved, found, strict=True):
+                if of == name:
+                    assert losses == wholes[of]
+                for (loss, norm), (wanted_loss, wanted_norm) in zip(losses, wholes[of], strict=True):
+                    assert loss == pytest.approx(wanted_loss, abs=1e-6), (of, name)
+                    assert norm == pytest.approx(wanted_norm, rel=1e-5), (of, name)
 
 
-@pytest.mark.parametrize(
-    ("saved", "loaded", "outputs"),
-    [
-        ("one", "one", None),
-        ("one", "tp2 sp", OUTPUTS),
-        ("tp2 sp", "pp2 dp2", None),
-        ("pp2 dp2", "one", OUTPUTS),
-        ("dp2", "dp2", None),
-    ],
-)
-def test_resume_goes_on_to_the_sixth_digit(saved: str, loaded: str, outputs: int | None, tmp_path: Path) -> None:
-    _compare(saved, loaded, outputs, tmp_path, "fp32")
+def test_a_layout_goes_on_from_anothers_checkpoint(tmp_path: Path) -> None:
+    _goes_on(GOES_ON_FROM, None, tmp_path)
+
+
+def test_a_reward_model_goes_on_in_another_layout(tmp_path: Path) -> None:
+    _goes_on({"tp2 sp": ["one"], "pp2": ["tp2 sp"], "one": ["tp2 sp"]}, OUTPUTS, tmp_path)
 
 
 def test_resume_in_bf16_restores_the_masters(tmp_path: Path) -> None:
-    _compare("one", "one", None, tmp_path, "bf16")
+    _goes_on({"one": ["one"]}, None, tmp_path, "bf16")
 
 
 def _best(folder: Path) -> None:
@@ -91,18 +117,69 @@ def _refused(folder: Path) -> None:
     of.save(folder / "one", {})
     of.save(folder / "one", {"again": True})
     assert of.load(folder / "one") == {"again": True}
-    with pytest.raises(TrainingError, match="another model"):
+    with pytest.raises(TrainingError, match=r"another model \(num_key_value_heads 2, here 4\)"):
         engine(SHAPES["mha"]).load(folder / "one")
-    with pytest.raises(TrainingError, match="another model"):
+    with pytest.raises(TrainingError, match=r"another model \(outputs None, here 9\)"):
         engine(GQA, OUTPUTS).load_weights(folder / "one")
     (folder / "one" / "COMPLETE").unlink()
     with pytest.raises(TrainingError, match="COMPLETE is missing"):
-        of.load(folder / "one")
-    (folder / "one" / "COMPLETE").touch()
-    next((folder / "one" / "tensors").glob("*.distcp")).unlink()
-    with pytest.raises(TrainingError, match="damaged"):
         of.load(folder / "one")
 
 
 def test_what_is_not_a_checkpoint_of_this_model_is_refused(tmp_path: Path) -> None:
     one(_refused, tmp_path)
+
+
+def _shard(folder: Path) -> Path:
+    return max((folder / "tensors").glob("__1_*.distcp"), key=lambda path: path.stat().st_size)
+
+
+def _truncate(folder: Path) -> None:
+    path = _shard(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(folder: Path) -> None:
+    path = _shard(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated shard": (_truncate, r"__1_\d\.distcp has \d+ bytes, \d+ were written"),
+    "one bit of a shard": (_flip, r"__1_\d\.distcp is not what was written: its sha256 differs"),
+    "no shard": (lambda folder: _shard(folder).unlink(), r"__1_\d\.distcp is missing"),
+    "state of another save": (lambda f: (f / "state.json").write_text('{"step": 7}'), "state.json has 11 bytes"),
+    "no description": (lambda folder: (folder / "model.json").write_text("{"), "model.json: "),
+    "no megatron metadata": (lambda folder: (folder / "tensors" / ".metadata").unlink(), ".metadata is missing"),
+    "empty marker": (lambda folder: (folder / "COMPLETE").write_text(""), "COMPLETE does not list its files"),
+}
+
+
+def _damaged(folder: Path) -> dict[str, str]:
+    of, said = engine(layout={"devices": 2, "tensor": 2}), {}
+    curve(of, None, range(1))
+    of.save(folder / "sound", STATE)
+    curve(of, None, range(1, 2))
+    of.write_hf(folder / "before")
+    for name, (damage, _) in DAMAGE.items():
+        if of.layout.rank == 0:
+            shutil.copytree(folder / "sound", folder / name)
+            damage(folder / name)
+        dist.barrier()
+        with pytest.raises(TrainingError) as caught:
+            of.load(folder / name)
+        said[name] = str(caught.value)
+    of.write_hf(folder / "after")
+    assert of.load(folder / "sound") == STATE
+    return said
+
+
+def test_a_damaged_checkpoint_is_refused_on_every_rank_and_nothing_is_loaded(tmp_path: Path) -> None:
+    said, other = ranks(2, _damaged, tmp_path)
+    assert said == other  # the file that is damaged is read by one of them
+    for name, (_, pattern) in DAMAGE.items():
+        assert re.search(f"{re.escape(str(tmp_path / name))}: the checkpoint is damaged .*{pattern}", said[name]), name
+        assert "\n" not in said[name]
+    same(tmp_path / "before", tmp_path / "after")
