@@ -1,6 +1,7 @@
 """`steerlm evaluate steering|reward`: thin commands over `steerlm.stages.steering`."""
 
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -19,6 +20,9 @@ def steering(
     output: Path = typer.Option(..., "--output", help="Folder for evaluation.json and report.html."),
     count: int = typer.Option(256, "--count", min=8, help="Questions asked with dials drawn independently."),
     max_tokens: int = typer.Option(256, "--max-tokens", min=1, help="Tokens an answer may take."),
+    over_long: Literal["error", "keep_end"] = typer.Option(
+        "error", "--over-long", help="Beyond a window: stop, or judge texts by their end and leave long questions out."
+    ),
     seed: int = typer.Option(1, "--seed", help="Seed of the drawn dials and questions."),
 ) -> None:
     """Ask with the dials set, judge the answers, write a report with a curve per dial.
@@ -30,7 +34,7 @@ def steering(
     from steerlm.records import write_json
     from steerlm.stages.steering import measure, read_questions
 
-    settings = EvaluationSettings(questions=count, max_tokens=max_tokens, seed=seed)
+    settings = EvaluationSettings(questions=count, max_tokens=max_tokens, over_long=over_long, seed=seed)
     result = measure(settings=settings, questions=read_questions(questions), policy=model, reward=reward)
     found = result["steering"]
     write_json(output / "evaluation.json", result)
@@ -51,6 +55,9 @@ def steering(
 def reward(
     model: Path = typer.Option(..., "--model", help="Folder of the reward model."),
     input_file: Path = typer.Option(..., "--input-file", help="Labelled conversations (JSONL) it was not trained on."),
+    over_long: Literal["error", "keep_end"] = typer.Option(
+        "error", "--over-long", help="Texts longer than the model's window: stop, or score their end."
+    ),
 ) -> None:
     """Per attribute: MSE beside the mean predictor's, Pearson, rounded agreement with the human labels.
 
@@ -61,7 +68,7 @@ def reward(
     from steerlm.stages.steering import held_out_quality
 
     records = (talk for _, talk in read_records(input_file, Conversation))
-    quality = held_out_quality(TransformersScorer(model), records, None)
+    quality = held_out_quality(TransformersScorer(model), records, None, over_long)
     typer.echo(f"{'attribute':14} {'texts':>6} {'MSE':>7} {'of mean':>8} {'Pearson':>8} {'agree':>6}")
     for name, one in quality.items():
         typer.echo(
