@@ -81,7 +81,9 @@ class Shell:
             return ""
         assert given[0] == "steerlm", f"only steerlm's commands are run, not {shown}"
         words = [self._replaced(word) for word in given[1:] if word != "&"]
-        words += shlex.split(next((extra for key, extra in self.added.items() if shown.startswith(key)), ""))
+        words += shlex.split(
+            self._replaced(next((extra for key, extra in self.added.items() if shown.startswith(key)), ""))
+        )
         if given[-1] == "&":
             self._serve(words)
             return ""
