@@ -84,7 +84,7 @@ async def start(app: FastAPI) -> None:
 class Gate:
     """Refuses new work while draining (503) and bodies over the limit (413), before they are read into memory."""
 
-    OPEN = ("/health", "/ready")
+    OPEN = ("/health", "/ready", "/v2/health/live")
 
     def __init__(self, app: ASGIApp, state: object, max_body_bytes: int) -> None:
         self._app, self._state, self._limit = app, state, max_body_bytes
@@ -94,12 +94,12 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if self._state.draining and scope["path"] not in self.OPEN:  # type: ignore[attr-defined]
-            await _refuse(send, "the server is shutting down", 503)
+            await _refuse(send, scope["path"], "the server is shutting down", 503)
             return
         message = f"the request body is larger than {self._limit} bytes; send less at a time"
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length) > self._limit:
-            await _refuse(send, message, 413)
+            await _refuse(send, scope["path"], message, 413)
             return
         seen = 0
 
@@ -114,8 +114,8 @@ class Gate:
         await self._app(scope, counted, send)
 
 
-async def _refuse(send: Send, message: str, status: int) -> None:
-    body = json.dumps(replies.error_body(message, status)).encode()
+async def _refuse(send: Send, path: str, message: str, status: int) -> None:
+    body = json.dumps(replies.body_for(path, message, status)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 503:
         headers.append((b"retry-after", b"5"))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from steerlm.serving.replies import error_body
+from steerlm.serving.replies import body_for
 
 router = APIRouter()
 
@@ -25,20 +25,20 @@ class ModelReply(BaseModel):
     identity: str | None = None
 
 
-def _stuck() -> JSONResponse:
-    return JSONResponse(error_body("the engine does not run or makes no progress", 503), 503)
+def _stuck(request: Request) -> JSONResponse:
+    return JSONResponse(body_for(request.url.path, "the engine does not run or makes no progress", 503), 503)
 
 
 @router.get("/health", tags=["health"], summary="Alive: the engine runs and makes progress")
 async def health(request: Request) -> Any:
-    return {"status": "ok"} if request.app.state.service.healthy else _stuck()
+    return {"status": "ok"} if request.app.state.service.healthy else _stuck(request)
 
 
 @router.get("/ready", tags=["health"], summary="Ready for new requests: alive and not draining")
 async def ready(request: Request) -> Any:
     if request.app.state.draining:
-        return JSONResponse(error_body("the server is draining", 503), 503, {"Retry-After": "5"})
-    return {"status": "ready"} if request.app.state.service.healthy else _stuck()
+        return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, {"Retry-After": "5"})
+    return {"status": "ready"} if request.app.state.service.healthy else _stuck(request)
 
 
 @router.get("/v1/model", tags=["model"], summary="What is served: kind, attribute schema, window")

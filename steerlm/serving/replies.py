@@ -1,4 +1,7 @@
-"""Error replies: one body for all routes, `{"error": {"message", "type", "param", "code"}}`, as OpenAI's."""
+"""Error replies: one body for all routes, `{"error": {"message", "type", "param", "code"}}`, as OpenAI's.
+
+The KServe routes (`/v2`) have that protocol's: `{"error": message}`.
+"""
 
 import json
 import logging
@@ -31,6 +34,13 @@ class ApiError(InputError):
         self.param, self.status = param, status
 
 
+class ErrorReply(JSONResponse):
+    """JSON in ASCII: a message may quote what the client sent, which need not be valid Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
 def error_body(message: str, status: int, param: str | None = None) -> dict[str, Any]:
     """
     >>> error_body("no such model", 404, "model")["error"]["type"]
@@ -38,6 +48,11 @@ def error_body(message: str, status: int, param: str | None = None) -> dict[str,
     """
     kind = KINDS.get(status, "BadRequestError" if status < 500 else "InternalServerError")
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def body_for(path: str, message: str, status: int, param: str | None = None) -> dict[str, Any]:
+    """The error body of a route in the words of its protocol."""
+    return {"error": message} if path == "/v2" or path.startswith("/v2/") else error_body(message, status, param)
 
 
 def error_event(error: Exception) -> str:
@@ -49,34 +64,35 @@ def error_event(error: Exception) -> str:
 def install(app: FastAPI) -> None:
     """Give every failure of `app` the common body."""
 
-    def reply(message: str, status: int, param: str | None = None) -> JSONResponse:
-        return JSONResponse(error_body(message, status, param), status)
+    def reply(request: Request, message: str, status: int, param: str | None = None) -> ErrorReply:
+        return ErrorReply(body_for(request.url.path, message, status, param), status)
 
     @app.exception_handler(ApiError)
-    async def _api(request: Request, error: ApiError) -> JSONResponse:
-        return reply(str(error), error.status, error.param)
+    async def _api(request: Request, error: ApiError) -> ErrorReply:
+        return reply(request, str(error), error.status, error.param)
 
     @app.exception_handler(InputError)
-    async def _input(request: Request, error: InputError) -> JSONResponse:
-        return reply(str(error), 400)
+    async def _input(request: Request, error: InputError) -> ErrorReply:
+        return reply(request, str(error), 400)
 
     @app.exception_handler(SteerLMError)
-    async def _failed(request: Request, error: SteerLMError) -> JSONResponse:
+    async def _failed(request: Request, error: SteerLMError) -> ErrorReply:
         logger.error("%s %s: %s", request.method, request.url.path, error)
-        return reply(str(error), 500)
+        return reply(request, str(error), 500)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(request: Request, error: RequestValidationError) -> ErrorReply:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         message = first["msg"].removeprefix("Value error, ")
-        return reply(f"{where}: {message}" if where else message, 400, where or None)
+        return reply(request, f"{where}: {message}" if where else message, 400, where or None)
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
+    async def _http(request: Request, error: HTTPException) -> ErrorReply:
+        body = body_for(request.url.path, str(error.detail), error.status_code)
+        return ErrorReply(body, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    async def _unexpected(request: Request, error: Exception) -> ErrorReply:
         logger.exception("%s %s failed", request.method, request.url.path)
-        return reply(f"unexpected {type(error).__name__}; see the server's log", 500)
+        return reply(request, f"unexpected {type(error).__name__}; see the server's log", 500)

@@ -18,7 +18,7 @@ from steerlm.errors import InputError, ModelError
 from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.serving import legacy, openai, scoring
+from steerlm.serving import kserve, legacy, openai, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.engine import Engine
@@ -41,7 +41,7 @@ def build_app(folder: str | Path, role: Role, settings: ServeSettings) -> FastAP
     if role == "reward":
         scorer = TransformersScorer(folder)
         service = ScoringService(scorer, load_tokenizer(folder), name, settings)
-        return create_app(service, [scoring.router], settings)
+        return create_app(service, [scoring.router, kserve.router], settings)
     loaded = load(folder, head=False)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
     schema = loaded.info.attributes if loaded.info.kind == "policy" else None

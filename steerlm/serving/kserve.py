@@ -1,0 +1,203 @@
+"""The KServe v2 protocol of a reward model, as upstream's annotation client and any Triton client speak it.
+
+Source: behaviour spec 3.1 (the PyTriton server of SteerLM: inputs `sentences` and `add_EOS`, outputs `rewards` and
+`exceeded`), decisions "Annotation and serving". A text longer than the window is no error here: its row is NaN and its
+`exceeded` is 1. Texts are scored as they come, with or without the read-out mark: upstream's client warms a server up
+with a plain one. The bytes are `tensors.py`.
+"""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+import steerlm
+from steerlm.errors import nearest
+from steerlm.serving.health import ready
+from steerlm.serving.replies import ApiError
+from steerlm.serving.scoring import ScoringService
+from steerlm.serving.tensors import (
+    HEADER_LENGTH,
+    InferRequest,
+    InputTensor,
+    RequestedOutput,
+    booleans,
+    read_request,
+    texts,
+    write_reply,
+)
+
+router = APIRouter(prefix="/v2", tags=["kserve"])
+
+MODEL, VERSION = "reward_model", "1"
+"""Upstream's name of the model; the server's own (`--name`) is taken too."""
+
+Model = "/models/{model}"
+Versioned = Model + "/versions/{version}"
+
+
+def _check(request: Request, model: str, version: str | None) -> ScoringService:
+    service: ScoringService = request.app.state.service
+    names = [MODEL, service.name]
+    if model not in names:
+        raise ApiError(f"no model {model!r} here{nearest(model, names)}", status=404)
+    if version not in (None, VERSION):
+        raise ApiError(f"model {model!r} has version {VERSION} only, not {version!r}", status=404)
+    return service
+
+
+@router.get("", summary="The server: name, version, extensions of the protocol")
+async def server() -> dict[str, Any]:
+    extensions = ["binary_tensor_data", "model_configuration"]
+    return {"name": "steerlm", "version": steerlm.__version__, "extensions": extensions}
+
+
+@router.get("/health/live", summary="Alive: the scoring thread runs")
+async def live(request: Request) -> Response:
+    return JSONResponse({}, 200 if request.app.state.service.healthy else 503)
+
+
+@router.get("/health/ready", summary="Ready for new requests: alive and not draining")
+async def server_ready(request: Request) -> Any:
+    return await ready(request)
+
+
+@router.get(Model, summary="The model's inputs and outputs")
+@router.get(Versioned, summary="The model's inputs and outputs")
+async def metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    service = _check(request, model, version)
+    return {
+        "name": model,
+        "versions": [VERSION],
+        "platform": "steerlm",
+        "inputs": [
+            {"name": "sentences", "datatype": "BYTES", "shape": [-1, 1]},
+            {"name": "add_EOS", "datatype": "BOOL", "shape": [-1, 1]},
+        ],
+        "outputs": [
+            {"name": "rewards", "datatype": "FP32", "shape": [-1, len(service.schema.names)]},
+            {"name": "exceeded", "datatype": "INT32", "shape": [-1, 1]},
+        ],
+    }
+
+
+@router.get(Model + "/ready", summary="Ready for new requests")
+@router.get(Versioned + "/ready", summary="Ready for new requests")
+async def model_ready(request: Request, model: str, version: str | None = None) -> Any:
+    _check(request, model, version)
+    return await ready(request)
+
+
+@router.get(Model + "/config", summary="The model's configuration in Triton's form")
+@router.get(Versioned + "/config", summary="The model's configuration in Triton's form")
+async def config(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    service = _check(request, model, version)
+    return {
+        "name": model,
+        "platform": "steerlm",
+        "backend": "steerlm",
+        "max_batch_size": service.settings.score.max_texts,
+        "input": [
+            {"name": "sentences", "data_type": "TYPE_STRING", "dims": [1]},
+            {"name": "add_EOS", "data_type": "TYPE_BOOL", "dims": [1], "optional": True},
+        ],
+        "output": [
+            {"name": "rewards", "data_type": "TYPE_FP32", "dims": [len(service.schema.names)]},
+            {"name": "exceeded", "data_type": "TYPE_INT32", "dims": [1]},
+        ],
+        "instance_group": [],
+        "dynamic_batching": {"max_queue_delay_microseconds": int(service.settings.score.wait_ms * 1000)},
+        "model_transaction_policy": {"decoupled": False},
+        "parameters": {},
+    }
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+_INPUT = _object(
+    ["name", "datatype", "shape"],
+    name={"enum": ["sentences", "add_EOS"]},
+    datatype={"enum": ["BYTES", "BOOL"]},
+    shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
+    data={"type": "array", "items": {"type": ["string", "boolean"]}},
+)
+_OUTPUT = _object(["name"], name={"enum": ["rewards", "exceeded"]})
+_BODY = _object(
+    ["inputs"],
+    id={"type": "string"},
+    inputs={"type": "array", "items": _INPUT, "minItems": 1},
+    outputs={"type": "array", "items": _OUTPUT},
+)
+BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}}
+
+
+@router.post(Model + "/infer", summary="Scores of a batch of texts", openapi_extra=BODY)
+@router.post(Versioned + "/infer", summary="Scores of a batch of texts", openapi_extra=BODY)
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    service = _check(request, model, version)
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise ApiError(f"content-encoding {encoding!r} is not offered; send the body as it is", status=415)
+    asked, binary = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
+    sentences = _sentences(asked, binary, service.settings.score.max_texts)
+    wanted = _outputs(asked)
+    rewards, exceeded = await _score(service, sentences)
+    values = {"rewards": rewards, "exceeded": exceeded}
+    head = {"model_name": model, "model_version": VERSION} | ({} if asked.id is None else {"id": asked.id})
+    body, header = write_reply(head, [(out, values[out.name], asked.wants_binary(out)) for out in wanted])
+    if header == len(body):
+        return Response(body, media_type="application/json")
+    return Response(body, headers={HEADER_LENGTH: str(header)}, media_type="application/octet-stream")
+
+
+def _sentences(asked: InferRequest, binary: dict[str, bytes], limit: int) -> list[str]:
+    """The texts to score, checked."""
+    inputs = {tensor.name: tensor for tensor in asked.inputs}
+    if len(inputs) != len(asked.inputs):
+        raise ApiError("an input is given twice")
+    for name in inputs.keys() - {"sentences", "add_EOS"}:
+        raise ApiError(f"unknown input {name!r}{nearest(name, ['sentences', 'add_EOS'])}; send texts as 'sentences'")
+    if "sentences" not in inputs:
+        raise ApiError("input 'sentences' is missing: BYTES of shape [batch, 1]")
+    rows = texts(_typed(inputs["sentences"], "BYTES"), binary.get("sentences"))
+    if len(rows) > limit:
+        raise ApiError(f"{len(rows)} texts at once; at most {limit} are taken")
+    for index, text in enumerate(rows):
+        if not text:
+            raise ApiError(f"sentences[{index}] is empty: there is no token to read a score from")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ApiError(f"sentences[{index}] is not valid Unicode")
+    if "add_EOS" in inputs and any(booleans(_typed(inputs["add_EOS"], "BOOL"), binary.get("add_EOS"))):
+        raise ApiError("add_EOS: a score is read at the end of the text itself, as it was trained")
+    return rows
+
+
+def _typed(tensor: InputTensor, datatype: str) -> InputTensor:
+    if tensor.datatype != datatype:
+        raise ApiError(f"input {tensor.name!r} must be {datatype}, not {tensor.datatype!r}")
+    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
+        raise ApiError(f"input {tensor.name!r} must have shape [batch, 1], not {tensor.shape}")
+    return tensor
+
+
+def _outputs(asked: InferRequest) -> list[RequestedOutput]:
+    names = ["rewards", "exceeded"]
+    wanted = asked.outputs or [RequestedOutput(name=name) for name in names]
+    for output in wanted:
+        if output.name not in names:
+            raise ApiError(f"unknown output {output.name!r}{nearest(output.name, names)}")
+    return wanted
+
+
+async def _score(service: ScoringService, sentences: list[str]) -> tuple[Any, Any]:
+    """(rewards [batch, attributes] fp32, exceeded [batch, 1] int32)."""
+    lengths = await asyncio.to_thread(service.lengths, sentences) if sentences else []
+    exceeded = np.array([[length > service.window] for length in lengths], dtype=np.int32).reshape(-1, 1)
+    rewards = np.full((len(sentences), len(service.schema.names)), np.nan, dtype=np.float32)
+    kept = np.flatnonzero(exceeded[:, 0] == 0)
+    if len(kept):
+        rewards[kept] = await service.batcher.score([sentences[i] for i in kept])
+    return rewards, exceeded
