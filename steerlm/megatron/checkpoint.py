@@ -28,6 +28,9 @@ STATE = "state.json"
 MODEL = "model.json"
 TENSORS = "tensors"
 
+FULL = ("inline_container", "iostream error")
+"""What torch's writer says of a file that it cannot write; a full disk is not named."""
+
 CONTENT = {
     "distrib_optim_sharding_type": "fully_reshardable",  # the only one that loads in every layout
     "singleton_local_shards": False,
@@ -173,15 +176,24 @@ def _digest(path: Path) -> list[Any]:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Says in one line why a checkpoint could not be written; what there is of it lacks COMPLETE."""
+
+    def failed(reason: object) -> TrainingError:
+        free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+        return TrainingError(
+            f"{folder}: the checkpoint could not be saved ({reason}); {free / 1e6:.1f} MB are free there"
+        )
+
     try:
         yield
     except OSError as error:
-        raise TrainingError(f"{folder}: the checkpoint could not be saved ({error})") from error
+        raise failed(error) from error
     except CheckpointException as error:  # every process gets one, the first one gets the reasons
-        reasons = [str(failure) for failure, _ in error.failures.values()] or [
-            "another process could not write its part"
-        ]
-        raise TrainingError(f"{folder}: the checkpoint could not be saved ({reasons[0]})") from error
+        reasons = [str(failure).splitlines()[0] for failure, _ in error.failures.values()]
+        raise failed(reasons[0] if reasons else "a process could not write its part, the first one says why") from error
+    except RuntimeError as error:
+        if not any(text in str(error) for text in FULL):
+            raise
+        raise failed(str(error).splitlines()[0]) from error
 
 
 def _load(folder: Path, content: dict[str, Any]) -> dict[str, Any]:

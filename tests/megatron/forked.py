@@ -4,6 +4,7 @@ The parent itself is never touched: no process group, and the CPU layer, which r
 children.
 """
 
+import gc
 import os
 import tempfile
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # (the first optimizer loads it)
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -22,6 +24,7 @@ import steerlm.megatron.engine  # noqa: F401 (imported here once, for all ranks)
 def _rank(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     # Before any operation: threads that the parent used do not exist in a fork, and waiting for them never ends.
     torch.set_num_threads(1)
+    gc.freeze()  # a collection, which each save asks for, need not go through all that was imported
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
     try:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)

@@ -1,0 +1,192 @@
+"""What goes wrong in one process of a training: the others end in time and say why, and the same command goes on."""
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+from steerlm.megatron import checkpoint
+from steerlm.megatron.engine import MegatronEngine
+from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
+
+DP2 = {"devices": 2}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "dp2": DP2,
+    "tp2 sp": {"devices": 2, "tensor": 2, "sequence_parallel": True},
+    "pp2 dp2": {"devices": 4, "pipeline": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def whole(training: Training) -> dict[int, float]:
+    """The curve of a training that nothing happened to."""
+    spec = training.spec("whole", layout=DP2)
+    assert Ranks(spec).ends() == ([0, 0], ["", ""])
+    losses = curve(spec)
+    assert list(losses) == list(range(1, 7)) and losses[6] < losses[1]
+    return losses
+
+
+def goes_on(spec: Path, whole: dict[int, float]) -> None:
+    """The same command, to the curve of a training that nothing happened to."""
+    codes, said = Ranks(spec).ends()
+    assert not any(codes), said
+    assert curve(spec) == pytest.approx(whole, abs=1e-5)
+
+
+def die(*args: Any, **kwargs: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_a_file(transforms: Any, number: int, bucket: Any, *args: Any, **kwargs: Any) -> None:
+    Path(bucket[0]).write_bytes(b"half a shard")
+    die()
+
+
+def before_the_marker(path: Path, value: Any) -> None:
+    if path.name == checkpoint.COMPLETE:
+        die()
+    path.write_text("{}")
+
+
+MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "before the tensors": (checkpoint, "_sharded", die),
+    "among the tensors": (FileSystemWriterAsync, "write_preloaded_data", half_a_file),
+    "before the checksums": (checkpoint, "_digest", die),
+    "before the marker": (checkpoint, "write_json", before_the_marker),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_the_middle_of_a_save(training: Training, whole: dict[int, float], moment: str) -> None:
+    save = MegatronEngine.save
+
+    def fault(rank: int) -> None:
+        def killed(self: MegatronEngine, folder: Path, state: Any) -> None:
+            if rank == 0 and folder.name == "step-000004":
+                owner, name, deed = MOMENTS[moment]
+                setattr(owner, name, deed)
+            save(self, folder, state)
+
+        MegatronEngine.save = killed  # type: ignore[method-assign]  # in this rank alone
+
+    spec = training.spec(f"save {moment}", layout=DP2)
+    codes, said = Ranks(spec, fault).ends(30)
+    assert codes == [-signal.SIGKILL, 1] and "another process of this training has ended" in said[1]
+    assert checkpoints(spec) == {"step-000002": True, "step-000004": False}
+    goes_on(spec, whole)
+    assert checkpoints(spec) == {"step-000004": True, "step-000006": True}
+
+
+@pytest.mark.parametrize(("layout", "lost"), [("dp2", 1), ("tp2 sp", 0), ("pp2 dp2", 2)])
+def test_a_killed_rank_ends_the_others(training: Training, whole: dict[int, float], layout: str, lost: int) -> None:
+    step = MegatronEngine.step
+
+    def fault(rank: int) -> None:
+        left = iter([False, False, rank == lost])
+
+        def killed(self: MegatronEngine, *args: Any) -> Any:
+            if next(left, False):
+                die()
+            return step(self, *args)
+
+        MegatronEngine.step = killed  # type: ignore[method-assign]
+
+    spec = training.spec(f"lost {layout}", layout=LAYOUTS[layout])
+    began = time.monotonic()
+    codes, said = Ranks(spec, fault).ends(30)
+    assert time.monotonic() - began < 30
+    for rank, (code, text) in enumerate(zip(codes, said, strict=True)):
+        if rank == lost:
+            assert code == -signal.SIGKILL
+        else:
+            assert code == 1 and text.startswith("another process of this training has ended or does not answer (")
+            assert "\n" not in text
+    goes_on(spec, whole)
+
+
+@pytest.mark.parametrize(("layout", "asked"), [("dp2", 1), ("tp2 sp", 1), ("pp2 dp2", 2)])
+def test_a_signal_to_one_rank_saves_on_all(training: Training, layout: str, asked: int) -> None:
+    spec = training.spec(f"signal {layout}", layout=LAYOUTS[layout], max_steps=2000, save_every=None)
+    ranks = Ranks(spec)
+    assert ranks.processes[asked].pid is not None
+    while len(curve(spec)) < 3 and ranks.processes[asked].is_alive():
+        time.sleep(0.01)
+    os.kill(ranks.processes[asked].pid, signal.SIGTERM)
+    codes, said = ranks.ends(30)
+    assert codes == [143] * ranks.world, said
+    (text,) = set(said)
+    reached = max(curve(spec))
+    assert f"stopped after step {reached} of 2000, saved in" in text
+    assert checkpoints(spec) == {f"step-{reached:06d}": True}
+
+
+def full(rank: int, which: int) -> None:
+    """From the second checkpoint on, `which` can write no file above a kilobyte."""
+    save = MegatronEngine.save
+
+    def limited(self: MegatronEngine, folder: Path, state: Any) -> None:
+        if rank == which and folder.name == "step-000004":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+        save(self, folder, state)
+
+    MegatronEngine.save = limited  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_rank_that_cannot_write(training: Training, whole: dict[int, float], which: int) -> None:
+    spec = training.spec(f"limit {which}", layout=LAYOUTS["tp2 sp"])  # each of the two writes its part
+    codes, said = Ranks(spec, lambda rank: full(rank, which)).ends(30)
+    assert codes == [1, 1], said
+    assert "step-000004: the checkpoint could not be saved (" in said[0] and "MB are free there" in said[0]
+    # What fails before the tensors fails in the first process alone, and the other loses its peer.
+    why = "another process of this training has ended" if which == 0 else "a process could not write its part"
+    assert why in said[1]
+    assert not any("\n" in text for text in said)
+    assert checkpoints(spec) == {"step-000002": True, "step-000004": False}
+    goes_on(spec, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB: one checkpoint fits, a second does not."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1000k", "tmpfs", path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk(training: Training, whole: dict[int, float], small_disk: Path) -> None:
+    spec = training.spec("full", work=small_disk, layout=DP2)
+    codes, said = Ranks(spec).ends(30)
+    assert codes == [1, 1], said
+    assert "step-000004: the checkpoint could not be saved (" in said[0] and "MB are free there" in said[0]
+    assert checkpoints(spec) == {"step-000002": True, "step-000004": False}
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    goes_on(spec, whole)
+
+
+def test_a_checkpoint_of_another_training(training: Training, whole: dict[int, float]) -> None:
+    spec = training.spec("whole", layout=DP2, window=24)
+    codes, said = Ranks(spec).ends()
+    assert codes == [1, 1] and said[0] == said[1]
+    assert said[0].endswith(
+        "step-000006: was made with another window (32, now 24); remove the checkpoints or use another folder"
+    )
