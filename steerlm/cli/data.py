@@ -209,6 +209,8 @@ def _table(report: "CheckReport") -> str:
     ]  # fmt: skip
     if report.window is not None:
         rows.append(("over-long", f"{lengths.over_window:,} of more than {report.window:,} {lengths.unit}"))
+    if report.without_masked_role:
+        rows.append(("masked role", f"{report.without_masked_role:,} conversations have no turn of it"))
     if report.labels_without_type:
         rows.append(("no type", f"{report.labels_without_type:,} conversations with labels; read as VALUE_TO_TEXT"))
     if report.turn_marks_in_text:

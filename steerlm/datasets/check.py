@@ -64,6 +64,8 @@ class CheckReport(BaseModel):
     conversations_without_label: int = 0
     labels_without_type: int = 0
     """Conversations with labels and no `type`: read as VALUE_TO_TEXT."""
+    without_masked_role: int = 0
+    """Conversations in which nobody speaks whom `mask` names, such as `user` where `User` is masked."""
     nothing_to_learn: int = 0
     turn_marks_in_text: int = 0
     duplicates: int = 0
@@ -121,6 +123,7 @@ def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> 
     report.turn_marks_in_text += any(marks_in(turn.value) for turn in talk.conversations)
     report.conversations_without_label += not labels
     report.labels_without_type += bool(labels) and talk.type is None
+    report.without_masked_role += all(turn.speaker != talk.mask for turn in talk.conversations)
     report.nothing_to_learn += not any(segment.learned for segment in render(talk))
     for _, values in labels:
         for name, value in values.items():

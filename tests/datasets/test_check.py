@@ -40,6 +40,7 @@ def test_counts(tmp_path: Path) -> None:
     assert report.turns == {"User": 6, "Assistant": 5}
     assert (report.answers, report.labelled_answers, report.unlabelled_answers, report.empty_labels) == (5, 3, 1, 1)
     assert (report.conversations_without_label, report.nothing_to_learn) == (2, 1)
+    assert report.without_masked_role == 0
     assert (report.labels_without_type, report.turn_marks_in_text) == (1, 1)
     counted = {name: (c.labelled, c.values, c.outside_range) for name, c in report.attributes.items() if c.labelled}
     assert counted == {
