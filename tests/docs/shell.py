@@ -1,8 +1,8 @@
 """Reads the fenced blocks of a document and runs them as a reader would: shell commands in order, Python, named files.
 
 A block's info string is its language and, for a file, its name (`yaml own.yaml`); `bash fails` holds commands that must
-fail, and the `text` block after it is what they say. Commands run in this process, so that torch is imported once;
-those that end in `&` are real servers in processes of their own.
+fail. Each line of a `text` block right after commands must be among what they print. Commands run in this process, so
+that torch is imported once; those that end in `&` are real servers in processes of their own.
 """
 
 import os
@@ -56,22 +56,21 @@ class Shell:
 
     def run(self, document: Path) -> None:
         """Every block of the document, in order. Raises `AssertionError` naming the command that did not do."""
-        expected: list[str] = []
+        said: list[str] = []
         for block in blocks(document):
             if block.language == "bash":
-                failing = block.name == "fails"
-                expected = [self.command(words, fails=failing) for words in commands(block.text)] if failing else []
-                for words in [] if failing else commands(block.text):
-                    self.command(words)
-            elif block.language == "python":
-                self.python(block.text)
-            elif block.language == "text" and expected:
-                for line in block.text.splitlines():
-                    assert any(line in one for one in expected), f"the document promises {line!r}, said was {expected}"
-            elif block.name:
+                said = [self.command(words, fails=block.name == "fails") for words in commands(block.text)]
+                continue
+            if block.name:
                 path = Path(block.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(self._replaced(block.text), encoding="utf-8")
+            elif block.language == "python":
+                self.python(block.text)
+            elif block.language == "text" and said:
+                for line in block.text.splitlines():
+                    assert any(line in one for one in said), f"the document promises {line!r}, said was {said}"
+            said = []
 
     def command(self, given: list[str], *, fails: bool = False) -> str:
         """One command; what it printed."""
@@ -135,8 +134,8 @@ class Shell:
                 continue
 
     def _waits(self, server: subprocess.Popen[bytes]) -> Iterator[None]:
-        for _ in range(600):
+        for _ in range(3000):
             assert server.poll() is None, f"{shlex.join(map(str, server.args))} ended with {server.returncode}"  # type: ignore[arg-type]
             yield
             time.sleep(0.1)
-        raise AssertionError("a server did not become ready within a minute")
+        raise AssertionError("a server did not become ready within five minutes")
