@@ -1,0 +1,108 @@
+"""Packed rows against padded batches: real tokens a second of the trainer on the lengths of OASST conversations.
+
+The same samples in the same global batches, the same engine, fp32 on one thread: packed, as the trainer does; padded,
+as a collator does, to the longest sample of a micro-batch of 8. 6 M random parameters.
+
+    python benchmarks/packing.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--steps 4]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from steerlm.attributes import AttributeSchema
+from steerlm.datasets.config import OasstSource
+from steerlm.datasets.prepare import prepare_source
+from steerlm.megatron.engine import MegatronEngine, build_engine
+from steerlm.models.shape import LlamaShape
+from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
+from steerlm.prompt import render, text_of
+from steerlm.records import Conversation, read_records
+from steerlm.training.config import LayoutSettings, TextSettings
+from steerlm.training.objectives.likelihood import Likelihood
+from steerlm.training.rows import Row, Sample, plan
+from steerlm.training.sampler import Sampler
+
+WINDOW, BATCH, MICRO = 2048, 32, 8
+SHAPE = LlamaShape(
+    vocab_size=4096,
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=6,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    max_position_embeddings=WINDOW,
+    tie_word_embeddings=True,
+)
+
+
+def lengths(data: Path, tokenizer: Path) -> np.ndarray:
+    """Tokens of the English validation conversations; those over the window count as cut to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = OasstSource(source=str(data))
+        prepare_source(source, Path(folder), schema=AttributeSchema())
+        texts = [
+            text_of(render(talk))
+            for name in ("train", "val")
+            for _, talk in read_records(Path(folder) / f"{name}.jsonl", Conversation)
+        ]
+        copy_tokenizer(tokenizer, Path(folder) / "tokenizer", plain=True)
+        ids = load_tokenizer(Path(folder) / "tokenizer")(texts, add_special_tokens=False)["input_ids"]
+    return np.array([min(WINDOW, len(one)) for one in ids])
+
+
+def sample(length: int, draw: np.random.Generator, padded_to: int | None = None) -> Sample:
+    """Random ids, everything learned but padding."""
+    whole = padded_to or length
+    weights = np.zeros(whole, np.float32)
+    weights[1:length] = 1
+    return Sample(draw.integers(1, SHAPE.vocab_size, whole).astype(np.int32), weights, count=length - 1)
+
+
+def rows(taken: list[int], packed: bool, draw: np.random.Generator) -> list[Row]:
+    if packed:
+        planned = plan(taken, MICRO * WINDOW, 1)[0]
+        return [Row(tuple(sample(taken[i], draw) for i in row)) for row in planned]
+    groups = [taken[i : i + MICRO] for i in range(0, len(taken), MICRO)]
+    return [Row(tuple(sample(n, draw, max(group)) for n in group)) for group in groups]
+
+
+def run(engine: MegatronEngine, of: np.ndarray, packed: bool, steps: range) -> float:
+    """Seconds of those global batches."""
+    sampler, draw, seconds = Sampler(len(of), 0, steps.start * BATCH), np.random.default_rng(0), 0.0
+    for _ in steps:
+        made = rows([int(of[i]) for i in sampler.take(BATCH)], packed, draw)
+        start = time.perf_counter()
+        engine.step(made, Likelihood(), 1e-4)
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="OASST1's messages, a .jsonl file")
+    parser.add_argument("tokenizer", type=Path, help="a tokenizer folder, or a bare tokenizer.model")
+    parser.add_argument("--steps", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    of = lengths(options.data, options.tokenizer)
+    settings = TextSettings(max_steps=100, precision="fp32", window=WINDOW)
+    engine = build_engine(model_folder=None, shape=SHAPE, outputs=None, settings=settings, layout=LayoutSettings())
+    run(engine, of, True, range(1))
+    seconds = {True: 0.0, False: 0.0}
+    for step in range(options.steps):  # in turns: what disturbs the machine disturbs both
+        for packed in seconds:
+            seconds[packed] += run(engine, of, packed, range(step, step + 1))
+    taken = of[Sampler(len(of), 0).take(BATCH * options.steps)]
+    tokens, padded = int(taken.sum()), int(MICRO * taken.reshape(-1, MICRO).max(1).sum())
+    speed = {packed: tokens / used for packed, used in seconds.items()}
+    print(f"{len(of)} conversations, mean {of.mean():.0f} tokens; {tokens / padded:.0%} of a padded batch is real")
+    print(f"packed {speed[True]:.0f}, padded {speed[False]:.0f} real tokens/s: {speed[True] / speed[False]:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
