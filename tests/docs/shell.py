@@ -1,8 +1,8 @@
 """Reads the fenced blocks of a document and runs them as a reader would: shell commands in order, Python, named files.
 
 A block's info string is its language and, for a file, its name (`yaml own.yaml`); `bash fails` holds commands that must
-fail. Each line of a `text` block right after commands must be among what they print. Commands run in this process, so
-that torch is imported once; those that end in `&` are real servers in processes of their own.
+fail. Each line of a `text` block right after commands or Python must be among what they print. Commands run in this
+process, so that torch is imported once; those that end in `&` are real servers in processes of their own.
 """
 
 import os
@@ -66,7 +66,8 @@ class Shell:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(self._replaced(block.text), encoding="utf-8")
             elif block.language == "python":
-                self.python(block.text)
+                said = [self.python(block.text)]
+                continue
             elif block.language == "text" and said:
                 for line in block.text.splitlines():
                     assert any(line in one for one in said), f"the document promises {line!r}, said was {said}"
@@ -94,11 +95,13 @@ class Shell:
         self.said[shown] = text
         return text
 
-    def python(self, text: str) -> None:
+    def python(self, text: str) -> str:
+        """What it printed."""
         out = StringIO()
         with redirect_stdout(out):
             exec(compile(self._replaced(text), "the document", "exec"), {})
         self.said["python"] = out.getvalue()
+        return out.getvalue()
 
     def stop(self) -> None:
         """End the servers; each must end well."""
