@@ -17,6 +17,7 @@ Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 f
 Name = typer.Option(None, "--name", help="Model id in replies. Default: the folder's name.")
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
 Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
+Flight = typer.Option(1024, "--max-in-flight", min=1, help="Requests taken at a time; one more is a 429.")
 Drain = typer.Option(30, "--drain-seconds", min=1, help="How long requests in flight may take after SIGTERM.")
 
 
@@ -30,6 +31,7 @@ def reward(
     wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others' texts."),
     strip_markers: bool = Strip,
     max_body_mib: int = Body,
+    max_in_flight: int = Flight,
     drain_seconds: int = Drain,
 ) -> None:
     """Score texts and conversations with a reward model.
@@ -40,7 +42,7 @@ def reward(
         model,
         "reward",
         score={"max_batch": max_batch, "wait_ms": wait_ms},
-        **_common(host, port, name, strip_markers, max_body_mib, drain_seconds),
+        **_common(host, port, name, strip_markers, max_body_mib, max_in_flight, drain_seconds),
     )
 
 
@@ -58,10 +60,14 @@ def generate(
     upstream_errors: bool = typer.Option(
         False, "--upstream-errors", help="PUT /generate answers bad input as NeMo: HTTP 200 and a JSON string."
     ),
+    max_tokens: int | None = typer.Option(
+        None, "--max-tokens", min=1, help="Tokens an answer may have at most. Default: what the window leaves."
+    ),
     max_body_mib: int = Body,
+    max_in_flight: int = Flight,
     drain_seconds: int = Drain,
 ) -> None:
-    """Generate with dials: PUT /generate and OpenAI's chat completions.
+    """Generate with dials: PUT /generate, OpenAI's completions and chat completions.
 
     Example: steerlm serve generate runs/demo/policy --port 1427
     """
@@ -69,18 +75,22 @@ def generate(
         model,
         "generate",
         upstream_errors=upstream_errors,
+        max_tokens=max_tokens,
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
-        **_common(host, port, name, strip_markers, max_body_mib, drain_seconds),
+        **_common(host, port, name, strip_markers, max_body_mib, max_in_flight, drain_seconds),
     )
 
 
-def _common(host: str, port: int, name: str | None, strip: bool, body_mib: int, drain: int) -> dict[str, Any]:
+def _common(
+    host: str, port: int, name: str | None, strip: bool, body_mib: int, flight: int, drain: int
+) -> dict[str, Any]:
     return {
         "host": host,
         "port": port,
         "name": name,
         "strip_markers": strip,
         "max_body_bytes": body_mib << 20,
+        "max_in_flight": flight,
         "drain_seconds": drain,
     }
 

@@ -22,6 +22,9 @@ from steerlm.serving.config import ServeSettings
 
 logger = logging.getLogger(__name__)
 
+RETRY_AFTER = {429: b"1", 503: b"5"}
+"""Seconds: a place in the queue is free soon; another server takes the place of one that shuts down."""
+
 
 class Service(Protocol):
     """What an app serves: a scorer or a generation engine with all that its routes need."""
@@ -65,7 +68,7 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
     app.include_router(health.router)
     for router in routers:
         app.include_router(router)
-    app.add_middleware(Gate, state=app.state, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Gate, state=app.state, settings=settings)
     return app
 
 
@@ -82,12 +85,16 @@ async def start(app: FastAPI) -> None:
 
 
 class Gate:
-    """Refuses new work while draining (503) and bodies over the limit (413), before they are read into memory."""
+    """Refuses work before it is read into memory: while draining (503), when the queue is full (429), too large (413).
+
+    The queue is what was accepted and not yet answered, whatever it waits for.
+    """
 
     OPEN = ("/health", "/ready", "/v2/health/live")
 
-    def __init__(self, app: ASGIApp, state: object, max_body_bytes: int) -> None:
-        self._app, self._state, self._limit = app, state, max_body_bytes
+    def __init__(self, app: ASGIApp, state: object, settings: ServeSettings) -> None:
+        self._app, self._state, self._limit = app, state, settings.max_body_bytes
+        self._places, self._in_flight = settings.max_in_flight, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -96,6 +103,20 @@ class Gate:
         if self._state.draining and scope["path"] not in self.OPEN:  # type: ignore[attr-defined]
             await _refuse(send, scope["path"], "the server is shutting down", 503)
             return
+        if scope["method"] not in ("POST", "PUT"):
+            await self._app(scope, receive, send)
+            return
+        if self._in_flight >= self._places:
+            full = f"the server has {self._places} requests in flight, which is its limit; try again later"
+            await _refuse(send, scope["path"], full, 429)
+            return
+        self._in_flight += 1
+        try:
+            await self._limited(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the request body is larger than {self._limit} bytes; send less at a time"
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length) > self._limit:
@@ -117,7 +138,7 @@ class Gate:
 async def _refuse(send: Send, path: str, message: str, status: int) -> None:
     body = json.dumps(replies.body_for(path, message, status)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 503:
-        headers.append((b"retry-after", b"5"))
+    if status in RETRY_AFTER:
+        headers.append((b"retry-after", RETRY_AFTER[status]))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -24,10 +24,22 @@ class Vocabulary:
         self.bytes = {i for piece, i in table.items() if BYTE.match(piece)}
         shown = {table[mark] for mark in visible if mark in table}
         self.silent = set(tokenizer.all_special_ids) - shown
+        # Decoders treat the first token of a text apart: a token's own text is what it adds to this one's.
+        self._anchor = self.backend.encode("a", add_special_tokens=False).ids[-1:]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.backend.decode([i for i in ids if i not in self.silent], skip_special_tokens=False)
         return text
+
+    def token_text(self, token: int) -> tuple[str, list[int] | None]:
+        """A token's text and its UTF-8 bytes; None where it is a piece of a character that the text cannot show."""
+        piece: str = self.backend.id_to_token(token) or ""
+        if token in self.silent:
+            return piece, list(piece.encode())
+        if token in self.bytes:
+            return piece, [int(piece[3:5], 16)]
+        text = self.decode([*self._anchor, token])[len(self.decode(self._anchor)) :]
+        return text, None if BROKEN in text else list(text.encode())
 
 
 class Detokenizer:

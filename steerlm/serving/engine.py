@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from steerlm.serving import attention
 from steerlm.serving.config import EngineSettings
 from steerlm.serving.continuation import Detokenizer, Vocabulary
 from steerlm.serving.job import Completion, Job, Piece, deliver
-from steerlm.serving.sampling import Sampling, choose
+from steerlm.serving.sampling import Sampling, TokenLog, choose, token_logs
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +58,34 @@ class TokenChooser(ContinuousBatchingLogitsProcessorList):
         picked = torch.zeros(scores.shape[0], dtype=torch.int64)
         if live:
             rows = scores[[row for row, _ in live]]
+            logs = self._logs(rows, [job for _, job in live])
             tokens = choose(
                 rows, [j.choice for _, j in live], end=self._engine.end_ids, vocabulary=self._engine.vocabulary_size
             )
+            told = logs(tokens)
             news = []
             for (row, job), token in zip(live, tokens, strict=True):
                 picked[row] = token
-                news.append((job, job.advance(token, self._engine.end_ids)))
+                news.append((job, job.advance(token, self._engine.end_ids, told.get(job.key))))
                 if job.done:
                     self._engine.close(job)
             deliver(news)
         self._engine.stepped()
         return torch.zeros_like(scores).scatter_(1, picked.to(scores.device)[:, None], 1.0)
+
+    def _logs(self, rows: torch.Tensor, jobs: list[Job]) -> Callable[[list[int]], dict[str, TokenLog]]:
+        """Read the distributions of those who asked, before the choice changes them; call with the chosen tokens."""
+        wanted = [(i, job, job.choice.sampling.logprobs) for i, job in enumerate(jobs)]
+        asked = [(i, job, count) for i, job, count in wanted if count is not None]
+        if not asked:
+            return lambda tokens: {}
+        logs = rows[[i for i, _, _ in asked], : self._engine.vocabulary_size].float().log_softmax(-1)
+
+        def told(tokens: list[int]) -> dict[str, TokenLog]:
+            found = token_logs(logs, [tokens[i] for i, _, _ in asked], [count for _, _, count in asked])
+            return {job.key: log for (_, job, _), log in zip(asked, found, strict=True)}
+
+        return told
 
 
 class Engine:
@@ -186,16 +202,27 @@ class Engine:
         last = pieces[-1]
         assert last.finish is not None
         tokens = [p.token for p in pieces if p.token is not None]
-        return Completion("".join(p.text for p in pieces), tokens, last.finish, last.stopped_by)
+        logs = [p.log for p in pieces if p.log is not None]
+        return Completion("".join(p.text for p in pieces), tokens, last.finish, last.stopped_by, logs)
 
     @torch.no_grad()
-    def logprobs(self, ids: list[int]) -> list[float]:
-        """Log-probability (natural log, of the raw logits) of every token after the first, in one forward pass."""
+    def distributions(self, ids: list[int]) -> torch.Tensor:
+        """[len(ids) - 1, vocabulary] fp32 log-probabilities of what follows each token, in one forward pass."""
         tokens = torch.tensor([ids], device=self.model.device)
-        logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        logits[:, self.vocabulary_size :] = -torch.inf
-        values: list[float] = logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0].tolist()
-        return values
+        logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1, : self.vocabulary_size]
+        return logits.float().log_softmax(-1)
+
+    def logs(self, ids: list[int], top: int = 0) -> list[TokenLog]:
+        """Of every token after the first, with the `top` likeliest in its place."""
+        return token_logs(self.distributions(ids), ids[1:], [top] * (len(ids) - 1))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens have none, the template's marks keep theirs."""
+        return self._vocabulary.decode(ids)
+
+    def token_text(self, token: int) -> tuple[str, list[int] | None]:
+        """See `Vocabulary.token_text`."""
+        return self._vocabulary.token_text(token)
 
     def offsets(self, ids: Sequence[int]) -> list[int]:
         """The character each token begins at in the text of `ids`; special tokens have no width."""

@@ -5,12 +5,13 @@ import dataclasses
 from collections.abc import AsyncGenerator
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ModelError
+from steerlm.errors import InputError, ModelError
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.engine import Engine
 from steerlm.serving.job import Completion, Piece
+from steerlm.serving.replies import ApiError
 from steerlm.serving.sampling import Sampling
 
 
@@ -51,6 +52,22 @@ class GenerationService:
     async def stop(self) -> None:
         await asyncio.to_thread(self.engine.stop)
 
+    def room(self, prompt: list[int]) -> int:
+        """The tokens that an answer to `prompt` may have at most: the rest of the window, or the server's limit."""
+        rest = self.engine.window - len(prompt)
+        return rest if self.settings.max_tokens is None else min(rest, self.settings.max_tokens)
+
+    def check(self, prompt: list[int], max_tokens: int, *, prompt_param: str, tokens_param: str) -> None:
+        """Raise `ApiError` naming the parameter at fault if the request does not fit the window or the limit."""
+        limit = self.settings.max_tokens
+        if limit is not None and max_tokens > limit:
+            raise ApiError(f"{max_tokens} tokens are asked for; this server writes at most {limit}", param=tokens_param)
+        try:
+            self.engine.check_length(prompt, max_tokens)
+        except InputError as error:
+            short = 0 < len(prompt) < self.engine.window
+            raise ApiError(str(error), param=tokens_param if short else prompt_param) from None
+
     async def several(self, prompts: list[list[int]], samplings: list[Sampling]) -> list[Completion]:
         """All continuations, computed together; if one fails the others are cancelled."""
         tasks = [
@@ -64,19 +81,20 @@ class GenerationService:
                 task.cancel()
 
     async def interleaved(
-        self, prompt: list[int], samplings: list[Sampling]
+        self, prompts: list[list[int]], samplings: list[Sampling]
     ) -> AsyncGenerator[tuple[int, Piece], None]:
-        """(index of the answer, piece) of several answers to one prompt, as they come."""
+        """(index of the answer, piece) of several answers, as they come."""
         pieces: asyncio.Queue[tuple[int, Piece] | BaseException] = asyncio.Queue()
 
-        async def pump(index: int, sampling: Sampling) -> None:
+        async def pump(index: int, prompt: list[int], sampling: Sampling) -> None:
             try:
                 async for piece in self.engine.stream(prompt, sampling):
                     pieces.put_nowait((index, piece))
             except Exception as error:
                 pieces.put_nowait(error)
 
-        tasks = [asyncio.create_task(pump(i, sampling)) for i, sampling in enumerate(samplings)]
+        pairs = enumerate(zip(prompts, samplings, strict=True))
+        tasks = [asyncio.create_task(pump(i, prompt, sampling)) for i, (prompt, sampling) in pairs]
         try:
             left = len(tasks)
             while left:

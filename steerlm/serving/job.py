@@ -11,29 +11,37 @@ from typing import Literal
 
 from steerlm.errors import SteerLMError
 from steerlm.serving.continuation import Detokenizer, StopText, Vocabulary
-from steerlm.serving.sampling import Choice, Sampling
+from steerlm.serving.sampling import Choice, Sampling, TokenLog
 
 Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one step added: final text (may be empty), the token, and at the end why it ended and by which string."""
+    """What one step added: final text (may be empty), the token, and at the end why it ended and by which string.
+
+    `log`: of the token, if the request asked for log-probabilities.
+    """
 
     text: str
     token: int | None
     finish: Finish | None = None
     stopped_by: str | None = None
+    log: TokenLog | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished continuation. `text` has no stop string; `tokens` has all ids, the end-of-text id included."""
+    """A finished continuation. `text` has no stop string; `tokens` has all ids, the end-of-text id included.
+
+    `logs`: one for each token, if the request asked for log-probabilities.
+    """
 
     text: str
     tokens: list[int]
     finish: Finish
     stopped_by: str | None
+    logs: list[TokenLog]
 
 
 class Job:
@@ -48,7 +56,7 @@ class Job:
         self.loop = asyncio.get_running_loop()
         self.pieces: asyncio.Queue[Piece | SteerLMError] = asyncio.Queue()
 
-    def advance(self, token: int, end: Sequence[int]) -> Piece:
+    def advance(self, token: int, end: Sequence[int], log: TokenLog | None = None) -> Piece:
         """Take the chosen token: extend the text, decide whether the request is finished; what to tell the caller."""
         tokens, limit = self.choice.tokens, self.choice.sampling.max_tokens
         tokens.append(token)
@@ -63,7 +71,7 @@ class Job:
         if self._stop.found is not None:
             finish = "stop"
         self.done = finish is not None
-        return Piece(text, token, finish, self._stop.found)
+        return Piece(text, token, finish, self._stop.found, log)
 
 
 def deliver(news: Iterable[tuple[Job, Piece | SteerLMError]]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,17 +21,22 @@ from steerlm.prompt import TURN_MARK
 from steerlm.serving.engine import Engine
 from steerlm.serving.generation import GenerationService, reseeded
 from steerlm.serving.job import Completion
+from steerlm.serving.leaving import while_connected
 from steerlm.serving.replies import ApiError, error_body
-from steerlm.serving.sampling import Sampling
+from steerlm.serving.sampling import LOWEST, Sampling
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["legacy"])
 
 MAX_SENTENCES = 128
+MOST_TOP_K = 1 << 31
+MAX_PROBABILITIES = 1 << 22
+"""Numbers that one reply with `all_probs` may have; each is some 20 bytes of JSON."""
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # An integer may be beyond every float; NaN compares with nothing.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _boolean(value: Any) -> bool:
@@ -95,6 +100,7 @@ class Asked:
     sampling: Sampling
     add_bos: bool
     logprob: bool
+    all_probs: bool
 
 
 def parse(body: Any) -> Asked:
@@ -116,19 +122,17 @@ def parse(body: Any) -> Asked:
     for name, message in ELSEWHERE.items():
         if body.get(name) is not None:
             raise ApiError(message, param=name)
-    if values["all_probs"]:
-        raise ApiError("all_probs (full_logprob) is not offered by this server", param="all_probs")
     sampling = Sampling(
         max_tokens=int(values["tokens_to_generate"]),
         temperature=0.0 if values["greedy"] else float(values["temperature"]),
-        top_k=int(values["top_k"]),
+        top_k=int(min(values["top_k"], MOST_TOP_K)),
         top_p=float(values["top_p"]),
         repetition_penalty=float(values["repetition_penalty"]),
         min_tokens=int(values["min_tokens_to_generate"]),
         seed=None if values["random_seed"] is None else int(values["random_seed"]),
         stop=(*filter(None, values["end_strings"]), TURN_MARK),
     )
-    return Asked(sentences, sampling, values["add_BOS"], values["compute_logprob"])
+    return Asked(sentences, sampling, values["add_BOS"], values["compute_logprob"], values["all_probs"])
 
 
 @router.put(
@@ -158,17 +162,18 @@ async def generate(request: Request) -> Any:
         except (ValueError, RecursionError) as error:
             raise ApiError(f"the body is not JSON: {error}") from None
         asked = parse(body)
-        prompts = await asyncio.to_thread(_prompts, asked, service.engine)
+        prompts = await asyncio.to_thread(_prompts, asked, service)
     except InputError as error:
         param = error.param if isinstance(error, ApiError) else None
         if service.settings.upstream_errors:
             return JSONResponse(str(error), 400 if param == "sentences" else 200)
         return JSONResponse(error_body(str(error), 400, param), 400)
-    answers = await service.several(prompts, reseeded(asked.sampling, len(prompts)))
+    answers = await while_connected(request, service.several(prompts, reseeded(asked.sampling, len(prompts))))
     return await asyncio.to_thread(_reply, asked, prompts, answers, service.engine)
 
 
-def _prompts(asked: Asked, engine: Engine) -> list[list[int]]:
+def _prompts(asked: Asked, service: GenerationService) -> list[list[int]]:
+    engine = service.engine
     begin: list[int] = []
     if asked.add_bos:
         if engine.tokenizer.bos_token_id is None:
@@ -177,9 +182,17 @@ def _prompts(asked: Asked, engine: Engine) -> list[list[int]]:
     prompts = [begin + engine.encode(sentence) for sentence in asked.sentences]
     for index, prompt in enumerate(prompts):
         try:
-            engine.check_length(prompt, asked.sampling.max_tokens)
-        except InputError as error:
-            raise ApiError(f"sentences[{index}]: {error}", param="tokens_to_generate") from None
+            tokens = asked.sampling.max_tokens
+            service.check(prompt, tokens, prompt_param="sentences", tokens_param="tokens_to_generate")
+        except ApiError as error:
+            raise ApiError(f"sentences[{index}]: {error}", param=error.param) from None
+    numbers = sum(len(p) + asked.sampling.max_tokens for p in prompts) * engine.vocabulary_size
+    if asked.all_probs and numbers > MAX_PROBABILITIES:
+        raise ApiError(
+            f"all_probs would be up to {numbers} numbers; at most {MAX_PROBABILITIES} are given: "
+            "send fewer sentences or ask for fewer tokens",
+            param="all_probs",
+        )
     return prompts
 
 
@@ -192,8 +205,19 @@ def _reply(asked: Asked, prompts: list[list[int]], answers: list[Completion], en
     return {
         "sentences": [s + a.text + (a.stopped_by or "") for s, a in zip(asked.sentences, answers, strict=True)],
         "tokens": [engine.tokenizer.convert_ids_to_tokens(row) for row in full],
-        "logprob": [engine.logprobs(row) + [0.0] * (longest - len(row)) for row in ids] if asked.logprob else None,
-        "full_logprob": None,
+        "logprob": [_logprob(engine, row, longest) for row in ids] if asked.logprob else None,
+        "full_logprob": [_full(engine, row, longest) for row in ids] if asked.all_probs else None,
         "token_ids": full,
         "offsets": [engine.offsets(row) for row in full],
     }
+
+
+def _logprob(engine: Engine, row: list[int], longest: int) -> list[float]:
+    """Of every token after the first; 0 for the filling, which was never predicted."""
+    return [log.logprob for log in engine.logs(row)] + [0.0] * (longest - len(row))
+
+
+def _full(engine: Engine, row: list[int], longest: int) -> list[list[float]]:
+    """The whole vocabulary's log-probabilities in the place of every token after the first; 0 for the filling."""
+    known: list[list[float]] = engine.distributions(row).clamp(min=LOWEST).tolist()
+    return known + [[0.0] * engine.vocabulary_size] * (longest - len(row))

@@ -1,44 +1,26 @@
-"""The OpenAI surface of a policy: `POST /v1/chat/completions`, whole or streamed (server-sent events).
+"""`POST /v1/chat/completions`: the answer to a conversation with the dials set, whole or streamed.
 
 Dials come in `chat_template_kwargs.attributes` (what stock engines take too) or as a top-level `attributes`; the
-`steerlm` field of the reply says which vector was used. Unknown fields are ignored, as by other servers; fields that
-would change the answer and are not offered are refused. Wire format: serving facts 6.
+`steerlm` field of the reply says which vector was used. What is shared with `/v1/completions` is in `asking.py` and
+`openai_reply.py`. Wire format: serving facts 6.
 """
 
 import asyncio
-import contextlib
-import json
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerlm.errors import InputError, nearest
+from steerlm.serving.asking import MOST_LOGPROBS, Asking
 from steerlm.serving.generation import GenerationService, reseeded
 from steerlm.serving.job import Piece
-from steerlm.serving.prompts import Message, Prompt, build_prompt, stops
-from steerlm.serving.replies import ApiError, error_event
-from steerlm.serving.sampling import Sampling
+from steerlm.serving.leaving import while_connected
+from steerlm.serving.openai_reply import Choice, Reply, chat_logprobs
+from steerlm.serving.prompts import Message, build_prompt
+from steerlm.serving.replies import ApiError
 
 router = APIRouter(tags=["openai"])
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "tools": (None, []),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "logit_bias": (None, {}),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "chat_template": (None,),
-    "best_of": (None, 1),
-}
-"""Fields that are not offered, with the values that ask for nothing."""
 
 
 class TextPart(BaseModel):
@@ -64,29 +46,13 @@ class TemplateArguments(BaseModel):
     attributes: dict[str, Any] | None = None
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """Beside OpenAI's fields: the dials, and `top_k`, `min_tokens`, `repetition_penalty` as other servers have them."""
-
-    model_config = ConfigDict(extra="allow")
+class ChatRequest(Asking):
+    """Beside OpenAI's fields: the dials."""
 
     messages: list[ChatMessage]
-    model: str | None = None
-    temperature: float | None = Field(None, ge=0, le=100)
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
-    min_tokens: int | None = Field(None, ge=0)
-    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    n: int | None = Field(None, ge=1, le=128)
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     attributes: dict[str, Any] | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
@@ -97,32 +63,17 @@ class ChatRequest(BaseModel):
             raise ApiError("attributes and chat_template_kwargs.attributes differ; give one", param="attributes")
         return (self.attributes if inner is None else inner) or {}
 
-    def sampling(self, room: int) -> Sampling:
-        """`room`: tokens that fit behind the prompt, the default of `max_tokens`."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        limit = self.max_completion_tokens or self.max_tokens
-        return Sampling(
-            max_tokens=limit if limit is not None else max(1, room),
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=max(0, self.top_k or 0),
-            top_p=1.0 if self.top_p is None else self.top_p,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
-            min_tokens=self.min_tokens or 0,
-            seed=self.seed,
-            stop=stops(stop),
-        )
+    def told(self) -> int | None:
+        """How many likeliest tokens to tell beside each; None: no log-probabilities."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 @router.post("/v1/chat/completions", summary="The answer to a conversation, with the dials set")
 async def chat(request: Request, body: ChatRequest) -> Any:
     service: GenerationService = request.app.state.service
-    if body.model is not None and body.model != service.name:
-        raise ApiError(f"no model {body.model!r} here{nearest(body.model, [service.name])}", param="model", status=404)
-    for name, value in (body.model_extra or {}).items():
-        if name in NEUTRAL and value not in NEUTRAL[name]:
-            raise ApiError(f"{name} is not offered by this server; leave it out", param=name)
-    if body.stop and not all(body.stop):
-        raise ApiError("a stop string is empty", param="stop")
+    body.check(service.name)
     prompt = build_prompt(
         [message.plain() for message in body.messages],
         body.asked(),
@@ -130,79 +81,34 @@ async def chat(request: Request, body: ChatRequest) -> Any:
         strip_markers=service.settings.strip_markers,
     )
     ids = await asyncio.to_thread(service.engine.encode, prompt.text)
-    sampling = body.sampling(service.engine.window - len(ids))
-    try:
-        service.engine.check_length(ids, sampling.max_tokens)
-    except InputError as error:
-        raise ApiError(str(error), param="max_tokens" if len(ids) < service.engine.window else "messages") from None
-    reply = Reply(service.name, prompt, len(ids))
+    limit = body.max_completion_tokens or body.max_tokens or max(1, service.room(ids))
+    sampling = body.sampling(limit, body.told())
+    service.check(ids, limit, prompt_param="messages", tokens_param="max_tokens")
+    more = {"steerlm": {"attributes": prompt.attributes}}
+    reply = Reply(service.name, "chatcmpl", ("chat.completion", "chat.completion.chunk"), len(ids), more)
     samplings = reseeded(sampling, body.n or 1)
+    prompts = [ids] * len(samplings)
+
+    def delta(index: int, delta: dict[str, str], logprobs: Any = None, finish: str | None = None) -> Choice:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+    def pieces(index: int, piece: Piece) -> list[Choice]:
+        logprobs = None if piece.log is None else chat_logprobs([piece.log], service.engine)
+        content = [delta(index, {"content": piece.text}, logprobs)] if piece.text or logprobs else []
+        return content if piece.finish is None else [*content, delta(index, {}, finish=piece.finish)]
+
     if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        events = reply.events(service.interleaved(ids, samplings), len(samplings), usage)
+        opening = [delta(index, {"role": "assistant", "content": ""}) for index in range(len(samplings))]
+        events = reply.events(opening, service.interleaved(prompts, samplings), pieces, body.include_usage)
         return StreamingResponse(events, media_type="text/event-stream")
-    answers = await service.several([ids] * len(samplings), samplings)
+    answers = await while_connected(request, service.several(prompts, samplings))
     choices = [
         {
-            "index": i,
+            "index": index,
             "message": {"role": "assistant", "content": answer.text},
-            "logprobs": None,
+            "logprobs": None if sampling.logprobs is None else chat_logprobs(answer.logs, service.engine),
             "finish_reason": answer.finish,
         }
-        for i, answer in enumerate(answers)
+        for index, answer in enumerate(answers)
     ]
     return reply.whole(choices, sum(len(answer.tokens) for answer in answers))
-
-
-class Reply:
-    """The JSON of one request's reply, whole or in chunks."""
-
-    def __init__(self, model: str, prompt: Prompt, prompt_tokens: int) -> None:
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._steerlm = {"attributes": prompt.attributes}
-        self._prompt_tokens = prompt_tokens
-
-    def _usage(self, tokens: int) -> dict[str, int]:
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self._prompt_tokens + tokens,
-        }
-
-    def whole(self, choices: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": self._usage(tokens),
-            "steerlm": self._steerlm,
-        }
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> str:
-        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-
-    def _delta(self, index: int, delta: dict[str, str], finish: str | None = None, **more: Any) -> str:
-        return self._event([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}], **more)
-
-    async def events(
-        self, pieces: AsyncGenerator[tuple[int, Piece], None], n: int, include_usage: bool
-    ) -> AsyncIterator[str]:
-        """Server-sent events: each answer's role first (with the `steerlm` field), its text, its finish reason."""
-        for index in range(n):
-            yield self._delta(index, {"role": "assistant", "content": ""}, steerlm=self._steerlm)
-        tokens = 0
-        try:
-            async with contextlib.aclosing(pieces):
-                async for index, piece in pieces:
-                    tokens += piece.token is not None
-                    if piece.text:
-                        yield self._delta(index, {"content": piece.text})
-                    if piece.finish is not None:
-                        yield self._delta(index, {}, piece.finish)
-        except Exception as error:
-            yield error_event(error)
-            return
-        if include_usage:
-            yield self._event([], usage=self._usage(tokens))
-        yield "data: [DONE]\n\n"

@@ -9,8 +9,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from steerlm.errors import InputError, SteerLMError
 
@@ -91,6 +92,11 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> ErrorReply:
         body = body_for(request.url.path, str(error.detail), error.status_code)
         return ErrorReply(body, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: Request, error: ClientDisconnect) -> Response:
+        # Nobody reads this; 499 is what proxies write into their logs.
+        return Response(status_code=499)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> ErrorReply:

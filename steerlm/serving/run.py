@@ -18,7 +18,7 @@ from steerlm.errors import InputError, ModelError
 from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.serving import kserve, legacy, openai, scoring
+from steerlm.serving import completions, kserve, legacy, openai, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.engine import Engine
@@ -45,7 +45,8 @@ def build_app(folder: str | Path, role: Role, settings: ServeSettings) -> FastAP
     loaded = load(folder, head=False)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
     schema = loaded.info.attributes if loaded.info.kind == "policy" else None
-    return create_app(GenerationService(engine, schema, name, settings), [legacy.router, openai.router], settings)
+    routers = [legacy.router, openai.router, completions.router]
+    return create_app(GenerationService(engine, schema, name, settings), routers, settings)
 
 
 def serve(folder: str | Path, role: Role, settings: ServeSettings) -> None:

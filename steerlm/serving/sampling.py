@@ -16,6 +16,7 @@ from steerlm.inference.sampling import draw
 MAX_STOPS, MAX_STOP_LENGTH = 64, 1000
 COLDEST = 1e-6
 """Below this temperature the likeliest token is taken: dividing by less would overflow."""
+LOWEST = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Sampling:
     """What a request asks for. `temperature` 0 is greedy: penalty and filters are then ignored.
 
     `top_k` 0 and `top_p` 1 (or 0) switch the filters off; both may apply, top-k first. `min_tokens` suppresses the
-    end-of-text token only, not stop strings. `seed` None: a different answer each time.
+    end-of-text token only, not stop strings. `seed` None: a different answer each time. `logprobs`: how many of the
+    likeliest tokens to tell beside each chosen one; None: nothing of the kind.
     """
 
     max_tokens: int = 64
@@ -34,11 +36,36 @@ class Sampling:
     min_tokens: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         # Every step of every request looks for them.
         if len(self.stop) > MAX_STOPS or any(len(s) > MAX_STOP_LENGTH for s in self.stop):
             raise InputError(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each are taken")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLog:
+    """Log-probabilities (natural log) under the model's own distribution, before temperature, penalty and filters.
+
+    `top`: (token, log-probability) of the likeliest tokens, likeliest first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def token_logs(logs: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenLog]:
+    """What to tell of each row: `logs` [n, V] log-probabilities, `counts` how many of the likeliest."""
+    if not tokens:
+        return []
+    # A model may give -inf, which JSON cannot say.
+    logs = logs.clamp(min=LOWEST)
+    own = logs.gather(-1, torch.tensor(tokens, device=logs.device)[:, None])[:, 0].tolist()
+    values, ids = (x.tolist() for x in logs.topk(min(max(counts), logs.shape[-1]), dim=-1))
+    rows = zip(tokens, own, ids, values, counts, strict=True)
+    return [TokenLog(token, log, tuple(zip(i[:n], v[:n], strict=True))) for token, log, i, v, n in rows]
 
 
 @dataclass(slots=True)

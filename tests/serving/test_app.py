@@ -26,7 +26,7 @@ def test_routes_of_the_other_kind_are_absent_and_errors_look_alike(policy_server
 
 def test_documentation_is_served(policy_server: str, reward_server: str) -> None:
     assert set(httpx.get(f"{policy_server}/openapi.json").json()["paths"]) == {
-        "/health", "/ready", "/v1/model", "/v1/models", "/generate", "/v1/chat/completions",
+        "/health", "/ready", "/v1/model", "/v1/models", "/generate", "/v1/chat/completions", "/v1/completions",
     }  # fmt: skip
     assert "/v1/score" in httpx.get(f"{reward_server}/openapi.json").json()["paths"]
     assert httpx.get(f"{policy_server}/docs").status_code == 200

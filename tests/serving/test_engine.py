@@ -193,7 +193,7 @@ def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
 def test_log_probabilities_are_the_models(policy_folder: Path) -> None:
     engine = engine_of(policy_folder)
     ids = prompts_of(engine, 3)[2]
-    values = engine.logprobs(ids)
+    values = [log.logprob for log in engine.logs(ids)]
     with torch.no_grad():
         logits = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     assert values == pytest.approx([float(logits[i, token]) for i, token in enumerate(ids[1:])], abs=1e-5)

@@ -82,6 +82,44 @@ def test_sampling(policy_server: str) -> None:
     assert [len(row) for row in long["token_ids"]] == [len(long["token_ids"][0])] * 2
 
 
+def test_the_penalty_divides_what_was_seen(policy_server: str, policy_folder: Path) -> None:
+    loaded = load(policy_folder, head=False)
+    ids = loaded.tokenizer(ASK, add_special_tokens=False)["input_ids"]
+    asked = {"sentences": [ASK], "tokens_to_generate": 3, "min_tokens_to_generate": 3, "top_k": 1}
+    got: dict[float, list[int]] = {}
+    for penalty in (1.0, 5.0):
+        got[penalty] = put(policy_server, {**asked, "repetition_penalty": penalty}).json()["token_ids"][0]
+        want = list(ids)
+        for _ in range(3):
+            with torch.no_grad():
+                row = loaded.model(torch.tensor([want])).logits[0, -1]
+            row[sorted(set(want))] /= penalty
+            row[loaded.tokenizer.eos_token_id] = -torch.inf
+            want.append(int(row.argmax()))
+        assert got[penalty] == want
+    assert got[1.0] != got[5.0]
+
+
+def test_all_probabilities(policy_server: str, policy_folder: Path) -> None:
+    loaded = load(policy_folder, head=False)
+    prompts = ["quality:4", "A dog, a cat. "]
+    body = {"sentences": prompts, "tokens_to_generate": 3, "min_tokens_to_generate": 3, "greedy": True}
+    reply = put(policy_server, {**body, "all_probs": True, "compute_logprob": True}).json()
+    size = len(loaded.tokenizer)
+    longest = len(reply["token_ids"][0])
+    for k, prompt in enumerate(prompts):
+        length = len(loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + 3
+        ids = reply["token_ids"][k][:length]
+        with torch.no_grad():
+            want = loaded.model(torch.tensor([ids])).logits[0, :-1, :size].log_softmax(-1)
+        full = torch.tensor(reply["full_logprob"][k])
+        assert full.shape == (longest - 1, size)
+        torch.testing.assert_close(full[: length - 1], want, atol=1e-4, rtol=0)
+        own = full[range(length - 1), ids[1:]].tolist()
+        assert reply["logprob"][k][: length - 1] == pytest.approx(own, abs=1e-5)
+    assert put(policy_server, body).json()["full_logprob"] is None
+
+
 WRONG = [
     ("tokens_to_generate", [0, -1, "5", 1.5, None], "tokens_to_generate must be an integer greater than 0"),
     ("all_probs", [1, "true", None], "all_probs must be a boolean value"),
@@ -117,7 +155,11 @@ def test_other_bad_input(policy_server: str) -> None:
         ({"sentences": []}, "sentences must be given"),
         ({"sentences": ["a"] * 129}, "Maximum number of sentences is 128"),
         ([], "must be a JSON object"),
-        ({"sentences": ["a"], "all_probs": True}, "all_probs (full_logprob) is not offered"),
+        ({"sentences": ["a"] * 128, "all_probs": True, "tokens_to_generate": 100}, "send fewer sentences"),
+        ({"sentences": ["a"], "top_p": float("nan")}, "top_p must be"),
+        ({"sentences": ["a"], "repetition_penalty": 10**400}, "repetition_penalty must be"),
+        ({"sentences": ["a"], "top_k": 10**400}, "top_k must be"),
+        ({"sentences": ["a"], "top_k": float("inf")}, "top_k must be"),
         ({"sentences": ["a"], "task_ids": [0]}, "task_ids"),
         ({"sentences": ["a"], "neighbors": 2}, "neighbors"),
         ({"sentences": ["a", ""]}, "sentences[1]: the prompt is empty"),

@@ -189,7 +189,9 @@ def test_what_is_wrong_is_named(taught_server: str) -> None:
         ({"stop": ["a", ""]}, 400, "stop", "empty"),
         ({"stop": ["a"] * 100}, 400, None, "at most 64 stop strings"),
         ({"model": "tought"}, 404, "model", "did you mean 'taught'?"),
-        ({"logprobs": True}, 400, "logprobs", "not offered"),
+        ({"top_logprobs": 2}, 400, "top_logprobs", "needs logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "less than or equal to 20"),
+        ({"stop": ""}, 400, "stop", "empty"),
         ({"tools": [{"type": "function"}]}, 400, "tools", "not offered"),
         ({"chat_template": "{{ messages }}"}, 400, "chat_template", "not offered"),
     ]
