@@ -168,8 +168,6 @@ def _sentences(asked: InferRequest, binary: dict[str, bytes], limit: int) -> lis
     for index, text in enumerate(rows):
         if not text:
             raise ApiError(f"sentences[{index}] is empty: there is no token to read a score from")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ApiError(f"sentences[{index}] is not valid Unicode")
     if "add_EOS" in inputs and any(booleans(_typed(inputs["add_EOS"], "BOOL"), binary.get("add_EOS"))):
         raise ApiError("add_EOS: a score is read at the end of the text itself, as it was trained")
     return rows

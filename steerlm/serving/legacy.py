@@ -135,6 +135,14 @@ def parse(body: Any) -> Asked:
     return Asked(sentences, sampling, values["add_BOS"], values["compute_logprob"], values["all_probs"])
 
 
+def _described(default: Any) -> dict[str, Any]:
+    """A field in the OpenAPI document; no default: an integer or null."""
+    if isinstance(default, list):
+        return {"type": "array", "items": {"type": "string"}, "default": default}
+    kinds: dict[type, Any] = {bool: "boolean", int: "integer", float: "number"}
+    return {"type": kinds.get(type(default), ["integer", "null"]), "default": default}
+
+
 @router.put(
     "/generate",
     summary="NeMo's text generation interface",
@@ -147,7 +155,7 @@ def parse(body: Any) -> Asked:
                         "type": "object",
                         "required": ["sentences"],
                         "properties": {"sentences": {"type": "array", "items": {"type": "string"}}}
-                        | {name: {"default": default} for name, (default, _, _) in FIELDS.items()},
+                        | {name: _described(default) for name, (default, _, _) in FIELDS.items()},
                     }
                 }
             },

@@ -49,6 +49,11 @@ class ScoringService:
         await asyncio.to_thread(self.batcher.stop)
 
     def lengths(self, texts: list[str]) -> list[int]:
+        """Tokens of each text; raises `ApiError` for one that cannot be tokenised."""
+        for index, text in enumerate(texts):
+            # JSON can say half of a character.
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ApiError(f"text {index} is not valid Unicode")
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [len(row) for row in ids]
 

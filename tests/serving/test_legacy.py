@@ -85,12 +85,12 @@ def test_sampling(policy_server: str) -> None:
 def test_the_penalty_divides_what_was_seen(policy_server: str, policy_folder: Path) -> None:
     loaded = load(policy_folder, head=False)
     ids = loaded.tokenizer(ASK, add_special_tokens=False)["input_ids"]
-    asked = {"sentences": [ASK], "tokens_to_generate": 3, "min_tokens_to_generate": 3, "top_k": 1}
+    asked = {"sentences": [ASK], "tokens_to_generate": 25, "min_tokens_to_generate": 25, "top_k": 1}
     got: dict[float, list[int]] = {}
     for penalty in (1.0, 5.0):
         got[penalty] = put(policy_server, {**asked, "repetition_penalty": penalty}).json()["token_ids"][0]
         want = list(ids)
-        for _ in range(3):
+        for _ in range(25):
             with torch.no_grad():
                 row = loaded.model(torch.tensor([want])).logits[0, -1]
             row[sorted(set(want))] /= penalty
