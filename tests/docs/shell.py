@@ -2,23 +2,23 @@
 
 A block's info string is its language and, for a file, its name (`yaml own.yaml`); `bash fails` holds commands that must
 fail. Each line of a `text` block right after commands or Python must be among what they print. Commands run in this
-process, so that torch is imported once; those that end in `&` are real servers in processes of their own.
+process, so that torch is imported once; those that end in `&` are real servers, in threads (as processes they are
+tested in tests/serving).
 """
 
-import os
 import re
 import shlex
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from threading import Thread
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from steerlm.cli.main import call
 
@@ -52,7 +52,7 @@ class Shell:
     added: Mapping[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
-    servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: list[tuple[Any, Future[int]]] = field(default_factory=list)
 
     def run(self, document: Path) -> None:
         """Every block of the document, in order. Raises `AssertionError` naming the command that did not do."""
@@ -105,10 +105,10 @@ class Shell:
 
     def stop(self) -> None:
         """End the servers; each must end well."""
-        for server in self.servers:
-            server.terminate()
-            assert server.wait(60) == 0, f"a server ended with {server.returncode}"
-        self.servers.clear()
+        while self.running:
+            server, ended = self.running.pop()
+            server.should_exit = True
+            assert ended.result(60) == 0
 
     def _replaced(self, text: str) -> str:
         for old, new in self.words.items():
@@ -125,20 +125,19 @@ class Shell:
         return self.ports[named]
 
     def _serve(self, words: list[str]) -> None:
-        port = words[words.index("--port") + 1]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        server = subprocess.Popen([sys.executable, "-m", "steerlm.cli", *words], env=environment)
-        self.servers.append(server)
-        for _ in self._waits(server):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
-                    return
-            except OSError:
-                continue
+        from steerlm.serving import run
 
-    def _waits(self, server: subprocess.Popen[bytes]) -> Iterator[None]:
-        for _ in range(3000):
-            assert server.poll() is None, f"{shlex.join(map(str, server.args))} ended with {server.returncode}"  # type: ignore[arg-type]
-            yield
-            time.sleep(0.1)
-        raise AssertionError("a server did not become ready within five minutes")
+        made: list[Any] = []
+
+        def make(*arguments: Any) -> Any:
+            made.append(DrainingServer(*arguments))
+            return made[0]
+
+        DrainingServer = run.DrainingServer
+        with patch.object(run, "DrainingServer", make):
+            ended: Future[int] = Future()
+            Thread(target=lambda: ended.set_result(call(words)), daemon=True).start()
+            while not (made and made[0].started):
+                assert not ended.done(), f"{shlex.join(words)} ended with {ended.result()}"
+                time.sleep(0.02)
+        self.running.append((made[0], ended))

@@ -57,8 +57,7 @@ def shell(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
         try:
             ran.run(DOCUMENT)
         finally:
-            for server in ran.servers:
-                server.kill()
+            ran.stop()
         ran.said["folder"] = str(folder)
     return ran
 
