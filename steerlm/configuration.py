@@ -50,6 +50,12 @@ def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] =
         node = yaml.compose(text, Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except yaml.reader.ReaderError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error.reason} at character {error.position}") from None
+    except (RecursionError, ValueError) as error:  # nested too deeply; a date or number that does not exist
+        raise ConfigError(f"{path}: not valid YAML: {str(error) or 'nested too deeply'}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None

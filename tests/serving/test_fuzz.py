@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from steerlm.prompt import LABEL_MARK
 from tests.fuzz.mutations import damaged_bytes, damaged_value, dumps
 
 CHAT = {
@@ -46,7 +47,7 @@ CASES: dict[str, tuple[str, str, str, Any]] = {
             "compute_logprob": True,
         },
     ),
-    "score": ("reward", "POST", "/v1/score", {"texts": ["A dog.", "A cat."]}),
+    "score": ("reward", "POST", "/v1/score", {"texts": [f"A dog.\n{LABEL_MARK}", f"A cat.\n{LABEL_MARK}"]}),
     "infer": (
         "reward",
         "POST",
