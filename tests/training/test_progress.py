@@ -20,7 +20,5 @@ def test_another_attribute_schema_is_named(tokenizer: Any) -> None:
     )
     state = json.loads(json.dumps(Progress(made, step=3).state()))
     assert Progress.resumed(state, made, "here").step == 3
-    with pytest.raises(
-        TrainingError, match=r"here: was made with another attributes.names \(\['wet', 'cold'\], now \["
-    ):
+    with pytest.raises(TrainingError, match=r"here: was made with another attributes.names \(\['wet', 'cold'\], now"):
         Progress.resumed(state, now, "here")
