@@ -93,7 +93,7 @@ class HelpSteer2Source(SourceSettings):
 
 
 class ConversationsSource(SourceSettings):
-    """Conversations that are already in the format: a folder with train.jsonl and val.jsonl, or one file (train)."""
+    """Conversations already in the format: a folder of files named `train*` and `val*`, or one file (training)."""
 
     kind: Literal["conversations"] = "conversations"
 
