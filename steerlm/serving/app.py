@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,7 +50,8 @@ class Service(Protocol):
 
 
 def create_app(service: Service, routers: list[APIRouter], settings: ServeSettings) -> FastAPI:
-    """An app whose `state` carries `service`, `settings`, `draining` and `created`."""
+    """An app whose `state` carries `service`, `settings`, `draining`, `in_flight` (requests), `created`,
+    and `refused_at` (monotonic seconds: when it last refused a request because it drains)."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +64,7 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
 
     app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan)
     app.state.service, app.state.settings, app.state.draining = service, settings, False
-    app.state.started = False
+    app.state.started, app.state.in_flight, app.state.refused_at = False, 0, 0.0
     app.state.created = int(time.time())
     replies.install(app)
     app.include_router(health.router)
@@ -92,29 +94,30 @@ class Gate:
 
     OPEN = ("/health", "/ready", "/v2/health/live")
 
-    def __init__(self, app: ASGIApp, state: object, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, state: State, settings: ServeSettings) -> None:
         self._app, self._state, self._limit = app, state, settings.max_body_bytes
-        self._places, self._in_flight = settings.max_in_flight, 0
+        self._places = settings.max_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._state.draining and scope["path"] not in self.OPEN:  # type: ignore[attr-defined]
+        if self._state.draining and scope["path"] not in self.OPEN:
+            self._state.refused_at = time.monotonic()
             await _refuse(send, scope["path"], "the server is shutting down", 503)
             return
         if scope["method"] not in ("POST", "PUT"):
             await self._app(scope, receive, send)
             return
-        if self._in_flight >= self._places:
+        if self._state.in_flight >= self._places:
             full = f"the server has {self._places} requests in flight, which is its limit; try again later"
             await _refuse(send, scope["path"], full, 429)
             return
-        self._in_flight += 1
+        self._state.in_flight += 1
         try:
             await self._limited(scope, receive, send)
         finally:
-            self._in_flight -= 1
+            self._state.in_flight -= 1
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the request body is larger than {self._limit} bytes; send less at a time"
@@ -140,5 +143,7 @@ async def _refuse(send: Send, path: str, message: str, status: int) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status in RETRY_AFTER:
         headers.append((b"retry-after", RETRY_AFTER[status]))
+    if status == 503:
+        headers.append((b"connection", b"close"))  # the next request would find this server gone
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,9 +4,11 @@ Exit: SIGTERM lets requests in flight finish (at most `drain_seconds`) and retur
 KeyboardInterrupt, a second one ends at once.
 """
 
+import asyncio
 import logging
 import signal
 import socket
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -26,6 +28,9 @@ from steerlm.serving.generation import GenerationService
 from steerlm.serving.scoring import ScoringService
 
 logger = logging.getLogger(__name__)
+
+QUIET = 0.5
+"""Seconds without a request before a draining server closes its socket."""
 
 Role = Literal["reward", "generate"]
 
@@ -76,15 +81,27 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
         super().__init__(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=settings.drain_seconds))
-        self._app = app
+        self._app, self._drain_seconds = app, settings.drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # Before uvicorn's own start, which would log a failed self-test as a traceback.
         await start(self._app)
         await super().startup(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Listening goes on while requests are in flight and until nobody has come for a moment: a request that is under
+        # way when the socket closes would be cut off instead of told.
+        state, began = self._app.state, time.monotonic()
+        deadline = began + self._drain_seconds
+        while not self.force_exit and (now := time.monotonic()) < deadline:
+            if not state.in_flight and (not state.draining or now - max(began, state.refused_at) > QUIET):
+                break
+            await asyncio.sleep(0.02)
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        logger.info("draining: requests in flight may take %s s", self.config.timeout_graceful_shutdown)
+        logger.info("draining: requests in flight may take %s s", self._drain_seconds)
         self._app.state.draining = True
         if sig == signal.SIGTERM:
             # Not recorded, so that uvicorn does not kill the process with the same signal after a clean shutdown.

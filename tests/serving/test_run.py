@@ -1,6 +1,8 @@
 """The server as a process: it starts from a folder, refuses the wrong one in one line, drains on a signal."""
 
+import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -87,6 +89,78 @@ def test_a_signal_lets_requests_in_flight_finish(policy_folder: Path, monkeypatc
     assert [status for status, _ in ends] == [0, 130]
     for _, streams in ends:
         assert all(text.endswith('"finish_reason": "length"}]}\n\ndata: [DONE]\n\n') for text in streams)
+
+
+TURN = "<extra_id_1>User\nA dog\n<extra_id_2>"
+CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40, "min_tokens": 40}
+TENSOR = {"name": "sentences", "datatype": "BYTES", "shape": [1, 1], "data": [TURN]}
+REQUESTS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+    "generate": [
+        ("POST", "/v1/chat/completions", CHAT),
+        ("POST", "/v1/chat/completions", CHAT | {"stream": True}),
+        ("POST", "/v1/completions", {"prompt": "A dog", "max_tokens": 40, "min_tokens": 40, "logprobs": 1}),
+        ("PUT", "/generate", {"sentences": ["A dog"], "tokens_to_generate": 40, "min_tokens_to_generate": 40}),
+    ],
+    "reward": [
+        ("POST", "/v1/score", {"texts": [TURN]}),
+        ("POST", "/v2/models/reward_model/infer", {"inputs": [TENSOR]}),
+    ],
+}
+
+
+def whole(path: str, body: dict[str, Any], text: str) -> bool:
+    """Whether the reply to one of `REQUESTS` is all there."""
+    if body.get("stream"):
+        return text.endswith("data: [DONE]\n\n") and '"finish_reason": "length"' in text
+    reply = json.loads(text)
+    if path == "/v1/chat/completions":
+        return bool(reply["usage"]["completion_tokens"] == 40)
+    if path == "/v1/completions":
+        return len(reply["choices"][0]["logprobs"]["tokens"]) == 40
+    if path == "/generate":
+        return len(reply["token_ids"][0]) > 40 and reply["sentences"][0].startswith("A dog")
+    return len(reply["scores"] if "scores" in reply else reply["outputs"]) in (1, 2)
+
+
+@pytest.mark.parametrize("role", ["generate", "reward"])
+def test_a_drain_under_64_clients_loses_no_accepted_request(
+    role: str, policy_folder: Path, reward_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    port = free_port()
+    answered, refused = 0, []
+
+    async def client(http: httpx.AsyncClient, number: int, pid: int) -> None:
+        """Ask again and again, until refused."""
+        nonlocal answered
+        method, path, body = REQUESTS[role][number % len(REQUESTS[role])]
+        while True:
+            try:
+                reply = await http.request(method, f"http://127.0.0.1:{port}{path}", json=body)
+            except httpx.ConnectError:
+                refused.append(0)
+                return
+            if reply.status_code == 503:
+                assert reply.headers["retry-after"] and "shutting down" in reply.text
+                refused.append(503)
+                return
+            assert reply.status_code == 200 and whole(path, body, reply.text), reply.text
+            answered += 1
+            if answered == 96:
+                os.kill(pid, signal.SIGTERM)
+
+    async def clients(pid: int) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if role == "generate" else 0)
+        async with httpx.AsyncClient(timeout=60, limits=limits) as http:
+            await asyncio.gather(*(client(http, number, pid) for number in range(64)))
+
+    with process(port, role, policy_folder if role == "generate" else reward_folder) as server:
+        assert server.pid is not None
+        asyncio.run(clients(server.pid))
+        server.join(60)
+        assert server.exitcode == 0
+    assert len(refused) == 64 and 503 in refused
+    assert answered > 96
 
 
 def test_the_wrong_kind_of_folder_is_one_line(policy_folder: Path, reward_folder: Path, tmp_path: Path) -> None:
