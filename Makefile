@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 SEED   ?= 1
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -11,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test check lint types imports lock compile clean
+.PHONY: help demo demo-real test test-vllm check lint types imports lock compile clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -31,6 +32,12 @@ demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=fold
 
 test: $(READY) ## The test suite.
 	$(BIN)/pytest
+
+test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU build, in an environment of its own).
+	STEERLM_VLLM=$(abspath $(VLLM))/bin $(BIN)/pytest tests/vllm
+
+$(VLLM)/.ready: tests/vllm/install.sh $(READY)
+	tests/vllm/install.sh $(BIN)/uv $(VLLM)
 
 check: lint types imports ## Lint, types and import rules.
 
