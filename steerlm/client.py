@@ -69,7 +69,8 @@ def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def request_json(url: str, body: Mapping[str, Any] | None = None, method: str = "GET") -> dict[str, Any]:
-    """One request, one JSON object. Raises `InputError` for a 4xx with the server's message, else `SteerLMError`."""
+    """One request, one JSON object. Raises `InputError` for a refused request with the server's message (a 4xx other
+    than 429), else `SteerLMError`."""
     with _open(url, body, method) as reply:
         text = reply.read()
     value = json.loads(text)
@@ -86,7 +87,8 @@ def _open(url: str, body: Mapping[str, Any] | None, method: str) -> Any:
     try:
         return opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        kind = InputError if error.code < 500 else SteerLMError
+        # A full queue (429) is no fault of the request.
+        kind = InputError if error.code < 500 and error.code != 429 else SteerLMError
         raise kind(_message(error)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
