@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, SteerLMError
+from steerlm.errors import ConfigError, Interrupted, SteerLMError, TrainingError
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
 from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings, TrainSettings
@@ -144,17 +145,37 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
         chief = engine.layout.rank == 0
         with sinks(spec, len(data), chief) as sink, stop.held():
             result = train(engine, objective, data, validation, settings, spec.layout, spec.work, sink, stop)
-        engine.write_hf(spec.output)
-        if chief:
-            from steerlm.models.folder import finish_folder
-
-            dtype = "bfloat16" if settings.precision == "bf16" else "float32"
-            info = describe(spec, schema, result)
-            finish_folder(spec.output, shape=shape, tokenizer_from=spec.tokenizer_folder, info=info, dtype=dtype)
-            write_json(spec.work / "result.json", dataclasses.asdict(result))
-            log.info("wrote %s: step %d of %d", spec.output, result.exported_step, result.steps)
+        with _written(spec.output):
+            engine.write_hf(spec.output)
+            if chief:
+                finish_model(spec, schema, result)
     finish()
     return result
+
+
+def finish_model(spec: TrainSpec, schema: AttributeSchema, result: "TrainResult") -> None:
+    """What the model folder holds beside its weights, then result.json."""
+    from steerlm.models.folder import finish_folder
+
+    dtype = "bfloat16" if spec.settings.precision == "bf16" else "float32"
+    info = describe(spec, schema, result)
+    finish_folder(spec.output, shape=spec.shape, tokenizer_from=spec.tokenizer_folder, info=info, dtype=dtype)
+    write_json(spec.work / "result.json", dataclasses.asdict(result))
+    log.info("wrote %s: step %d of %d", spec.output, result.exported_step, result.steps)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """What the disk refuses, in one line; training is saved by then, and the same command writes the folder again."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        raise TrainingError(
+            f"{folder}: the model could not be written ({error}); {free / 2**30:.1f} GiB are free there"
+        ) from error
 
 
 def make_objective(settings: TrainSettings, schema: AttributeSchema, tokenizer_folder: Path) -> "Objective":

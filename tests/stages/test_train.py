@@ -202,3 +202,26 @@ def test_samples_longer_than_the_models_positions_are_refused(folder: Folder, ba
     lines = folder.lines("long.jsonl", [{"text": "x" * 150}])
     spec = folder.spec("long", "text", {"window": 512}, train=[lines], model_folder=str(base))
     assert folder.run(spec) == 2
+
+
+def test_a_full_disk_under_the_model_folder(
+    folder: Folder, base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        train = folder.lines("full.jsonl", [{"text": "ice and snow."}] * 8)
+        spec = folder.spec("full", "text", {"max_steps": 2, "shape": SHAPE}, train=[train], output=str(disk / "model"))
+        assert folder.run(spec) == 1
+        told = [line for line in capfd.readouterr().err.splitlines() if "could not be written" in line]
+        assert len(told) == 1
+        assert f"{disk / 'model'}: the model could not be written (" in told[0] and "GiB are free there" in told[0]
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert folder.run(spec) == 0
+        assert (disk / "model" / "steerlm.json").exists()
+        assert folder.steps("full") == [1, 2], "no step was made twice"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
