@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import AsyncGenerator
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import InputError, ModelError
+from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
@@ -58,7 +58,12 @@ class GenerationService:
         return rest if self.settings.max_tokens is None else min(rest, self.settings.max_tokens)
 
     def check(self, prompt: list[int], max_tokens: int, *, prompt_param: str, tokens_param: str) -> None:
-        """Raise `ApiError` naming the parameter at fault if the request does not fit the window or the limit."""
+        """Raise `ApiError` naming the parameter at fault if the request does not fit the window or the limit.
+
+        `SteerLMError` if the engine is dead: a stream that only began would have told its status already.
+        """
+        if not self.healthy:
+            raise SteerLMError("the generation engine does not run or makes no progress")
         limit = self.settings.max_tokens
         if limit is not None and max_tokens > limit:
             raise ApiError(f"{max_tokens} tokens are asked for; this server writes at most {limit}", param=tokens_param)

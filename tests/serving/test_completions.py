@@ -269,3 +269,7 @@ def test_a_failure_in_a_stream_reaches_the_client(policy_folder: Path, serving: 
             with pytest.raises(openai.APIError, match=r"failed|died"):
                 for _ in stream:
                     begun.set()
+            until(lambda: not engine.healthy)
+            for streamed in (True, False):
+                with pytest.raises(openai.InternalServerError, match="does not run"):
+                    client.completions.create(model="policy", prompt="A dog", stream=streamed)

@@ -1,0 +1,48 @@
+"""What the OpenAPI documents promise, tried by schemathesis: good and bad requests to every route, no server error."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+
+EXAMPLES = settings(
+    max_examples=15, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.fixture(params=["generate", "reward"])
+def server(
+    request: pytest.FixtureRequest, policy_folder: Path, reward_folder: Path, serving: Callable[..., Any]
+) -> Iterator[str]:
+    if request.param == "reward":
+        with serving(reward_folder, "reward") as (url, _):
+            yield url
+    else:
+        with serving(policy_folder, "generate", max_tokens=64) as (url, _):
+            yield url
+
+
+def test_schemathesis_finds_no_server_error(server: str) -> None:
+    tried = set()
+    for result in schemathesis.openapi.from_url(f"{server}/openapi.json").get_all_operations():
+        operation = result.ok()
+        modes = [GenerationMode.POSITIVE] + [GenerationMode.NEGATIVE] * (operation.method.upper() != "GET")
+        for mode in modes:
+
+            @EXAMPLES
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def attempt(case: Any) -> None:
+                reply = case.call_and_validate(checks=[not_a_server_error], timeout=60)
+                tried.add((case.path, reply.status_code < 400))
+
+            attempt()
+    paths = set(httpx.get(f"{server}/openapi.json").json()["paths"])
+    assert {path for path, _ in tried} == paths
+    assert {good for _, good in tried} == {True, False}
+    assert httpx.get(f"{server}/health").status_code == 200
