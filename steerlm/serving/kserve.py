@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 import steerlm
 from steerlm.errors import nearest
 from steerlm.serving.health import ready
+from steerlm.serving.leaving import while_connected
 from steerlm.serving.replies import ApiError
 from steerlm.serving.scoring import ScoringService
 from steerlm.serving.tensors import (
@@ -144,7 +145,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     asked, binary = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
     sentences = _sentences(asked, binary, service.settings.score.max_texts)
     wanted = _outputs(asked)
-    rewards, exceeded = await _score(service, sentences)
+    rewards, exceeded = await while_connected(request, _score(service, sentences))
     values = {"rewards": rewards, "exceeded": exceeded}
     head = {"model_name": model, "model_version": VERSION} | ({} if asked.id is None else {"id": asked.id})
     body, header = write_reply(head, [(out, values[out.name], asked.wants_binary(out)) for out in wanted])

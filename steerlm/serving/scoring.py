@@ -18,6 +18,7 @@ from steerlm.prompt import LABEL_MARK, render_readout
 from steerlm.records import Conversation, Turn
 from steerlm.serving.batching import ScoreBatcher
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.leaving import while_connected
 from steerlm.serving.prompts import clean
 from steerlm.serving.replies import ApiError
 
@@ -122,7 +123,7 @@ async def score(request: Request, body: ScoreRequest) -> Any:
             raise ApiError(
                 f"{at}{turn} has {length} tokens; the model's window is {service.window}", param=at, status=413
             )
-    scores = (await service.batcher.score(texts)).tolist() if texts else []
+    scores = (await while_connected(request, service.batcher.score(texts))).tolist() if texts else []
     return ScoreReply(
         model=service.name,
         attributes=list(service.schema.names),

@@ -1,6 +1,8 @@
 """The scoring routes against a real server, called by several clients at once."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,6 +88,35 @@ def test_clients_at_once_share_batches_and_get_their_own_scores(
         batches = app.state.service.batcher.batches - before
     np.testing.assert_allclose(np.array(got), want, atol=1e-5)
     assert batches < 64
+
+
+@pytest.mark.parametrize("route", ["/v1/score", "/v2/models/reward_model/infer"])
+def test_a_client_that_leaves_is_not_scored(route: str, reward_folder: Path, serving: Callable[..., Any]) -> None:
+    tensor = {"name": "sentences", "datatype": "BYTES", "shape": [1, 1], "data": texts(1)}
+    body = {"texts": texts(1)} if route == "/v1/score" else {"inputs": [tensor]}
+    with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(1) as pool:
+        batcher = app.state.service.batcher
+        score, busy, go = batcher._scorer.score, threading.Event(), threading.Event()
+
+        def slow(asked: list[str]) -> Any:
+            busy.set()
+            assert go.wait(30)
+            return score(asked)
+
+        batcher._scorer.score = slow
+        first = pool.submit(post, url, {"texts": texts(3)})
+        assert busy.wait(30)
+        before = batcher.batches
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url + route, json=body, timeout=httpx.Timeout(30, read=0.3))
+        deadline = time.monotonic() + 10
+        while app.state.in_flight > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        go.set()
+        assert first.result()[0] == 200
+        assert post(url, {"texts": texts(1)})[0] == 200
+        assert batcher.batches == before + 1
 
 
 def test_what_is_wrong_is_named(reward_server: str) -> None:
