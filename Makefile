@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 SEED   ?= 1
 VLLM   ?= .venv-vllm
+MINIO  ?= .tools/minio
+MINIO_VERSION = v0.0.0-20260212201848-7aac2a2c5b7c
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -12,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-vllm check lint types imports lock compile clean
+.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports lock compile clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -32,6 +34,12 @@ demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=fold
 
 test: $(READY) ## The test suite.
 	$(BIN)/pytest
+
+test-s3: $(READY) $(MINIO) ## The store against a real MinIO server, which is built with the Go toolchain once.
+	STEERLM_MINIO=$(abspath $(MINIO)) $(BIN)/pytest tests/s3
+
+$(MINIO):
+	GOBIN=$(abspath $(dir $(MINIO))) CGO_ENABLED=0 go install github.com/minio/minio@$(MINIO_VERSION)
 
 test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU build, in an environment of its own).
 	STEERLM_VLLM=$(abspath $(VLLM))/bin $(BIN)/pytest tests/vllm

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,6 +27,8 @@ from steerlm.errors import StorageError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import write_json
 from steerlm.storage import FileDigest, S3Place, cache_folder, digest_folder, is_remote
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
@@ -186,6 +189,11 @@ class Store:
             provenance={"finished": _now(), **provenance},
         )
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        if self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
+            log.info("%s/%s: another machine has made it meanwhile; its artifact is the one", stage, key)
+            shutil.rmtree(folder / kind)
+            self.remote.download(f"{stage}/{key}/{MANIFEST}", folder / MANIFEST)
+            return self._read(folder)
         if self.remote:
             place = self.remote.at(f"{stage}/{key}")
             place.at(kind).upload_all({name: folder / kind / name for name in files}, files)
@@ -193,11 +201,21 @@ class Store:
             place.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
             for name in (KEY, MANIFEST):
                 place.upload(folder / name, name)
+            self._check_alone(place, manifest)
         (folder / COMPLETE).write_text(manifest.digest + "\n")
         if self.remote:
             self.remote.upload(folder / COMPLETE, f"{stage}/{key}/{COMPLETE}")
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return self._read(folder)
+
+    def _check_alone(self, place: S3Place, manifest: Manifest) -> None:
+        """Raises `StorageError` if another machine uploads the same key at the same time: its files may be other ones,
+        and a mixture must not be called complete."""
+        for name, digest in manifest.content.files.items():
+            if place.at(manifest.content.kind).stat(name) != digest:
+                raise StorageError(
+                    f"{place.uri()}: another machine writes the same key ({name} is not ours); run again after it"
+                )
 
     @contextlib.contextmanager
     def lock(self, stage: str, key: str, on_wait: Callable[[str], None]) -> Iterator[None]:

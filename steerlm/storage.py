@@ -5,9 +5,12 @@ and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCE
 and S3_ENDPOINT (or AWS_ENDPOINT_URL), as `http://host:port`.
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +22,20 @@ from steerlm.errors import InputError, StorageError
 from steerlm.records import write_json
 
 TRANSFERS = 8
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Pauses between attempts, beside the short ones that the client makes by itself."""
+BUSY = (
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "InternalError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+    "XMinioServerNotInitialized",
+)
 SHA256_KEY = "x-amz-meta-sha256"
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +177,7 @@ class S3Place:
                 raise
             return FileDigest((found.metadata or {}).get(SHA256_KEY, ""), found.size or 0)
 
-        return self._attempt("look up", name, ask)
+        return self._attempt("find", name, ask)
 
     def download(self, name: str, target: Path, expected: FileDigest | None = None) -> None:
         """One object to `target`, through a partial file, verified; nothing is done if `target` is already equal."""
@@ -206,6 +221,39 @@ class S3Place:
         if (there := self.stat(name)) is None or there.size != digest.size:
             raise StorageError(f"{self.uri(name)}: {there and there.size} of {digest.size} bytes arrived; try again")
 
+    def sha256(self, name: str) -> str | None:
+        """sha256 of an object's bytes, all of them read; None if it is absent."""
+        if self.stat(name) is None:
+            return None
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            reply = self.client.get_object(bucket_name=self.bucket, object_name=self._key(name))
+            try:
+                for part in reply.stream(1 << 20):
+                    digest.update(part)
+            finally:
+                reply.close()
+                reply.release_conn()
+            return digest.hexdigest()
+
+        return self._attempt("read", name, read)
+
+    def remove(self, first: str) -> None:
+        """Every object at and below the prefix, the object `first` before all others."""
+        from minio.deleteobjects import DeleteObject
+
+        names = self.list()
+
+        def delete(some: Iterable[str]) -> None:
+            wanted = [DeleteObject(self._key(name)) for name in some]
+            for error in self.client.remove_objects(bucket_name=self.bucket, delete_object_list=wanted):
+                raise StorageError(f"{self.uri()}: cannot delete {error.name} ({error.message})")
+
+        if first in names:
+            self._attempt("delete", first, lambda: delete([first]))
+        self._attempt("delete", "", lambda: delete(names))
+
     def download_all(self, targets: Mapping[str, Path], expected: Mapping[str, FileDigest] | None = None) -> None:
         """Many objects in parallel; `expected` checksums, where given, are those that must arrive."""
         _parallel(lambda name: self.download(name, targets[name], (expected or {}).get(name)), targets)
@@ -217,14 +265,26 @@ class S3Place:
         return "/".join(part for part in (self.prefix, name) if part)
 
     def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
-        from minio.error import MinioException
+        """Do it, again while the server is away or busy, for half a minute; then, or if it refuses, raise."""
+        from minio.error import MinioException, S3Error
         from urllib3.exceptions import HTTPError
 
-        try:
-            return action()
-        except (MinioException, HTTPError, OSError) as error:
-            reason = getattr(error, "message", None) or error
-            raise StorageError(f"{self.uri(name)}: cannot {verb} it ({reason})") from error
+        for delay in (*RETRY_SECONDS, None):
+            try:
+                return action()
+            except (MinioException, HTTPError, OSError) as error:
+                refused = isinstance(error, S3Error) and error.code not in BUSY
+                reason = getattr(error, "message", None) or error
+                if refused or delay is None or _is_local(error):
+                    raise StorageError(f"{self.uri(name)}: cannot {verb} it ({reason})") from error
+                log.warning("%s: cannot %s it (%s); again in %g s", self.uri(name), verb, reason, delay)
+                time.sleep(delay)
+        raise AssertionError("unreachable")
+
+
+def _is_local(error: Exception) -> bool:
+    """A full disk or a missing right here, which waiting does not mend."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)
 
 
 def _differs(path: Path, wanted: FileDigest) -> str | None:

@@ -124,7 +124,8 @@ def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch: pytest.Monke
     import urllib3
     from minio import Minio
 
+    monkeypatch.setattr("steerlm.storage.RETRY_SECONDS", (0.01,))
     quick = urllib3.PoolManager(retries=False, timeout=1)
     client = Minio(endpoint="127.0.0.1:1", access_key="a", secret_key="b", secure=False, http_client=quick)
-    with pytest.raises(StorageError, match="cannot look up it"):
+    with pytest.raises(StorageError, match="cannot find it"):
         S3Place(client, "bucket", "p").stat("x")

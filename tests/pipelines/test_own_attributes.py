@@ -34,9 +34,8 @@ def talk(rng: random.Random, labelled: bool) -> str:
     return json.dumps({"conversations": turns, "system": "Be.", "mask": USER, "type": "VALUE_TO_TEXT"})
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineRun]:
-    folder = tmp_path_factory.mktemp("own")
+def write_recipe(folder: Path) -> Path:
+    """A recipe over data and a base model made for it, all in `folder`; it takes some 60 s."""
     rng = random.Random(1)
     (folder / "data").mkdir()
     for name, count in (("train", 64), ("val", 16)):
@@ -56,7 +55,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineRun]:
         "report": {},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(recipe))
-    resolved = load_recipe(folder / "own.yaml", None, [f"profile.store={folder / 'store'}"])
+    return folder / "own.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineRun]:
+    folder = tmp_path_factory.mktemp("own")
+    resolved = load_recipe(write_recipe(folder), None, [f"profile.store={folder / 'store'}"])
     yield run_pipeline(resolved, lambda event: None)
 
 
