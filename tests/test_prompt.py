@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steerlm.errors import InputError
 from steerlm.prompt import SYSTEM_PROMPT, encode, marks_in, render, render_prompt, render_readout, text_of
@@ -98,3 +100,24 @@ def test_learned_tokens_decode_to_the_learned_text(shared_data: Path) -> None:
         assert tokenizer.decode(learned) == expected.removeprefix(" ")  # decoding drops one leading space
         checked += 1
     assert checked == 384
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40).filter(lambda text: not marks_in(text))
+LABELS = st.sampled_from(["quality:4", "quality:3,toxicity:0", "humor:0"])
+
+
+@given(TEXTS, st.lists(st.tuples(TEXTS, TEXTS, LABELS), min_size=1, max_size=4))
+def test_any_prompt_is_a_prefix_of_the_text_it_was_trained_on(system: str, pairs: list[tuple[str, str, str]]) -> None:
+    turns = [
+        turn
+        for question, reply, label in pairs
+        for turn in (Turn(value=question, speaker="User"), Turn(value=reply, speaker="Assistant", label=label))
+    ]
+    talk = Conversation(conversations=turns, system=system, mask="User", type="VALUE_TO_TEXT")
+    segments = render(talk)
+    whole = text_of(segments)
+    prompt = render_prompt(turns[:-1], pairs[-1][2], system=system)
+    assert whole.startswith(prompt)
+    assert whole[len(prompt) :] == f"{pairs[-1][1]}\n<extra_id_1>"
+    learned = [segment.text for segment in segments if segment.learned]
+    assert learned[-1] == "<extra_id_1>" and learned[-2] == f"{pairs[-1][1]}\n"
