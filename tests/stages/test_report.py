@@ -7,6 +7,7 @@ from steerlm.stages.report import check
 RESULT = {
     "quality": {"quality": {"pearson": 0.9}, "humor": {"pearson": 0.7}},
     "steering": {
+        "too_long": 3,
         "judges": {
             "oracle": {"quality": {"spearman": 0.9}, "humor": {"spearman": 0.8}},
             "reward model": {"quality": {"spearman": 0.1}, "humor": {"spearman": 0.1}},
@@ -23,6 +24,7 @@ def test_numbers_of_an_evaluation() -> None:
         "steering_spearman/quality": 0.9,
         "steering_spearman/humor": 0.8,
         "steering_spearman_mean": 0.8500000000000001,
+        "questions_too_long": 3,
     }
     assert summary({"quality": RESULT["quality"], "steering": None}).keys() == {
         "reward_pearson/quality",
