@@ -22,7 +22,7 @@ class _GatedSilu(torch.autograd.Function):
         gate, up = x.chunk(2, -1)
         out = torch.empty_like(x)
         of_gate, of_up = out.chunk(2, -1)
-        of_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
         torch.mul(grad, F.silu(gate), out=of_up)
         return out
 
