@@ -11,7 +11,7 @@ RESULT = {
         "judges": {
             "oracle": {"quality": {"spearman": 0.9}, "humor": {"spearman": 0.8}},
             "reward model": {"quality": {"spearman": 0.1}, "humor": {"spearman": 0.1}},
-        }
+        },
     },
 }
 
