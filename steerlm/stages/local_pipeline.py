@@ -7,6 +7,7 @@ passed to the step that runs; it stands in a process group of its own, so that C
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import threading
 import time
@@ -56,7 +57,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     began = time.monotonic()
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
-    folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{os.getpid()}"
+    folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     journal = folder / "journal.jsonl"
     follower = _Follower(journal, show)
