@@ -38,7 +38,7 @@ _OnError = typer.Option(
     OnError.fail, "--on-error", "--on_error", help="skip: count bad lines and write them to *.rejects.jsonl."
 )
 _Attributes = typer.Option(
-    None, "--attributes", help="YAML or JSON file with another attribute set (names, low, high).", show_default=False
+    None, "--attributes", help="A recipe, or a file of its attributes: names, low, high.", show_default=False
 )
 
 
@@ -137,8 +137,16 @@ def regression(
     from steerlm.datasets.config import read_schema
     from steerlm.datasets.regression import write_regression
 
-    schema = read_schema(attributes)
-    _say(write_regression(input_file, output_file, schema=schema, use_system=use_system, on_error=on_error.value))
+    _say(
+        write_regression(
+            input_file,
+            output_file,
+            schema=read_schema(attributes),
+            use_system=use_system,
+            on_error=on_error.value,
+            may_be_empty=False,
+        )
+    )
 
 
 @app.command()
@@ -164,6 +172,9 @@ def check(
     tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Model folder: lengths in its tokens."),
     window: int | None = typer.Option(None, "--window", min=1, help="Longest text that fits; longer ones are counted."),
     attributes: Path | None = _Attributes,
+    strict: bool = typer.Option(
+        False, "--strict", help="Fail for labels outside the range, of other attributes, or fractional ones too."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Validate any conversations file; count labels, lengths, unlabelled answers and duplicates.
@@ -182,9 +193,12 @@ def check(
     report = check_file(file, schema=read_schema(attributes), tokenizer=loaded, window=window)
     typer.echo(report.model_dump_json(indent=2) if as_json else _table(report))
     if report.invalid:
-        raise InputError(f"{report.invalid:,} invalid lines; the first: {report.invalid_lines[0]}")
+        hint = f"; it {report.looks_like}" if report.looks_like else ""
+        raise InputError(f"{report.invalid:,} invalid lines; the first: {report.invalid_lines[0]}{hint}")
     if not report.conversations:
         raise InputError(f"{file}: holds no conversation")
+    if strict and (complaints := report.complaints()):
+        raise InputError(f"{file}: {'; '.join(complaints)}")
 
 
 def _say(summary: "Summary") -> None:
@@ -215,13 +229,17 @@ def _table(report: "CheckReport") -> str:
         rows.append(("no type", f"{report.labels_without_type:,} conversations with labels; read as VALUE_TO_TEXT"))
     if report.turn_marks_in_text:
         rows.append(("marks in texts", f"{report.turn_marks_in_text:,} conversations (embedded turns?)"))
+    if report.fractional:
+        rows.append(("fractional", f"{report.fractional:,} labels; a reward model takes them, a policy needs whole "
+                                   "numbers: annotate, or round"))  # fmt: skip
     lines = [f"{name:17} {value}" for name, value in rows]
     for name, counts in report.attributes.items():
         if counts.labelled:
             values = "  ".join(f"{value}: {counts.values[value]:,}" for value in sorted(counts.values, key=_by_number))
             outside = f"  ({counts.outside_range:,} outside the range)" if counts.outside_range else ""
+            fractional = f"  ({counts.fractional:,} fractional)" if counts.fractional else ""
             unknown = "  (not in the schema)" if counts.unknown else ""
-            lines.append(f"  {name:15} {counts.labelled:8,}   {values}{outside}{unknown}")
+            lines.append(f"  {name:15} {counts.labelled:8,}   {values}{outside}{fractional}{unknown}")
     return "\n".join(lines + [f"  {line}" for line in report.invalid_lines])
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from tqdm import tqdm
 
 from steerlm.attributes import AttributeSchema
+from steerlm.datasets.recognise import raw_dataset
 from steerlm.datasets.regression import labelled_turns
 from steerlm.errors import LabelError, RecordError
 from steerlm.prompt import marks_in, render, text_of
@@ -44,6 +45,7 @@ class AttributeCounts(BaseModel):
 
     labelled: int = 0
     outside_range: int = 0
+    fractional: int = 0
     unknown: bool = False
     values: dict[str, int] = Field(default_factory=dict)
 
@@ -56,6 +58,8 @@ class CheckReport(BaseModel):
     invalid: int = 0
     invalid_lines: list[str] = Field(default_factory=list)
     """The first bad lines, each as file:line: reason."""
+    looks_like: str | None = None
+    """Which raw dataset the first bad line is of, and what converts it."""
     turns: dict[str, int] = Field(default_factory=dict)
     answers: int = 0
     labelled_answers: int = 0
@@ -74,6 +78,21 @@ class CheckReport(BaseModel):
     lengths: Lengths
     attributes: dict[str, AttributeCounts] = Field(default_factory=dict)
 
+    @property
+    def fractional(self) -> int:
+        """Labels that are no whole number: a reward model learns them, a policy's prompt cannot hold them."""
+        return sum(counts.fractional for counts in self.attributes.values())
+
+    def complaints(self) -> list[str]:
+        """What is wrong with the labels of valid lines, for a policy that is to learn from them."""
+        outside = sum(counts.outside_range for counts in self.attributes.values() if not counts.unknown)
+        unknown = [name for name, counts in self.attributes.items() if counts.unknown]
+        return [
+            *([f"{outside:,} labels outside the range"] if outside else []),
+            *([f"labels of {', '.join(unknown)}, which the schema does not have"] if unknown else []),
+            *([f"{self.fractional:,} fractional labels"] if self.fractional else []),
+        ]
+
 
 def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window: int | None = None) -> CheckReport:
     """Read a whole conversations file and count. Bad lines are counted, not raised.
@@ -85,8 +104,10 @@ def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window:
     report = CheckReport(file=str(path), window=window, lengths=Lengths(unit=unit))
     report.attributes = {name: AttributeCounts() for name in schema.names}
 
-    def bad(error: RecordError, _: str) -> None:
+    def bad(error: RecordError, text: str) -> None:
         report.invalid += 1
+        if report.invalid == 1:
+            report.looks_like = raw_dataset(text, str(path))
         if report.invalid <= SHOWN:
             report.invalid_lines.append(str(error))
 
@@ -130,6 +151,7 @@ def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> 
             counts = report.attributes.setdefault(name, AttributeCounts(unknown=True))
             counts.labelled += 1
             counts.outside_range += not schema.low <= value <= schema.high
+            counts.fractional += value != int(value)
             key = str(int(value)) if value == int(value) and abs(value) < 1000 else "other"
             counts.values[key] = counts.values.get(key, 0) + 1
 

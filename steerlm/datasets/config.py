@@ -118,15 +118,26 @@ def build(model: type[ModelT], **values: Any) -> ModelT:
         raise InputError(_reason(error)) from None
 
 
-def read_schema(path: Path | None) -> AttributeSchema:
-    """The attribute schema of a YAML or JSON file with the keys of `AttributeSchema`; without a file, SteerLM's nine.
+class _OfRecipe(BaseModel):
+    """What a recipe says of attributes; the rest of it is not looked at."""
 
-    Raises `ConfigError` naming file, line and key.
+    model_config = ConfigDict(extra="allow")
+
+    attributes: AttributeSchema | None = None
+
+
+def read_schema(path: Path | None) -> AttributeSchema:
+    """The attribute schema of a YAML or JSON file: a recipe's section `attributes`, or that section's keys alone.
+
+    Without a file, or in a recipe without that section, SteerLM's nine. Raises `ConfigError` naming file, line and key.
     """
     if path is None:
         return AttributeSchema()
     from steerlm.configuration import load_settings
 
+    recipe = load_settings(path, _OfRecipe)
+    if recipe.attributes or {"prepare_data", "reward", "sft"} & (recipe.model_extra or {}).keys():
+        return recipe.attributes or AttributeSchema()
     return load_settings(path, AttributeSchema)
 
 

@@ -19,10 +19,12 @@ TRAIN, VAL = "train.jsonl", "val.jsonl"
 
 @dataclass
 class Summary:
-    """What a preparation did. `written`: lines per file name; `counts`: what was read, dropped or passed over."""
+    """What a preparation did. `written`: lines per file name; `counts`: what was read, dropped or passed over;
+    `vector`: of samples, the attributes whose labels they hold, in order."""
 
     written: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    vector: tuple[str, ...] = ()
     rejects: Path | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -32,6 +34,8 @@ class Summary:
     def __str__(self) -> str:
         parts = [f"{name}: {count:,} lines" for name, count in self.written.items()]
         parts += [f"{name} {count:,}" for name, count in self.counts.items()]
+        if self.vector:
+            parts.append(f"label vector: {', '.join(self.vector)}")
         if self.rejects is not None:
             parts.append(f"see {self.rejects}")
         return "; ".join(parts)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from steerlm.attributes import MASKED, AttributeSchema, parse_labels
 from steerlm.datasets.config import OnError
 from steerlm.datasets.outputs import Summary, single_output
-from steerlm.errors import LabelError, RecordError
+from steerlm.errors import InputError, LabelError, RecordError
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, RegressionSample, read_records
 
@@ -21,14 +21,17 @@ def write_regression(
     schema: AttributeSchema,
     use_system: bool = False,
     on_error: OnError = "fail",
+    may_be_empty: bool = True,
 ) -> Summary:
     """Convert a conversations file. `use_system` puts the record's own system prompt where upstream's constant is.
 
     Raises `RecordError` for a bad line (with `on_error` "skip" it is counted and written beside the output). Labels of
-    attributes that the schema does not have are dropped and counted.
+    attributes that the schema does not have are dropped and counted. Unless it `may_be_empty`, a file without a sample
+    raises `InputError`, and nothing is written.
     """
     unknown: Counter[str] = Counter()
     with single_output(output_file, on_error) as out:
+        out.summary.vector = schema.names
         talks = read_records(input_file, Conversation, out.reject)
         for number, talk in tqdm(talks, desc=input_file.name, unit=" conversations", disable=None):
             out.summary.add("conversations")
@@ -41,9 +44,18 @@ def write_regression(
                 out.write(output_file.name, sample)
             if not made:
                 out.summary.add("without a label (no sample)")
+        if not may_be_empty and not out.summary.written[output_file.name]:
+            raise InputError(f"{input_file}: no sample: {_why_none(out.summary, out.reject.count, schema, unknown)}")
     for name, count in sorted(unknown.items()):
         out.summary.notes.append(f"{count:,} labels of {name!r}, which the schema does not have, were dropped")
     return out.summary
+
+
+def _why_none(summary: Summary, rejected: int, schema: AttributeSchema, unknown: Counter[str]) -> str:
+    if rejected or "conversations" not in summary.counts:
+        return f"{summary.counts.get('conversations', 0):,} conversations were read, {rejected:,} lines rejected"
+    seen = f"the labels there name {', '.join(sorted(unknown))}" if unknown else "no turn has any label"
+    return f"no turn has a label of {', '.join(schema.names)}; {seen}; --attributes FILE gives attributes of your own"
 
 
 def samples(

@@ -84,6 +84,15 @@ def test_regression_with_another_attribute_set(tmp_path: Path, dash: str) -> Non
     assert [sample["label"] for sample in read_json(tmp_path / "r.jsonl")] == [[1.0, -100.0]]
 
 
+def test_regression_without_a_sample_has_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unlabelled = {**TALK, "conversations": [{"value": "a", "from": "Assistant", "label": "warmth:4"}]}
+    source = write_lines(tmp_path / "a.jsonl", unlabelled)
+    assert call(["data", "regression", "--input-file", str(source), "--output-file", str(tmp_path / "r.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "the labels there name warmth; --attributes FILE gives attributes of your own" in said
+    assert not (tmp_path / "r.jsonl").exists()
+
+
 def test_merge(tmp_path: Path) -> None:
     paths = [str(write_lines(tmp_path / f"{i}.jsonl", {"text": str(i)})) for i in range(2)]
     arguments = ["--output-file", str(tmp_path / "m.jsonl"), "--repeat", "2", "--epochs", "2"]
@@ -126,6 +135,24 @@ def test_check_of_a_bad_or_empty_file_has_status_2(tmp_path: Path, capsys: pytes
     assert "error: 2 invalid lines; the first: " in err
     assert call(["data", "check", str(write_lines(tmp_path / "b.jsonl"))]) == 2
     assert "holds no conversation" in capsys.readouterr().err
+
+
+def test_check_strict_refuses_labels_that_no_dial_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"value": "q", "from": "User"}, {"value": "a", "from": "Assistant", "label": "quality:2.5,humor:9"}]
+    path = write_lines(tmp_path / "a.jsonl", {**TALK, "conversations": turns})
+    assert call(["data", "check", str(path)]) == 0
+    table = capsys.readouterr().out
+    assert "fractional        1 labels; a reward model takes them, a policy needs whole numbers: annotate, or" in table
+    assert "other: 1  (1 fractional)" in table
+    assert call(["data", "check", str(path), "--strict"]) == 2
+    assert capsys.readouterr().err.endswith("1 labels outside the range; 1 fractional labels\n")
+    assert call(["data", "check", str(write_lines(tmp_path / "b.jsonl", TALK)), "--strict"]) == 0
+
+
+def test_check_of_raw_rows_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_lines(tmp_path / "raw.jsonl", ROW)
+    assert call(["data", "check", str(path)]) == 2
+    assert f"; it looks like HelpSteer: steerlm data helpsteer --source {path} " in capsys.readouterr().err
 
 
 def test_check_measures_in_tokens(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

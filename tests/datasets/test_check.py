@@ -10,7 +10,7 @@ from steerlm.datasets.check import check
 from steerlm.errors import InputError
 from steerlm.prompt import render, text_of
 from steerlm.records import Conversation
-from tests.datasets.raw import write_lines
+from tests.datasets.raw import make_tree, write_lines
 
 SCHEMA = AttributeSchema()
 
@@ -49,11 +49,43 @@ def test_counts(tmp_path: Path) -> None:
         "style": (1, {"other": 1}, 0),
     }
     assert [name for name, c in report.attributes.items() if c.unknown] == ["style"]
+    assert (report.fractional, report.attributes["style"].fractional) == (1, 1)
+    assert report.looks_like is None
     lengths = sorted(len(text_of(render(Conversation.model_validate(row)))) for row in ROWS)
     assert report.lengths.unit == "characters"
     assert (report.lengths.median, report.lengths.longest) == (lengths[2], lengths[-1])
     assert report.lengths.mean == round(sum(lengths) / 5, 1)
     assert report.lengths.over_window == sum(n > 200 for n in lengths) == 1
+
+
+PAIR = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": 1, "split": "train"}
+
+
+@pytest.mark.parametrize(
+    ("row", "command"),
+    [
+        ({"prompt": "p", "response": "r", "helpfulness": 3, "verbosity": 1}, "HelpSteer: steerlm data helpsteer "),
+        (PAIR, "HelpSteer2's pairs: steerlm data helpsteer2 --preference "),
+        (make_tree(0), "OpenAssistant's trees: steerlm data oasst "),
+        ({"message_id": "m", "parent_id": None, "text": "t", "role": "prompter"}, "messages: steerlm data oasst "),
+        ({"messages": []}, None),
+        ('["prompt"]', None),
+    ],
+)
+def test_a_raw_dataset_is_recognised(tmp_path: Path, row: Any, command: str | None) -> None:
+    found = check(write_lines(tmp_path / "raw.jsonl", row), schema=SCHEMA).looks_like
+    assert (command in found and f"--source {tmp_path / 'raw.jsonl'} " in found) if command and found else not command
+
+
+def test_what_a_policy_cannot_learn_is_complained_of(tmp_path: Path) -> None:
+    rows = [talk(("User", "a", None), ("Assistant", "b", label)) for label in ("quality:2.5,humor:9", "style:1")]
+    report = check(write_lines(tmp_path / "a.jsonl", *rows), schema=SCHEMA)
+    assert report.complaints() == [
+        "1 labels outside the range",
+        "labels of style, which the schema does not have",
+        "1 fractional labels",
+    ]
+    assert check(write_lines(tmp_path / "b.jsonl", ROWS[0]), schema=SCHEMA).complaints() == []
 
 
 def test_quantiles_are_lengths_that_occur(tmp_path: Path) -> None:

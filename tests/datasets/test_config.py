@@ -60,6 +60,16 @@ def test_the_attribute_file(tmp_path: Path) -> None:
     assert read_schema(None) == AttributeSchema()
 
 
+def test_a_recipes_attributes_are_taken_from_it(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: own\nprofile: laptop\nattributes:\n  names: [warm]\n  high: 9\nsft: {}\n")
+    assert read_schema(tmp_path / "r.yaml") == AttributeSchema(names=("warm",), high=9)
+    (tmp_path / "nine.yaml").write_text("name: own\nprepare_data: {sources: []}\n")
+    assert read_schema(tmp_path / "nine.yaml") == AttributeSchema()
+    (tmp_path / "bad.yaml").write_text("name: own\nattributes:\n  nams: [warm]\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml:3: unknown key 'attributes\.nams'; did you mean .*names"):
+        read_schema(tmp_path / "bad.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -71,6 +71,32 @@ def test_names_outside_the_schema_are_counted_and_turns_that_name_no_other_passe
     assert summary.notes[1] == "1 labels of 'qualty', which the schema does not have, were dropped"
 
 
+def test_the_summary_names_the_attributes_of_the_vector(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", TALK)
+    summary = write_regression(source, tmp_path / "out.jsonl", schema=AttributeSchema(names=("verbosity", "quality")))
+    assert str(summary).endswith("; label vector: verbosity, quality")
+
+
+@pytest.mark.parametrize(
+    ("lines", "on_error", "why"),
+    [
+        ([TALK], "fail", "no turn has a label of warm, brief; the labels there name creativity, humor, quality, "),
+        ([talk_with(None), talk_with("")], "fail", "no turn has a label of warm, brief; no turn has any label; "),
+        ([], "fail", "0 conversations were read, 0 lines rejected"),
+        (["{", "{"], "skip", "0 conversations were read, 2 lines rejected"),
+    ],
+)
+def test_a_file_without_a_sample_is_an_error_and_leaves_what_was_there(
+    tmp_path: Path, lines: list[Any], on_error: Any, why: str
+) -> None:
+    source, target = write_lines(tmp_path / "a.jsonl", *lines), tmp_path / "out" / "r.jsonl"
+    schema = AttributeSchema(names=("warm", "brief"))
+    with pytest.raises(InputError, match=rf"a\.jsonl: no sample: {why}"):
+        write_regression(source, target, schema=schema, on_error=on_error, may_be_empty=False)
+    assert list(target.parent.iterdir()) == []
+    assert write_regression(source, target, schema=schema, on_error=on_error).written == {"r.jsonl": 0}
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
