@@ -26,13 +26,22 @@ def train(
     tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Tokenizer folder; default: the model's."),
     profile: str | None = typer.Option(None, "--profile", help="A shipped profile's name or a path."),
     set_: list[str] = typer.Option([], "--set", help="Override a setting: --set reward.max_steps=10 (repeatable)."),
+    write_spec: Path | None = typer.Option(
+        None, "--write-spec", help="Train nothing: write the worker's spec there and print its torchrun command."
+    ),
 ) -> None:
     """Train one model with a recipe's settings. Stopped and started again, it goes on where it was."""
     from steerlm.recipe import load_recipe
-    from steerlm.stages.train_alone import Files, train_alone
+    from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone
 
-    files = Files(data, validation, model, tokenizer, output)
-    metrics = train_alone(objective, load_recipe(recipe, profile, set_), files, Bar())
+    files, resolved = Files(data, validation, model, tokenizer, output), load_recipe(recipe, profile, set_)
+    if write_spec is not None:
+        from steerlm.records import write_json
+
+        write_json(write_spec, make_spec(objective, resolved, files))
+        typer.echo(torchrun(objective, resolved, write_spec))
+        return
+    metrics = train_alone(objective, resolved, files, Bar())
     for name, value in metrics.items():
         if name in ("steps", "exported_step", "tokens", "real_token_share") or name.count("/") == 1:
             typer.echo(f"{name:24} {value:.5g}")

@@ -43,8 +43,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     except ImportError:
         raise InputError("tokenizers need transformers: pip install 'steerlm[models]'") from None
 
-    if not (Path(folder) / CONFIG).is_file():
-        raise ModelError(f"{folder}: no {CONFIG}; make the folder with `steerlm model fetch`")
+    check_tokenizer_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
@@ -52,6 +51,12 @@ def load_tokenizer(folder: str | Path) -> Any:
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: its tokenizer gives no character offsets; a tokenizer.json is needed")
     return tokenizer
+
+
+def check_tokenizer_folder(folder: str | Path) -> None:
+    """Raises `ModelError` for a folder that cannot hold a tokenizer; loads nothing."""
+    if not (Path(folder) / CONFIG).is_file():
+        raise ModelError(f"{folder}: no {CONFIG}; make the folder with `steerlm model fetch`")
 
 
 def copy_tokenizer(source: Path, folder: Path, *, plain: bool = False, left: bool = False) -> None:

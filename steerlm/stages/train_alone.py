@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerlm.artifact import KEY, Store, digest_json
-from steerlm.errors import ConfigError, InputError
+from steerlm.artifact import KEY, WORK, Store, digest_json
+from steerlm.errors import ConfigError, InputError, ModelError
+from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.recipe import Recipe, ResolvedRecipe
 from steerlm.records import write_json
 from steerlm.stages import train_job
@@ -15,8 +16,9 @@ from steerlm.stages.base import Work
 from steerlm.stages.events import Events
 from steerlm.stages.keys import explain
 from steerlm.stages.tracking import recording
+from steerlm.stages.train import TrainSpec
 from steerlm.storage import digest_source
-from steerlm.training.config import TrainSettings
+from steerlm.training.config import LayoutSettings, TrainSettings
 
 SECTIONS = {"text": "base.train", "reward": "reward", "sft": "sft"}
 
@@ -35,21 +37,20 @@ class Files:
 def train_alone(objective: str, resolved: ResolvedRecipe, files: Files, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with a recipe's settings; the result's metrics. `OUTPUT.work` keeps log, checkpoints and metrics.
 
-    Raises `InputError` for files that are missing or an output that is something else, and what `launch` raises.
+    Raises what `make_spec` raises, before anything is made; `InputError` for an output that is something else; and what
+    `launch` raises.
     """
     recipe, profile = resolved.recipe, resolved.profile
-    settings = _settings(objective, recipe)
-    tokenizer = files.tokenizer or files.model
-    if tokenizer is None:
-        raise InputError("give --model to start from, or --tokenizer to train text from random weights")
-    for path in (*files.data, *files.validation, tokenizer, *([files.model] if files.model else [])):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-    layout = {"text": profile.layouts.base, "reward": profile.layouts.reward, "sft": profile.layouts.sft}[objective]
+    spec, layout = make_spec(objective, resolved, files), _layout(objective, resolved)
+    if layout.nodes > 1:
+        raise InputError(
+            f"the layout has {layout.nodes} nodes and this command starts one machine's processes; "
+            "--write-spec FILE writes what torchrun starts on each"
+        )
     output = files.output.absolute()
-    work = Work(f"train_{objective}", output.name, output.with_name(f"{output.name}.work"), output, profile, say)
+    work = Work(f"train_{objective}", output.name, _work_folder(output), output, profile, say)
     parts = {
-        "config": settings.model_dump(mode="json"),
+        "config": spec["settings"],
         "attributes": recipe.attributes.model_dump(mode="json"),
         "inputs": {
             "data": [digest_source(str(path)) for path in files.data],
@@ -62,19 +63,6 @@ def train_alone(objective: str, resolved: ResolvedRecipe, files: Files, say: Cal
     if result.exists():
         say(f"{files.output} is finished already; delete it and {work.folder.name} to train anew")
         return train_job.metrics(json.loads(result.read_text()))
-    spec = train_job.make_spec(
-        objective,
-        settings,
-        layout,
-        train=[path.absolute() for path in files.data],
-        validation=[path.absolute() for path in files.validation],
-        model=files.model.absolute() if files.model else None,
-        base=None,
-        tokenizer=tokenizer.absolute(),
-        attributes=None if objective == "text" else recipe.attributes,
-        work=work.scratch,
-        output=output,
-    )
     journal = work.folder / "journal.jsonl"
     journal.unlink(missing_ok=True)
     events, state = Events(journal), "FAILED"
@@ -88,6 +76,60 @@ def train_alone(objective: str, resolved: ResolvedRecipe, files: Files, say: Cal
         finally:
             events.end(work.stage, work.key, state, metrics, None)
     return metrics
+
+
+def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[str, Any]:
+    """The worker's SPEC.json; nothing is made. All paths in it are absolute.
+
+    Raises `InputError` for a file or folder that is missing or of another kind, `ConfigError` for settings or a layout
+    that do not fit the model.
+    """
+    recipe, layout = resolved.recipe, _layout(objective, resolved)
+    settings = _settings(objective, recipe)
+    tokenizer = files.tokenizer or files.model
+    if tokenizer is None:
+        raise InputError("give --model to start from, or --tokenizer to train text from random weights")
+    for path in (*files.data, *files.validation):
+        if not path.is_file():
+            raise InputError(f"{path}: {'is a folder, a file was expected' if path.is_dir() else 'no such file'}")
+    output = files.output.absolute()
+    spec = train_job.make_spec(
+        objective,
+        settings,
+        layout,
+        train=[path.absolute() for path in files.data],
+        validation=[path.absolute() for path in files.validation],
+        model=files.model.absolute() if files.model else None,
+        base=None,
+        tokenizer=tokenizer.absolute(),
+        attributes=None if objective == "text" else recipe.attributes,
+        work=_work_folder(output) / WORK,
+        output=output,
+    )
+    layout.check_fits(TrainSpec.model_validate({**spec, "settings": settings}).shape)
+    if files.model and not any(files.model.glob("*.safetensors")):
+        raise ModelError(f"{files.model}: no *.safetensors file; a Hugging Face model folder was expected")
+    check_tokenizer_folder(tokenizer)
+    return spec
+
+
+def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
+    """The command that trains a spec; of several nodes, on each of them."""
+    layout = _layout(objective, resolved)
+    nodes = "--standalone"
+    if layout.nodes > 1:
+        nodes = f"--nnodes {layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
+    patience = f"--shutdown-timeout {resolved.profile.jobs.grace_seconds:.0f}"
+    return f"torchrun {nodes} --nproc-per-node {layout.devices} {patience} -m {train_job.WORKER} {spec}"
+
+
+def _work_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.work")
+
+
+def _layout(objective: str, resolved: ResolvedRecipe) -> LayoutSettings:
+    layouts = resolved.profile.layouts
+    return {"text": layouts.base, "reward": layouts.reward, "sft": layouts.sft}[objective]
 
 
 def _claim(work: Work, parts: dict[str, Any]) -> None:

@@ -22,6 +22,10 @@ from steerlm.cli.run import Display
             ["train", "reward", "demo", "--data", "gone.jsonl", "--model", "gone", "--output", "o"],
             "gone.jsonl: no such",
         ),
+        (
+            ["train", "sft", "demo", "--data", __file__, "--model", "gone", "--output", "o", "--write-spec", "s.json"],
+            "gone/config.json: no such file; a Hugging Face model folder was expected",
+        ),
         (["train", "text", "demo", "--data", "gone.jsonl", "--output", "o"], "give --model to start from"),
     ],
 )

@@ -1,15 +1,29 @@
 """A training outside the pipeline, with a worker of a few lines in place of the trainer."""
 
+import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from steerlm.errors import ConfigError, InputError, TrainingError
+from steerlm.models.shape import LlamaShape
 from steerlm.recipe import ResolvedRecipe, load_recipe
 from steerlm.stages import train_job
-from steerlm.stages.train_alone import Files, train_alone
+from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone
 from tests.conftest import ROOT
+
+SHAPE = LlamaShape(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+)
 
 
 @pytest.fixture
@@ -20,7 +34,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "val.jsonl").write_text("")
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / "config.json").write_text(json.dumps(SHAPE.to_config()))
+    (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "base" / "model.safetensors").touch()
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
     return Files([data], [validation], tmp_path / "base", None, tmp_path / "out")
 
@@ -53,6 +69,73 @@ def test_other_settings_or_data_are_another_training(files: Files) -> None:
     files.data[0].write_text('{"text": "b"}\n')
     with pytest.raises(InputError, match=r"was begun otherwise: its input data\.0 changed"):
         train_alone("reward", resolve(files), files, lambda text: None)
+
+
+def test_the_spec_that_is_written_is_the_one_that_is_trained(files: Files) -> None:
+    written = make_spec("sft", resolve(files), files)
+    assert not files.output.exists()
+    assert not files.output.with_name("out.work").exists()
+    train_alone("sft", resolve(files), files, lambda text: None)
+    assert json.loads((files.output / "spec.json").read_text()) == written
+
+
+def test_torchrun_is_told_for_one_machine_and_for_several(files: Files) -> None:
+    eight = resolve(files, "profile.layouts.sft={devices: 8}", "profile.jobs.grace_seconds=60")
+    assert torchrun("sft", eight, Path("s.json")) == (
+        "torchrun --standalone --nproc-per-node 8 --shutdown-timeout 60 -m tests.stages.fake_trainer s.json"
+    )
+    nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}")
+    assert make_spec("sft", nodes, files)["layout"]["nodes"] == 4
+    assert "torchrun --nnodes 4 --node-rank RANK --master-addr FIRST_NODE " in torchrun("sft", nodes, Path("s.json"))
+    with pytest.raises(InputError, match="4 nodes and this command starts one machine's.*; --write-spec FILE"):
+        train_alone("sft", nodes, files, lambda text: None)
+    assert not files.output.exists()
+
+
+def _without_config(model: Path) -> None:
+    (model / "config.json").unlink()
+
+
+def _of_another_architecture(model: Path) -> None:
+    (model / "config.json").write_text('{"model_type": "bert"}')
+
+
+def _without_weights(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def _without_tokenizer(model: Path) -> None:
+    (model / "tokenizer_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (shutil.rmtree, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
+        (_without_config, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
+        (_of_another_architecture, "model_type 'bert' is not supported"),
+        (_without_weights, r"base: no \*\.safetensors file"),
+        (_without_tokenizer, r"base: no tokenizer_config\.json; make the folder with"),
+    ],
+)
+def test_what_is_no_model_folder_is_said_before_anything_is_made(
+    files: Files, spoil: Callable[[Path], None], said: str
+) -> None:
+    assert files.model
+    spoil(files.model)
+    before = sorted(files.output.parent.iterdir())
+    with pytest.raises(InputError, match=said):
+        train_alone("sft", resolve(files), files, lambda text: None)
+    assert sorted(files.output.parent.iterdir()) == before
+
+
+def test_a_layout_that_does_not_fit_the_model_or_a_folder_of_data_is_said_first(files: Files) -> None:
+    with pytest.raises(ConfigError, match=r"layout\.tensor 8"):
+        train_alone("sft", resolve(files, "profile.layouts.sft={devices: 8, tensor: 8}"), files, lambda text: None)
+    folder = dataclasses.replace(files, data=[files.output.parent])
+    with pytest.raises(InputError, match="is a folder, a file was expected"):
+        train_alone("sft", resolve(files), folder, lambda text: None)
+    assert not files.output.exists()
 
 
 def test_a_failed_training_goes_on(files: Files) -> None:
