@@ -1,5 +1,6 @@
 """Every shipped recipe parses and says the tutorial's numbers; sections that do not fit are refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError
 from steerlm.recipe import LAST_SECTION, Recipe, load_recipe, shipped
 from steerlm.stages.step import STEPS
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("name", shipped("recipes"))
@@ -19,10 +21,11 @@ def test_every_recipe_and_its_profile_parse(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped("profiles"))
-def test_every_profile_is_some_recipes(name: str) -> None:
+def test_every_profile_is_some_recipes_or_told_of(name: str) -> None:
     assert load_recipe("demo", name).profile.name == name
     named = {load_recipe(recipe).profile.name for recipe in shipped("recipes")}
-    assert name in named | {Recipe.model_fields["profile"].default}
+    told = re.findall(r"--profile ([\w-]+)$", (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert name in named | {Recipe.model_fields["profile"].default} | set(told)
 
 
 def test_llama2_path_has_the_tutorials_numbers() -> None:

@@ -4,6 +4,7 @@ Defaults are NeMo-Aligner's where it has one (behaviour spec 2.7, 2.9, 4.4). A l
 where and how fast it is computed; it therefore takes no part in a stage's key.
 """
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
@@ -131,12 +132,18 @@ class LayoutSettings(Settings):
         return self
 
     def check_fits(self, shape: LlamaShape, outputs: int | None = None) -> None:
-        """Raises `ConfigError` naming the size that the layout does not divide."""
+        """Raises `ConfigError` naming the size that the layout does not divide, and what divides the model."""
         of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
-        for name, axis in (*((name, "tensor") for name in of_tensor), ("num_hidden_layers", "pipeline")):
-            size, parts = getattr(shape, name), getattr(self, axis)
-            if size % parts:
-                raise ConfigError(f"{name} {size} does not divide by layout.{axis} {parts}; choose another layout")
+        for axis, names in (("tensor", of_tensor), ("pipeline", ("num_hidden_layers",))):
+            sizes, parts = {name: getattr(shape, name) for name in names}, getattr(self, axis)
+            wrong = next((name for name, size in sizes.items() if size % parts), None)
+            if wrong:
+                common = math.gcd(*sizes.values())
+                possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+                raise ConfigError(
+                    f"{wrong} {sizes[wrong]} does not divide by layout.{axis} {parts}; "
+                    f"possible for this model: {possible}"
+                )
         if outputs is not None and outputs < 1:
             raise ConfigError(f"a reward head needs at least one output, not {outputs}")
 

@@ -1,5 +1,7 @@
 """docs/recipes.md names every key with its value and default, and its examples load and plan."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpS
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
+from steerlm.models.public import SHAPES
 from steerlm.models.shape import LlamaShape, RopeScaling
 from steerlm.recipe import (
     BaseSection,
@@ -31,6 +34,7 @@ from steerlm.recipe import (
 )
 from steerlm.records import RegressionSample
 from steerlm.stages.local_pipeline import PipelineRun
+from steerlm.stages.train import TrainSpec, read_spec
 from steerlm.toyworld.config import RaterSettings
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from tests.byte_tokenizer import byte_tokenizer
@@ -115,6 +119,9 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     sample = RegressionSample(text="What is ice? Frozen water. <extra_id_2>", label=[1.0] * 9)
     Path("data").mkdir()
     Path("data/train_reg.jsonl").write_text(f"{sample.to_json()}\n" * 4)
+    folder_of("meta-llama/Llama-2-70b-hf", Path("models/llama-2-70b"))
+    for split in ("train", "val"):
+        Path(f"data/{split}_labelled.jsonl").write_text("{}\n")
     shell = Shell()
     shell.run(DOCUMENT)
     assert [(one.recipe.name, one.profile.name) for one in began] == [
@@ -125,8 +132,25 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     ]
     assert began[-1].recipe.reward
     assert not began[-1].recipe.sft
-    assert sum("replica" in text for text in shell.said.values()) == 4
+    assert sum("replica" in text for text in shell.said.values()) == 5
+    spec = read_spec(Path("sft.json"))
+    assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
+    assert not Path("models/policy.work").exists()
     assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
+
+
+def test_the_specs_keys_are_told() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    table = text[text.index("| key of the spec |") :].split("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert re.findall(r"`(\w+)`", " ".join(first)) == list(TrainSpec.model_fields)
+
+
+def folder_of(name: str, folder: Path) -> None:
+    """A model folder as far as can be seen without reading weights: a public model's sizes, a tokenizer."""
+    byte_tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(SHAPES[name].to_config()))
+    (folder / "model.safetensors").touch()
 
 
 def test_an_unknown_key_is_told_as_the_document_says(

@@ -17,9 +17,15 @@ from tests.megatron.material import GQA
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"devices": 8, "tensor": 8}, "num_attention_heads 4 does not divide by layout.tensor 8"),
+        (
+            {"devices": 8, "tensor": 8},
+            "num_attention_heads 4 does not divide by layout.tensor 8; possible for this model: 1, 2$",
+        ),
         ({"devices": 4, "tensor": 4}, "num_key_value_heads 2"),
-        ({"devices": 3, "pipeline": 3}, "num_hidden_layers 4 does not divide by layout.pipeline 3"),
+        (
+            {"devices": 3, "pipeline": 3},
+            "num_hidden_layers 4 does not divide by layout.pipeline 3; possible for this model: 1, 2, 4$",
+        ),
     ],
 )
 def test_sizes(layout: dict[str, Any], message: str) -> None:
