@@ -45,6 +45,14 @@ class StorageError(SteerLMError):
     """A transfer, a checksum or a store failed."""
 
 
+class SourceUnreachableError(StorageError):
+    """A data source elsewhere cannot be fetched. `source`: as it was given; how to name another, the caller knows."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(reason)
+        self.source = source
+
+
 class TrainingError(SteerLMError):
     """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
 

@@ -1,5 +1,7 @@
 """`steerlm data oasst|helpsteer|helpsteer2|regression|merge|check`: thin commands over `steerlm.datasets`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +61,8 @@ def oasst(
     from steerlm.datasets.oasst import prepare_oasst
 
     settings = build(OasstSource, source=source, folds=folds, fold=fold)
-    _say(prepare_oasst(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+    with _other_source():
+        _say(prepare_oasst(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
 
 
 @app.command()
@@ -77,7 +80,8 @@ def helpsteer(
     from steerlm.datasets.helpsteer import prepare_helpsteer
 
     settings = build(HelpSteerSource, source=source)
-    _say(prepare_helpsteer(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+    with _other_source():
+        _say(prepare_helpsteer(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
 
 
 @app.command()
@@ -113,7 +117,8 @@ def helpsteer2(
         preference=preference,
         split_embedded_turns=split_embedded_turns,
     )
-    _say(prepare_helpsteer2(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+    with _other_source():
+        _say(prepare_helpsteer2(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
 
 
 @app.command()
@@ -199,6 +204,17 @@ def check(
         raise InputError(f"{file}: holds no conversation")
     if strict and (complaints := report.complaints()):
         raise InputError(f"{file}: {'; '.join(complaints)}")
+
+
+@contextmanager
+def _other_source() -> Iterator[None]:
+    """What cannot be fetched, told with the option that names a local copy."""
+    from steerlm.errors import SourceUnreachableError, StorageError
+
+    try:
+        yield
+    except SourceUnreachableError as error:
+        raise StorageError(f"{error}; pass a local copy with --source, or try again") from None
 
 
 def _say(summary: "Summary") -> None:

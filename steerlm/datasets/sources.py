@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from steerlm.datasets.config import HelpSteer2Source, OasstSource, SourceSettings
 from steerlm.datasets.outputs import TRAIN, VAL
-from steerlm.errors import InputError, RecordError, StorageError
+from steerlm.errors import InputError, RecordError, SourceUnreachableError
 from steerlm.records import Record, parse_line, read_lines
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -29,7 +29,8 @@ def localise(settings: SettingsT, scratch: Path) -> SettingsT:
     """The same settings with a local `source`, fetched if it was remote: object stores into `scratch`, hub datasets
     into the hub client's cache.
 
-    Raises `InputError` if there is no such source, `StorageError` if it cannot be reached.
+    Raises `InputError` if there is no such source, `StorageError` if it cannot be reached (of the hub:
+    `SourceUnreachableError`).
     """
     return settings.model_copy(update={"source": str(_fetch(settings.source, settings.patterns(), scratch))})
 
@@ -145,10 +146,10 @@ def _fetch(source: str, patterns: Sequence[str], scratch: Path) -> Path:
     found = _HUB.fullmatch(source)
     if found is None or source.startswith(".") or _format(local):
         raise InputError(f"{source}: no such file or folder (and not a hub dataset owner/name or an s3:// URI)")
-    return _fetch_from_hub(found["name"], found["revision"], patterns)
+    return _fetch_from_hub(source, found["name"], found["revision"], patterns)
 
 
-def _fetch_from_hub(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def _fetch_from_hub(source: str, name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -163,9 +164,7 @@ def _fetch_from_hub(name: str, revision: str | None, patterns: Sequence[str]) ->
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise StorageError(
-            f"dataset {name} cannot be fetched from the hub ({reason}); pass a local copy with --source, or try again"
-        ) from None
+        raise SourceUnreachableError(source, f"dataset {name} cannot be fetched from the hub ({reason})") from None
     if not any(_format(file) for file in Path(folder).rglob("*")):
         raise InputError(f"dataset {name} has no file {' or '.join(patterns)} ({', '.join(FORMATS)})")
     return Path(folder)

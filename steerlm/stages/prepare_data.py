@@ -7,14 +7,18 @@ the rated sources), `questions.jsonl`; of the synthetic world also `plain_train.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from steerlm.attributes import AttributeSchema
+from steerlm.errors import SourceUnreachableError, StorageError
 from steerlm.recipe import PrepareSection, Recipe
 from steerlm.records import Conversation, atomic_writer, read_records
 from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
 from steerlm.storage import digest_source, fetch
 from steerlm.toyworld.config import ToySettings
+
+if TYPE_CHECKING:
+    from steerlm.datasets.prepare import Prepared
 
 SPLITS = ("train.jsonl", "val.jsonl")
 
@@ -63,13 +67,9 @@ def _world(world: ToySettings, config: PrepareConfig, work: Work) -> dict[str, A
 
 
 def _sources(config: PrepareConfig, work: Work) -> dict[str, Any]:
-    from steerlm.datasets.prepare import prepare_data
-
     section = config.section
-    made = prepare_data(section.merge("sources"), work.scratch / "sources", schema=config.attributes)
-    rated = made
-    if section.rated:
-        rated = prepare_data(section.merge("rated"), work.scratch / "rated", schema=config.attributes)
+    made = _prepared("sources", config, work)
+    rated = _prepared("rated", config, work) if section.rated else made
     for split in SPLITS:
         (made.conversations / split).replace(work.files / split)
         (rated.regression / split).replace(work.files / f"regression_{split}")
@@ -78,6 +78,20 @@ def _sources(config: PrepareConfig, work: Work) -> dict[str, Any]:
         for rejects in prepared.conversations.parent.glob("*.rejects.jsonl"):
             rejects.replace(work.logs / f"{name}-{rejects.name}")
     return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
+
+
+def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, work: Work) -> "Prepared":
+    """One of the section's two lists. Raises `StorageError` with the setting that names another place."""
+    from steerlm.datasets.prepare import prepare_data
+
+    settings = config.section.merge(which)
+    try:
+        return prepare_data(settings, work.scratch / which, schema=config.attributes)
+    except SourceUnreachableError as error:
+        index = [source.source for source in settings.sources].index(error.source)
+        raise StorageError(
+            f"{error}; try again, or name a local copy: --set prepare_data.{which}.{index}.source=PATH"
+        ) from None
 
 
 def _opening_questions(conversations: Path, questions: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
+from steerlm.errors import StorageError
 from steerlm.recipe import PrepareSection
 from steerlm.stages.prepare_data import STAGE, PrepareConfig
 from steerlm.stages.run import Outcome, run_stage
@@ -54,6 +55,24 @@ def test_without_a_list_of_their_own_the_labelled_turns_are_the_samples(tmp_path
     made = prepare(tmp_path, sources=[both])
     assert len(lines(made, "train.jsonl")) == 2
     assert [s["label"][0] for s in lines(made, "regression_train.jsonl")] == [1.0]
+
+
+@pytest.mark.parametrize("which", ["sources", "rated"])
+def test_a_hub_that_is_away_is_told_with_the_setting_that_names_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", away)
+    here = write(tmp_path / "here", [talk("a?", "A", "quality:1")], [])
+    lists = {"sources": [here], "rated": [here]} | {which: [here, {"kind": "helpsteer2"}]}
+    with pytest.raises(StorageError) as error:
+        prepare(tmp_path, **lists)
+    assert str(error.value) == (
+        "dataset nvidia/HelpSteer2 cannot be fetched from the hub (no route to host); try again, or name a local copy: "
+        f"--set prepare_data.{which}.1.source=PATH"
+    )
 
 
 def test_rejects_are_kept_with_the_logs(tmp_path: Path) -> None:
