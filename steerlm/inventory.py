@@ -1,6 +1,7 @@
 """What a store holds: list it, verify every byte, clear away what nothing needs. Knows artifacts, not stages."""
 
 import fcntl
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,12 +18,14 @@ from steerlm.storage import sha256_file
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of a store. `size`: bytes of everything below it. `inputs`: digests of what it was made from."""
+    """One key of a store. `size`: bytes of everything below it. `inputs`: digests of what it was made from. `label`:
+    the step that first asked for it, such as `train_baseline` of the stage `train_sft`; empty if nothing says."""
 
     stage: str
     key: str
     state: Literal["complete", "unfinished", "unreadable"]
     size: int
+    label: str = ""
     kind: str = ""
     digest: str = ""
     finished: str = ""
@@ -118,20 +121,35 @@ def _remote_files(store: Store) -> Iterator[tuple[str, int]]:
 def _entry(store: Store, name: str, inside: dict[str, int]) -> Entry:
     stage, _, key = name.partition("/")
     size = sum(inside.values())
+    label = _label(store, f"{name}/{KEY}") if KEY in inside else ""
     if COMPLETE not in inside:
-        return Entry(stage, key, "unfinished", size)
+        return Entry(stage, key, "unfinished", size, label)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            path = store.root / name / MANIFEST
-            if store.remote:
-                path = Path(scratch) / MANIFEST
-                store.remote.download(f"{name}/{MANIFEST}", path)
-            manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(_read(store, f"{name}/{MANIFEST}"))
     except (OSError, ValidationError, StorageError):
-        return Entry(stage, key, "unreadable", size)
+        return Entry(stage, key, "unreadable", size, label)
     inputs = tuple(one["digest"] for one in manifest.provenance.get("inputs", {}).values())
     finished = str(manifest.provenance.get("finished", ""))
-    return Entry(stage, key, "complete", size, manifest.content.kind, manifest.digest, finished, inputs, manifest)
+    kind = manifest.content.kind
+    return Entry(stage, key, "complete", size, label, kind, manifest.digest, finished, inputs, manifest)
+
+
+def _label(store: Store, name: str) -> str:
+    try:
+        record = json.loads(_read(store, name))
+    except (OSError, ValueError, StorageError):
+        return ""
+    return str(record.get("label", "")) if isinstance(record, dict) else ""
+
+
+def _read(store: Store, name: str) -> bytes:
+    """A small file of the store, wherever it is."""
+    if store.remote is None:
+        return (store.root / name).read_bytes()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / Path(name).name
+        store.remote.download(name, path)
+        return path.read_bytes()
 
 
 def _sha256(store: Store, name: str) -> str | None:

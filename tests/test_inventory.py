@@ -8,6 +8,7 @@ import pytest
 from steerlm.artifact import Artifact, Store
 from steerlm.cli.main import call
 from steerlm.inventory import entries, garbage, problems, remove
+from tests.fake_s3 import fake_s3
 
 
 def make(store: Store, stage: str, key: str, text: str, finished: int, *inputs: Artifact) -> Artifact:
@@ -40,6 +41,32 @@ def test_what_is_there_the_newest_first(store: Store) -> None:
     ]
     assert all(problems(store, e) == [] for e in found if e.state == "complete")
     assert found[0].size > 100 and found[0].kind == "data"
+
+
+def test_a_policy_and_its_baseline_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "store")
+    for key, label in (("a", "train_sft"), ("b", "train_baseline"), ("c", None)):
+        store.begin("train_sft", key, "policy", {"label": label} if label else {})
+        (store.folder("train_sft", key) / "policy" / "config.json").write_text(key)
+        if label:
+            store.finish("train_sft", key, "policy", None, {})
+    assert {entry.key: entry.label for entry in entries(store)} == {"a": "train_sft", "b": "train_baseline", "c": ""}
+    assert call(["store", "list", str(store.root)]) == 0
+    ends = {line.split()[1]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+    assert (ends["a"], ends["b"]) == ("train_sft", "train_baseline")
+
+
+def test_labels_are_read_of_a_remote_store_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
+    with fake_s3() as s3:
+        monkeypatch.setenv("S3_ENDPOINT", s3.address)
+        store = Store("s3://bucket/store", cache=tmp_path / "here")
+        store.begin("train_sft", "a", "policy", {"label": "train_baseline"})
+        (store.folder("train_sft", "a") / "policy" / "config.json").write_text("{}")
+        store.finish("train_sft", "a", "policy", None, {})
+        (found,) = entries(Store("s3://bucket/store", cache=tmp_path / "there"))
+    assert (found.state, found.label) == ("complete", "train_baseline")
 
 
 def test_what_something_kept_was_made_from_stays(store: Store) -> None:

@@ -22,7 +22,7 @@ def list_(
     stage: str | None = typer.Option(None, "--stage", help="Only this stage's, such as train_reward."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON lines."),
 ) -> None:
-    """Print every key: stage, key, state, size, when it was made, what it is.
+    """Print every key: stage, key, state, size, when it was made, what it is, the step that asked for it.
 
     Example: steerlm store list s3://steerlm/store --stage train_reward
     """
@@ -34,12 +34,12 @@ def list_(
         if stage not in (None, entry.stage):
             continue
         if as_json:
-            shown = ("stage", "key", "state", "size", "finished", "kind", "digest")
+            shown = ("stage", "key", "state", "size", "finished", "kind", "label", "digest")
             typer.echo(json.dumps({name: getattr(entry, name) for name in shown}))
         else:
             typer.echo(
                 f"{entry.stage:14} {entry.key:20} {entry.state:10} {_size(entry.size):>10}"
-                f"  {entry.finished:24} {entry.kind}"
+                f"  {entry.finished:24} {entry.kind:10} {entry.label}".rstrip()
             )
 
 
