@@ -1,9 +1,12 @@
 """Fixtures every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fake_s3 import FakeS3, fake_s3
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +18,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, absent at {folder} (set STEERLM_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    """An empty S3 of this process, and the environment that names it."""
+    with fake_s3() as store:
+        monkeypatch.setenv("S3_ENDPOINT", store.address)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
+        yield store

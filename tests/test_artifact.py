@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from steerlm.artifact import Artifact, Content, Store
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import StorageError
-from tests.fake_s3 import FakeS3, fake_s3
+from tests.fake_s3 import FakeS3
 
 
 def make(store: Store, key: str = "k1", text: str = "hello", **provenance: object) -> Artifact:
@@ -119,15 +118,6 @@ def test_a_lock_holds_between_processes_and_dies_with_its_holder(tmp_path: Path)
         assert time.monotonic() - began > 0.2
     holder.wait()
     assert waited == [f"process {holder.pid}"]
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    with fake_s3() as store:
-        monkeypatch.setenv("S3_ENDPOINT", store.address)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
-        yield store
 
 
 def test_an_s3_store_is_found_from_another_machine_and_read_only_when_needed(s3: FakeS3, tmp_path: Path) -> None:

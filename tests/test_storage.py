@@ -2,23 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from steerlm.errors import InputError, StorageError
 from steerlm.storage import FileDigest, S3Place, digest_folder, digest_source, fetch
-from tests.fake_s3 import FakeS3, fake_s3
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    with fake_s3() as store:
-        monkeypatch.setenv("S3_ENDPOINT", store.address)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
-        yield store
+from tests.fake_s3 import FakeS3
 
 
 def make_files(folder: Path, files: dict[str, bytes]) -> Path:

@@ -20,7 +20,7 @@ from steerlm.errors import InputError, ModelError, SteerLMError, StorageError
 from steerlm.models.fetch import fetch_model
 from steerlm.models.folder import ModelInfo, load_tokenizer, read_info
 from steerlm.models.shape import LlamaShape
-from tests.fake_s3 import FakeS3, fake_s3
+from tests.fake_s3 import FakeS3
 from tests.models.conftest import OWN, Make
 from tests.models.hub_server import COMMIT, Hub, serving
 
@@ -379,15 +379,6 @@ def test_a_model_of_ours_stays_what_it_is(make_folder: Make, tmp_path: Path) -> 
     assert read_info(tmp_path / "m") == info
     for path in source.iterdir():
         assert (tmp_path / "m" / path.name).read_bytes() == path.read_bytes()
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    with fake_s3() as store:
-        monkeypatch.setenv("S3_ENDPOINT", store.address)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
-        yield store
 
 
 def test_a_store_gives_what_a_model_needs(s3: FakeS3, files: dict[str, bytes], tmp_path: Path) -> None:
