@@ -39,7 +39,7 @@ def train(
         from steerlm.records import write_json
 
         write_json(write_spec, make_spec(objective, resolved, files))
-        typer.echo(torchrun(objective, resolved, write_spec))
+        typer.echo(torchrun(objective, resolved, write_spec.absolute()))
         return
     metrics = train_alone(objective, resolved, files, Bar())
     for name, value in metrics.items():
