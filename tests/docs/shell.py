@@ -6,13 +6,14 @@ process, so that torch is imported once; those that end in `&` are real servers,
 tested in tests/serving).
 """
 
+import os
 import re
 import shlex
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -20,7 +21,10 @@ from threading import Thread
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
+
 from steerlm.cli.main import call
+from tests.conftest import ROOT
 
 FENCE = re.compile(r"^```(\S+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -41,6 +45,16 @@ def commands(text: str) -> list[list[str]]:
     """The words of each command of a shell block; comments and empty lines are left out."""
     lines = text.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The working directory, with a cache of its own; processes that commands start find this checkout all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        yield
 
 
 @dataclass

@@ -14,8 +14,8 @@ from steerlm.recipe import load_recipe
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from tests.conftest import ROOT
-from tests.docs.shell import Shell, blocks
-from tests.docs.tiny import tiny_base
+from tests.docs.shell import Shell, blocks, working_in
+from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(600)
 DOCUMENT = ROOT / "docs" / "attributes.md"
@@ -25,15 +25,13 @@ DOCUMENT = ROOT / "docs" / "attributes.md"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the document was run; its policy has random weights and the recipe's attributes."""
     folder = tmp_path_factory.mktemp("attributes")
-    policy = tiny_base(folder / "models" / "policy", positions=512)
+    policy = tiny_base(folder / "models" / "policy", max_position_embeddings=512)
     (folder / "recipe.yaml").write_text(next(b.text for b in blocks(DOCUMENT) if b.name == "own.yaml"))
     schema = load_recipe(folder / "recipe.yaml").recipe.attributes
     info = ModelInfo(kind="policy", attributes=schema.restricted(schema.names), window=512)
     shape = LlamaShape.from_folder(policy)
     finish_folder(policy, shape=shape, tokenizer_from=policy / "tokenizer", info=info, dtype="float32")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    with working_in(folder):
         Shell().run(DOCUMENT)
     return folder
 

@@ -1,7 +1,6 @@
 """docs/own-data.md: every command and the Python run on the page's own files, and every message is said."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from steerlm.training.config import SFTSettings
 from steerlm.training.objectives.sft import SFTObjective
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
-from tests.docs.shell import Shell, blocks
-from tests.docs.tiny import tiny_base
+from tests.docs.shell import Shell, blocks, working_in
+from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(600)
 DOCUMENT = ROOT / "docs" / "own-data.md"
@@ -33,10 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "steerlm run own.yaml": "--profile laptop --set profile.tracking.enabled=false --stage prepare_data",
         },
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    with working_in(folder):
         shell.run(DOCUMENT)
     return folder
 

@@ -1,7 +1,6 @@
 """docs/tutorial.md: every command runs, in order, on real small data; every value of its table is the recipes'."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from steerlm.configuration import Loader, key_paths
 from steerlm.models.folder import read_info
 from steerlm.recipe import Profile, Recipe, load_recipe
 from tests.conftest import ROOT
-from tests.docs.shell import Shell
-from tests.docs.tiny import tiny_base
+from tests.docs.shell import Shell, working_in
+from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(900)  # a minute where nothing else runs
 DOCUMENT = ROOT / "docs" / "tutorial.md"
@@ -50,10 +49,7 @@ def shell(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
             " --set profile.tracking.enabled=false",
         },
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    with working_in(folder):
         try:
             ran.run(DOCUMENT)
         finally:

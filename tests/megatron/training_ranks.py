@@ -22,16 +22,8 @@ import steerlm.training.objectives.text  # noqa: F401
 from steerlm.errors import SteerLMError
 from steerlm.stages.train import main
 from tests.byte_tokenizer import byte_tokenizer
+from tests.tiny_models import SHAPE
 
-SHAPE = {
-    "vocab_size": 260,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 SETTINGS = {
     "shape": SHAPE,
     "max_steps": 6,

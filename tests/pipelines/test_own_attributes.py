@@ -11,15 +11,14 @@ from fastapi.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from steerlm.attributes import AttributeSchema, parse_labels
-from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer, read_info
-from steerlm.models.shape import LlamaShape
+from steerlm.models.folder import read_info
 from steerlm.prompt import USER, render_prompt
 from steerlm.recipe import load_recipe
 from steerlm.records import Conversation, Turn, read_records
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from steerlm.stages.local_pipeline import PipelineRun, run_pipeline
-from tests.byte_tokenizer import byte_tokenizer
+from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(900)  # three trainings and two more runs
 SCHEMA = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, defaults={"brief": 2})
@@ -41,7 +40,7 @@ def write_recipe(folder: Path) -> Path:
     for name, count in (("train", 64), ("val", 16)):
         lines = [talk(rng, labelled=i % 2 == 0) for i in range(count)]
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    base = tiny_base(folder / "base")
+    base = tiny_base(folder / "base", num_key_value_heads=2, max_position_embeddings=512)
     training = {"max_steps": 4, "global_batch": 16, "window": 384, "precision": "fp32"}
     recipe = {
         "name": "own",
@@ -63,31 +62,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineRun]:
     folder = tmp_path_factory.mktemp("own")
     resolved = load_recipe(write_recipe(folder), None, [f"profile.store={folder / 'store'}"])
     yield run_pipeline(resolved, lambda event: None)
-
-
-def tiny_base(folder: Path) -> Path:
-    """A random model of 20k parameters over bytes, as a Hugging Face folder."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    byte_tokenizer().save_pretrained(folder / "tokenizer")
-    size = len(load_tokenizer(folder / "tokenizer"))
-    shape = LlamaShape(
-        vocab_size=size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in shape.to_config().items() if k != "model_type"}))
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    info = ModelInfo(kind="base", license="apache-2.0")
-    finish_folder(folder, shape=shape, tokenizer_from=folder / "tokenizer", info=info, dtype="float32")
-    return folder
 
 
 def path(run: PipelineRun, label: str) -> Path:

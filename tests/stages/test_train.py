@@ -20,16 +20,8 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, SteerLMError
 from steerlm.stages.train import main, read_spec
 from tests.byte_tokenizer import byte_tokenizer
+from tests.tiny_models import SHAPE
 
-SHAPE = {
-    "vocab_size": 260,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 SETTINGS = {
     "max_steps": 60,
     "global_batch": 4,

@@ -14,16 +14,7 @@ from steerlm.recipe import ResolvedRecipe, load_recipe
 from steerlm.stages import train_job
 from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone
 from tests.conftest import ROOT
-
-SHAPE = LlamaShape(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=128,
-)
+from tests.tiny_models import SHAPE
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "val.jsonl").write_text("")
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps(SHAPE.to_config()))
+    (tmp_path / "base" / "config.json").write_text(json.dumps(LlamaShape(**SHAPE).to_config()))
     (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
     (tmp_path / "base" / "model.safetensors").touch()
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
