@@ -83,6 +83,9 @@ class MegatronEngine:
             use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=overlap
         )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
+        if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
+            for group in self.ddp.bucket_groups:
+                group.start_grad_sync = group.start_param_sync = _nothing
         model.config.finalize_model_grads_func = finalize_model_grads
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
         self.optimizer = _optimizer(self.ddp, settings)
@@ -218,6 +221,9 @@ class MegatronEngine:
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]  # 0 for 1-D parameters
         optimizer.step_with_ready_grads()
         return norm
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None: ...
 
 
 def _optimizer(ddp: DistributedDataParallel, settings: OptimizerSettings) -> Any:

@@ -29,6 +29,7 @@ from steerlm.errors import InputError
 from steerlm.megatron import device
 from steerlm.megatron.activation import GatedSilu
 from steerlm.megatron.attention import Rotary, SdpaAttention, segments
+from steerlm.megatron.norm import RMSNorm
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
 from steerlm.training.engine import RowTensors
@@ -36,19 +37,6 @@ from steerlm.training.engine import RowTensors
 log = logging.getLogger(__name__)
 
 Attention = Literal["te", "sdpa"]
-
-
-class RMSNorm(torch.nn.Module):
-    """Megatron's torch norm refuses sequence parallelism; this one marks its weight, so that gradients are summed."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = torch.nn.Parameter(torch.empty(hidden_size, dtype=config.params_dtype, device=device.device()))
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
 class RewardHead(torch.nn.Module):

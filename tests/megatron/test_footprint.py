@@ -38,10 +38,12 @@ def _row() -> Row:
 
 
 def _more_on_a_cpu(precision: str, recompute: str) -> int:
-    """What is kept where torch has no fused norm: its input divided by its root mean square, in fp32, and the input
-    itself in fp32 instead of bf16. The final norm's output is read at four positions only."""
+    """What is kept under bf16 where torch has no fused norm: its input divided by its root mean square, in fp32, and
+    the input itself in fp32. The final norm's output is read at four positions only."""
     width = SHAPE.hidden_size
-    per_norm, final = (4 * width, 8 * width) if precision == "fp32" else (8 * width - 2 * width, 8 * width)
+    if precision == "fp32":
+        return TOKENS * 4 * width
+    per_norm, final = 8 * width - 2 * width, 8 * width
     return TOKENS * ((0 if recompute == "full" else SHAPE.num_hidden_layers * 2 * per_norm) + final)
 
 
