@@ -1,6 +1,8 @@
 """A tokenizer trained here, and tiny reward and language model folders around it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,20 +72,46 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>")
 
 
-def config(tokenizer: PreTrainedTokenizerFast, **more: object) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=WINDOW,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-        **more,
-    )
+def config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> LlamaConfig:
+    usual: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": WINDOW,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    return LlamaConfig(**usual | more)
+
+
+def learn(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[tuple[str, str]],
+    *,
+    rate: float,
+    steps: int,
+    enough: float = 0.0,
+) -> float:
+    """Teach by heart what follows each prompt, until the loss is below `enough`; the last loss."""
+    batch = tokenizer([p + t for p, t in texts], padding=True, return_tensors="pt", add_special_tokens=False)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    for row, (prompt, _) in zip(labels, texts, strict=True):
+        row[: len(tokenizer(prompt, add_special_tokens=False)["input_ids"])] = -100
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    loss = torch.tensor(torch.inf)
+    for _ in range(steps):
+        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < enough:
+            break
+    return loss.item()
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, info: ModelInfo) -> Path:
@@ -117,14 +145,6 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTraine
     """A language model that learned some of the sentences by heart, so that it stops where they stop."""
     torch.manual_seed(2)
     model = LlamaForCausalLM(config(tokenizer, tie_word_embeddings=True))
-    texts = [f"question {n}?\n{answer(n)[:60]}\n<extra_id_1>" for n in range(8)]
-    batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(100):
-        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.2
+    texts = [("", f"question {n}?\n{answer(n)[:60]}\n<extra_id_1>") for n in range(8)]
+    assert learn(model, tokenizer, texts, rate=1e-2, steps=100) < 0.2
     return save(tmp_path_factory.mktemp("policy"), model.eval(), tokenizer, ModelInfo("policy", window=WINDOW))

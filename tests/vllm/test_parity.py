@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from pipelines.demo import free_port, serving
 from steerlm.attributes import AttributeSchema
@@ -21,7 +21,7 @@ from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import ModelInfo, load_tokenizer
 from steerlm.prompt import TURN_MARK, USER, render_prompt, render_readout
 from steerlm.records import Turn
-from tests.inference.conftest import WORDS, conversation, save
+from tests.inference.conftest import WORDS, config, conversation, learn, save
 from tests.inference.conftest import tokenizer as tokenizer
 
 VLLM = os.environ.get("STEERLM_VLLM")
@@ -31,48 +31,27 @@ SCHEMA = AttributeSchema(names=("wit", "calm", "depth"), low=0, high=4, defaults
 WINDOW = 512
 QUESTIONS = [f"question {n}?" for n in range(6)]
 DIALS: list[dict[str, int]] = [{}, {"wit": 0}, {"depth": 2, "wit": 3}]
-
-
-def config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> LlamaConfig:
-    """Heads of 32, the smallest that vLLM's kernels take."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=WINDOW,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-        **more,
-    )
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": WINDOW,
+}
+"""Heads of 32, the smallest that vLLM's kernels take."""
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A policy that learned an answer for every question and every setting of a dial by heart."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config(tokenizer, tie_word_embeddings=True))
+    model = LlamaForCausalLM(config(tokenizer, **SIZES, tie_word_embeddings=True))
     made = [
         (prompt(question, dials), f"{text(i, k)}\n{TURN_MARK}")
         for i, question in enumerate(QUESTIONS)
         for k, dials in enumerate(DIALS)
     ]
-    batch = tokenizer([p + t for p, t in made], padding=True, return_tensors="pt", add_special_tokens=False)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    for row, (p, _) in zip(labels, made, strict=True):
-        row[: len(tokenizer(p, add_special_tokens=False)["input_ids"])] = -100
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(200):
-        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if loss.item() < 0.02:
-            break
-    assert loss.item() < 0.1
+    assert learn(model, tokenizer, made, rate=5e-3, steps=200, enough=0.02) < 0.1
     info = ModelInfo("policy", attributes=SCHEMA, window=WINDOW)
     return save(tmp_path_factory.mktemp("vllm") / "policy", model.eval(), tokenizer, info)
 
@@ -81,7 +60,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 def reward(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     torch.manual_seed(1)
     names = {"num_labels": 3, "id2label": dict(enumerate(SCHEMA.names)), "problem_type": "regression"}
-    model = LlamaForSequenceClassification(config(tokenizer, **names))
+    model = LlamaForSequenceClassification(config(tokenizer, **SIZES, **names))
     with torch.no_grad():
         model.score.weight.normal_(std=0.5)
     info = ModelInfo("reward", attributes=SCHEMA, window=WINDOW)
