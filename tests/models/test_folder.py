@@ -1,6 +1,7 @@
 """Folders that training makes load in plain transformers, say what they are, and are complete or not there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ NINE = AttributeSchema(defaults={"toxicity": 0}).restricted(["quality", "toxicit
 SCHEMAS = pytest.mark.parametrize("schema", [NINE, OWN], ids=["nine", "own"])
 QUESTION, ANSWER = "Where does the owl live?", "In the old barn."
 ASK = {"role": "user", "content": QUESTION}
+TOLD = ModelInfo(
+    "policy",
+    attributes=NINE,
+    window=256,
+    base="some/base-7b@abc123",
+    license="llama2",
+    metrics={"loss": 1.25, "pearson/wit": 0.9},
+    data={"train": {"units": 7, "labels/wit": 3}},
+)
+"""Everything that can be said of a model."""
 
 
 def load(kind: Any, folder: Path) -> Any:
@@ -109,16 +120,7 @@ def test_the_snippet_of_the_card_runs(make_folder: Make, kind: Any) -> None:
 
 
 def test_the_card_says_what_the_model_is(make_folder: Make) -> None:
-    info = ModelInfo(
-        "policy",
-        attributes=NINE,
-        window=256,
-        base="some/base-7b@abc123",
-        license="llama2",
-        metrics={"loss": 1.25},
-        data={"train": {"units": 7}},
-    )
-    card = (make_folder(info) / "README.md").read_text()
+    card = (make_folder(TOLD) / "README.md").read_text()
     front, _, text = card.removeprefix("---\n").partition("---\n")
     assert 'base_model: "some/base-7b"\n' in front and 'license: "llama2"\n' in front
     assert "Base model: some/base-7b@abc123, licence: llama2." in text
@@ -127,15 +129,7 @@ def test_the_card_says_what_the_model_is(make_folder: Make) -> None:
 
 
 def test_what_is_written_is_read_again(make_folder: Make) -> None:
-    info = ModelInfo(
-        "reward",
-        attributes=OWN,
-        window=64,
-        base="b",
-        license="mit",
-        metrics={"pearson/wit": 0.9},
-        data={"train": {"labels/wit": 3}},
-    )
+    info = replace(TOLD, kind="reward", attributes=OWN)
     folder = make_folder(info)
     assert read_info(folder) == info
     raw = json.loads((folder / "steerlm.json").read_text())

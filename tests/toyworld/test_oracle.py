@@ -12,7 +12,6 @@ from steerlm.toyworld.answers import sample_answer
 from steerlm.toyworld.oracle import DIALS, score, statements
 
 QUESTION = "What does the fox eat?"
-BEST = dict.fromkeys(DIALS, 4) | {"toxicity": 0}
 PLAIN = (
     "Well, first the fox eats good plums; then it wears good silver; "
     "next it fears good thunder; last it lives in good caves."
