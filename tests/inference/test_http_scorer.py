@@ -1,6 +1,5 @@
 """The HTTP scorer against a real server: batches, order, over-long texts, a busy server, one that comes late."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from pipelines.demo import free_port
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.http_scorer import HttpScorer
 from steerlm.inference.scorer import TransformersScorer
@@ -140,9 +140,7 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
 
 
 def test_a_server_that_comes_late_is_waited_for() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     made, started = Server(port=port), []
     timer = threading.Timer(0.4, lambda: started.append(serve(made)))
     timer.start()

@@ -4,7 +4,6 @@ import gc
 import json
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import steerlm.megatron.engine
 import steerlm.models.folder
 import steerlm.training.loop
 import steerlm.training.objectives.text  # noqa: F401
+from pipelines.demo import free_port
 from steerlm.errors import SteerLMError
 from steerlm.stages.train import main
 from tests.byte_tokenizer import byte_tokenizer
@@ -35,12 +35,6 @@ SETTINGS = {
     "optimizer": {"lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 2, "eps": 1e-5},
 }
 WORDS = ("ice", "snow", "rain", "fog", "hail", "wind")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Training:

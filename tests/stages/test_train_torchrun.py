@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.demo import free_port
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.local import LocalBackend
 from tests.conftest import ROOT
-from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve, free_port
+from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
 STEPS = 200
 # A low rate: at a high one, roundings of another layout would grow over so many steps.
