@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from steerlm.errors import InputError, RecordError
+from steerlm.errors import InputError, RecordError, first_problem
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -91,10 +91,7 @@ def parse_line(line: str, model: type[Record], path: str | Path, number: int) ->
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise RecordError(path, number, f"{where}: {message}" if where else message) from None
+        raise RecordError(path, number, first_problem(error)) from None
 
 
 def read_lines(

@@ -7,7 +7,6 @@ the journal stays beside it and tells the next run that there is nothing to do. 
 """
 
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerlm.errors import InputError
 from steerlm.records import atomic_writer
+from steerlm.storage import sha256_file
 
 
 class OutputConflict(InputError):  # noqa: N818 (what conflicts is the output)
@@ -113,7 +113,7 @@ class JournaledOutput:
         self._output.close()
         self._output = None
         size = self._partial.stat().st_size
-        self._append(mark.model_copy(update={"size": size, "output_sha256": _sha256(self._partial)}))
+        self._append(mark.model_copy(update={"size": size, "output_sha256": sha256_file(self._partial)}))
         self.settle()
 
     def settle(self) -> None:
@@ -126,7 +126,7 @@ class JournaledOutput:
             self._write_rejects()
             self._partial.replace(self.path)
             _sync_folder(self.path.parent)
-        elif self.path.stat().st_size != self.mark.size or _sha256(self.path) != self.mark.output_sha256:
+        elif self.path.stat().st_size != self.mark.size or sha256_file(self.path) != self.mark.output_sha256:
             raise OutputConflict(f"{self.path} was changed after it was made")
 
     def _write_rejects(self) -> None:
@@ -179,11 +179,6 @@ def discard(path: Path) -> None:
     """Remove an output, begun or complete, with what stands beside it."""
     for end in ("", ".partial", ".journal", ".rejects"):
         path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(file: IO[bytes]) -> None:

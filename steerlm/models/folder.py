@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ModelError
+from steerlm.errors import ModelError, first_line, first_problem
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.models.shape import LlamaShape
@@ -61,8 +61,7 @@ def read_info(folder: str | Path) -> ModelInfo:
         attributes = raw.pop("attributes", None)
         return ModelInfo(attributes=AttributeSchema.model_validate(attributes) if attributes else None, **raw)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: not UTF-8, not JSON, not valid
-        reason = f"{error} is missing" if isinstance(error, KeyError) else _reason(error)
-        raise ModelError(f"{path}: not a valid description of a model ({reason})") from None
+        raise ModelError(f"{path}: not a valid description of a model ({_reason(error)})") from None
 
 
 def finish_folder(folder: Path, *, shape: LlamaShape, tokenizer_from: Path, info: ModelInfo, dtype: str) -> None:
@@ -154,7 +153,6 @@ def _own_template(folder: Path, template: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-    return str(error).splitlines()[0]
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return first_problem(error) if isinstance(error, ValidationError) else first_line(error)

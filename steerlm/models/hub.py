@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from steerlm.errors import InputError, StorageError
+from steerlm.errors import InputError, StorageError, first_line
 from steerlm.storage import FileDigest
 
 ADDRESS = re.compile(r"^hf://(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
@@ -149,14 +149,14 @@ class HubSource:
             raise InputError(f"{self.name}: no such model on the hub, or a private one ({token})") from None
         except errors.HfHubHTTPError as error:
             if error.response.status_code in REFUSED:
-                raise InputError(f"{self.name}: the hub refuses to give it ({_first_line(error)}; {token})") from None
+                raise InputError(f"{self.name}: the hub refuses to give it ({first_line(error)}; {token})") from None
             raise self._unreadable(error) from None
         except _network_errors() as error:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> StorageError:
         return StorageError(
-            f"{self.name}: the hub cannot be read ({_first_line(error)}); the same command goes on later"
+            f"{self.name}: the hub cannot be read ({first_line(error)}); the same command goes on later"
         )
 
 
@@ -179,7 +179,3 @@ def _git_blob(path: Path) -> str:
     """Git's name of a file's content, which the hub tells of small files."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from steerlm.errors import ModelError
+from steerlm.errors import ModelError, first_problem
 
 
 class RopeScaling(BaseModel):
@@ -105,9 +105,7 @@ class LlamaShape(BaseModel):
         try:
             return cls.model_validate({**known, "rope_theta": theta, "rope_scaling": scaling})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ModelError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+            raise ModelError(f"{path}: {first_problem(error)}") from None
 
     def to_config(self) -> dict[str, Any]:
         """The architecture's keys of a `config.json` (both spellings of the rotary settings, old and new)."""

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from steerlm.errors import InputError, ModelError
+from steerlm.errors import InputError, ModelError, first_line
 from steerlm.prompt import LABEL_MARK
 from steerlm.records import write_json
 
@@ -47,7 +47,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
-        raise ModelError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from None
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from None
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: its tokenizer gives no character offsets; a tokenizer.json is needed")
     return tokenizer
@@ -184,7 +184,3 @@ def _tiktoken(model: Path) -> Any:
     raw = TikTokenConverter(str(model), pattern=LLAMA3_SPLIT, extra_special_tokens=special).converted()
     raw.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=named[0], eos_token=named[1])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

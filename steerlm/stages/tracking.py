@@ -17,6 +17,7 @@ from typing import Any
 
 import steerlm
 from steerlm.artifact import LOGS, WORK
+from steerlm.errors import first_line
 from steerlm.recipe import TrackingSettings
 from steerlm.stages.base import METRICS
 from steerlm.stages.events import Reader
@@ -103,7 +104,7 @@ class Recorder(threading.Thread):
             if self._own_parent:
                 self._client.set_terminated(self._parent, self._state)
         except Exception as error:
-            self._problem = str(error).split("\n")[0]
+            self._problem = first_line(error)
 
     def _take(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "start":
@@ -218,7 +219,7 @@ class MlflowSink:
                 metrics, step, now = item
                 _log(client, self.run_id, [_metric(k, v, now, step) for k, v in metrics.items()], {})
         except Exception as error:
-            log.warning("MLflow at %s: %s; metrics are not recorded there", self.uri, str(error).split("\n")[0])
+            log.warning("MLflow at %s: %s; metrics are not recorded there", self.uri, first_line(error))
 
 
 def open_sink(spec: Mapping[str, Any]) -> Sink:

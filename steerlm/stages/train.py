@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, SteerLMError, TrainingError
+from steerlm.errors import ConfigError, Interrupted, SteerLMError, TrainingError, first_problem
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
 from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings, TrainSettings
@@ -82,8 +82,7 @@ def read_spec(path: Path) -> TrainSpec:
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
 
 
 class Signal:

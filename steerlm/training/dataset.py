@@ -23,6 +23,7 @@ from tqdm import tqdm
 from steerlm.errors import InputError, RecordError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import read_records, write_json
+from steerlm.storage import sha256_file
 from steerlm.training.engine import Objective, Unit
 from steerlm.training.rows import Ints, Sample
 
@@ -179,8 +180,7 @@ def _mapped(path: Path, name: str) -> Any:
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
 
