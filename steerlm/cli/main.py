@@ -14,7 +14,7 @@ import steerlm
 
 # Nothing leaves the machine unasked: no telemetry from MLflow, the hub client or kfp.
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_name, "true" if _name.startswith("MLFLOW") else "1")
+    os.environ.setdefault(_name, "true")
 
 CTRL_C = 128 + signal.SIGINT
 COMMANDS = {
@@ -44,10 +44,9 @@ class LazyGroup(TyperGroup):
         if ctx.resilient_parsing or _is_top_help(ctx.obj or []):
             return TyperCommand(cmd_name, help=help_text)
         group = import_module(module).app
-        group._add_completion, group.rich_markup_mode = (
-            False,
-            None,
-        )  # as the whole command: plain help, nothing to install
+        # As the whole command: plain help, nothing to install.
+        group._add_completion = False
+        group.rich_markup_mode = None
         command: Any = typer.main.get_command(group)
         command.name = cmd_name
         return command

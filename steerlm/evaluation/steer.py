@@ -128,13 +128,11 @@ def _examples(
     plain: Sequence[str] | None,
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """Per attribute, one question at the lowest and at the highest setting; and some answers of the baseline."""
+    """Per attribute, the answers to the sweeps' first question, by level; and some answers of the baseline."""
     pairs: dict[str, list[dict[str, Any]]] = {}
     for (name, level, case), text in zip(sweep, swept, strict=True):
-        shown = pairs.setdefault(name, [])
-        first = next((c.question for n, _, c in sweep if n == name), None)
-        if case.question == first:
-            shown.append({"level": level, "question": case.question, "answer": text})
+        if case.question == sweep[0][2].question:
+            pairs.setdefault(name, []).append({"level": level, "question": case.question, "answer": text})
     plain_shown = [
         {"question": case.question, "answer": text}
         for case, text in zip(cases[: settings.examples], (plain or [])[: settings.examples], strict=False)

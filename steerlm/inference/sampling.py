@@ -1,6 +1,6 @@
 """The next token of every row of a batch, and the random numbers it is drawn with.
 
-Knows logits and sampling settings; nothing of models or text. What a row gets never depends on the rows beside it.
+Knows logits; nothing of models or text. What a row gets never depends on the rows beside it.
 """
 
 import hashlib
@@ -10,10 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from steerlm.inference.config import Sampling
-
-__all__ = ["Sampling", "draw", "uniforms"]
 
 Number = float | torch.Tensor
 

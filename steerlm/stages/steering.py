@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import InputError, RecordError
-from steerlm.prompt import USER, render_prompt, render_readout
+from steerlm.prompt import ASSISTANT, USER, render_prompt, render_readout
 from steerlm.records import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class PolicyAnswerer:
     """Answers every case with its dials; without dials if not `conditioned` (a model that never saw a label)."""
 
     def __init__(self, folder: Path, settings: "EvaluationSettings", *, conditioned: bool = True) -> None:
+        from steerlm.inference.config import Sampling
         from steerlm.inference.generator import TransformersGenerator
-        from steerlm.inference.sampling import Sampling
 
         self._schema = schema_of(folder) if conditioned else None
         self._generator, self._seed = TransformersGenerator(folder), settings.seed
@@ -78,7 +78,7 @@ def reward_judge(scorer: "Scorer", over_long: "OverLong" = "error") -> "Judge":
     def judge(questions: Sequence[str], answers: Sequence[str]) -> "Vectors":
         texts = [
             render_readout(
-                Conversation(conversations=[Turn(value=q, speaker=USER), Turn(value=a, speaker="Assistant")]), 1
+                Conversation(conversations=[Turn(value=q, speaker=USER), Turn(value=a, speaker=ASSISTANT)]), 1
             )
             for q, a in zip(questions, answers, strict=True)
         ]
@@ -122,13 +122,13 @@ def held_out_quality(
     labels: list[dict[str, float]] = []
     for conversation in conversations:
         turns = conversation.conversations
-        for i in range(1, len(turns)):
-            if turns[i].speaker == conversation.mask or not (truth or turns[i].label):
+        for i, turn in enumerate(turns[1:], 1):
+            if turn.speaker == conversation.mask or not (truth or turn.label):
                 continue
             texts.append(render_readout(conversation, i))
             asked.append(turns[i - 1].value)
-            answered.append(turns[i].value)
-            labels.append(parse_labels(turns[i].label or "none:0"))
+            answered.append(turn.value)
+            labels.append(parse_labels(turn.label) if turn.label else {})
     if not texts:
         raise InputError("no held-out answer to judge the reward model by: no conversation has a label")
     predicted = np.asarray(scorer.score(texts, over_long), dtype=np.float64)

@@ -82,7 +82,6 @@ def run_step(
     if not _applies(STEPS[label].section, json.loads(recipe)):  # before anything is imported
         _skip(label, taken, output)
         return
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     with _journal(recipe, profile) as events, _terminable():
         events.emit("step", label)
         try:
