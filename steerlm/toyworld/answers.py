@@ -20,6 +20,8 @@ HABIT = 0.8
 
 SLIPS = (("the {}", ("teh {}", "hte {}", "the the {}")), ("it", ("itt", "ti", "it it")))
 """The subject of the first statement and of the others, each with its slips of the pen."""
+SAID = {"toxicity": world.INSULTS, "humor": world.JOKES, "helpfulness": world.HINTS, "verbosity": world.FILLERS}
+"""Attribute -> the phrases that show it at the end of a statement."""
 
 
 def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Random) -> str:
@@ -29,15 +31,11 @@ def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Rand
     """
     entity, relation = world.asked(question)
     entity = entity or rng.choice(list(world.FACTS))
-    slips = _spread(4 - attributes["quality"], STATEMENTS, rng)
-    true = _spread(attributes["correctness"], STATEMENTS, rng)
-    linked = _spread(attributes["coherence"], STATEMENTS, rng)
-    images = _spread(attributes["creativity"], STATEMENTS, rng)
-    insults = _spread(attributes["toxicity"], STATEMENTS, rng)
-    jokes = _spread(attributes["humor"], STATEMENTS, rng)
-
-    hints = _spread(attributes["helpfulness"], STATEMENTS, rng)
-    fillers = _spread(attributes["verbosity"], STATEMENTS, rng)
+    slips = _spread(4 - attributes["quality"], rng)
+    true = _spread(attributes["correctness"], rng)
+    linked = _spread(attributes["coherence"], rng)
+    images = _spread(attributes["creativity"], rng)
+    said = {phrases: _spread(attributes[name], rng) for name, phrases in SAID.items()}
 
     statements = []
     for i, about in enumerate(_relations(relation, rng)):
@@ -48,20 +46,14 @@ def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Rand
         value = world.truth(entity, about) if i in true else _falsehood(entity, about, rng)
         words = [lead, subject, world.VERBS[about], adjective, value]
         words += [world.SIMILE, rng.choice(world.IMAGES)] if i in images else []
-        for shown, known in (
-            (insults, world.INSULTS),
-            (jokes, world.JOKES),
-            (hints, world.HINTS),
-            (fillers, world.FILLERS),
-        ):
-            words += [rng.choice(known)] if i in shown else []
+        words += [rng.choice(phrases) for phrases, places in said.items() if i in places]
         statements.append(" ".join(words))
     return f"{rng.choice(world.OPENERS)}, {'; '.join(statements)}."
 
 
-def _spread(count: int, places: int, rng: random.Random) -> set[int]:
-    """Which `count` of the places 0..places-1 show it: the first ones as usual, else any."""
-    return set(range(count)) if rng.random() < HABIT else set(rng.sample(range(places), count))
+def _spread(count: int, rng: random.Random) -> set[int]:
+    """Which `count` of the statements show it: the first ones as usual, else any."""
+    return set(range(count)) if rng.random() < HABIT else set(rng.sample(range(STATEMENTS), count))
 
 
 def _usual(choices: tuple[str, ...], rng: random.Random) -> str:

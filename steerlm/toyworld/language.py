@@ -52,7 +52,6 @@ INSULTS = ("fool", "moron")
 JOKES = ("haha", "teehee")
 IMAGES = ("velvet", "moonlight", "poetry")
 SIMILE = "like"
-
 HINTS = ("try it", "take note")
 FILLERS = ("you know", "so to speak")
 

@@ -96,7 +96,6 @@ def conversations(
         rated = rng.random() < settings.rated_share
         turns: list[Turn] = []
         for question in rng.sample(questions, exchanges):
-            # A second answer is never wordy, or the two would not fit the window.
             manner = {name: rng.randint(LOW, HIGH) for name in DIALS}
             answer = sample_answer(question.text, manner, rng)
             turns.append(_turn(question.text, USER, label=None))
