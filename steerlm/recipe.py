@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
@@ -198,12 +198,13 @@ class TrackingSettings(Settings):
 
 
 class Profile(Settings):
-    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`."""
+    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`. `gpu_memory_gib`: of one GPU, for `plan` only."""
 
     name: str
     description: str = ""
     backend: Literal["local"] = "local"
     store: str = "runs/store"
+    gpu_memory_gib: PositiveFloat | None = None
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()

@@ -24,6 +24,7 @@ from steerlm.errors import InputError, Interrupted, SteerLMError
 from steerlm.recipe import ResolvedRecipe
 from steerlm.records import write_json
 from steerlm.stages.events import Reader
+from steerlm.stages.planning import check_runs_here
 from steerlm.stages.step import JOURNAL
 from steerlm.stages.tracking import recording
 
@@ -55,6 +56,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     SIGTERM, `KeyboardInterrupt` after Ctrl-C, `SteerLMError` otherwise. Run again, it goes on where it broke.
     """
     began = time.monotonic()
+    check_runs_here(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"

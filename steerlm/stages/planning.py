@@ -1,8 +1,9 @@
-"""What the trainings of a recipe need: joins recipe, profile, model shapes and the data's lengths into a plan."""
+"""What a recipe's trainings need and whether they can be: joins recipe, profile, model shapes and data lengths."""
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from steerlm.models.public import public_shape
 from steerlm.models.shape import LlamaShape
 from steerlm.recipe import Recipe, ResolvedRecipe
 from steerlm.training.config import LayoutSettings, TrainSettings
-from steerlm.training.footprint import Needs, needs
+from steerlm.training.footprint import Needs, check_batch, needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,47 @@ class Planned:
     settings: TrainSettings
     layout: LayoutSettings
     need: Needs
+    gpu_memory: float | None
+    """Bytes of one GPU, if the profile tells."""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the memory is enough for what is counted; None: the profile does not tell how much there is."""
+        return None if self.gpu_memory is None else self.need.memory.total <= self.gpu_memory
 
     def values(self) -> dict[str, Any]:
         layout = self.layout.model_dump(mode="json") | {"data_parallel": self.layout.data_parallel}
-        return {"model": self.model, "layout": layout, **dataclasses.asdict(self.need)}
+        return {"model": self.model, "layout": layout, "fits": self.fits, **dataclasses.asdict(self.need)}
+
+
+def trainings(resolved: ResolvedRecipe) -> dict[str, tuple[TrainSettings, LayoutSettings]]:
+    """A recipe's trainings by section: base, reward, sft."""
+    recipe, layouts = resolved.recipe, resolved.profile.layouts
+    sections: dict[str, tuple[TrainSettings, LayoutSettings]] = {}
+    if recipe.base and recipe.base.train:
+        sections["base"] = (recipe.base.train, layouts.base)
+    if recipe.reward:
+        sections["reward"] = (recipe.reward, layouts.reward)
+    if recipe.sft:
+        sections["sft"] = (recipe.sft.settings(), layouts.sft)
+    return sections
+
+
+def check_runs_here(resolved: ResolvedRecipe) -> None:
+    """Raises `ConfigError` for a training that would fail when its stage begins, hours after the first one did: more
+    nodes than this machine, or a layout that does not fit a model whose shape is known before it is fetched."""
+    for name, (settings, layout) in trainings(resolved).items():
+        if layout.nodes > 1:
+            raise ConfigError(
+                f"{name}: profile {resolved.profile.name} has {layout.nodes} nodes x {layout.devices} processes and "
+                "this back end starts one machine's; name a --profile of one node, or train each model by torchrun "
+                f"(steerlm train {'text' if name == 'base' else name} --write-spec)"
+            )
+        _, shape = _model(resolved.recipe, _role(resolved.recipe, name), {})
+        if shape:
+            with _named(name):
+                layout.check_fits(shape, _outputs(resolved.recipe, name))
+                check_batch(settings, layout, shape)
 
 
 def plan_recipe(
@@ -41,48 +79,57 @@ def plan_recipe(
     `models`: folders of `base` and `reward` where their shape is not known by name. `data`: training files by section,
     tokenised with `tokenizer`. Raises `ConfigError` for a layout that cannot be, `InputError` for what is missing.
     """
-    recipe, layouts = resolved.recipe, resolved.profile.layouts
-    sections: dict[str, tuple[TrainSettings, LayoutSettings]] = {}
-    if recipe.base and recipe.base.train:
-        sections["base"] = (recipe.base.train, layouts.base)
-    if recipe.reward:
-        sections["reward"] = (recipe.reward, layouts.reward)
-    if recipe.sft:
-        sections["sft"] = (recipe.sft.settings(), layouts.sft)
+    recipe, sections = resolved.recipe, trainings(resolved)
     if not sections:
         raise ConfigError(f"the recipe {recipe.name} trains nothing: it has no section base.train, reward or sft")
+    memory = resolved.profile.gpu_memory_gib
     planned = {}
     for name, (settings, layout) in sections.items():
-        model, shape = _shape(recipe, name, models)
-        outputs = len(recipe.attributes.names) if name == "reward" else None
+        role = _role(recipe, name)
+        model, shape = _model(recipe, role, models)
+        if shape is None:
+            raise InputError(f"{model}: its shape is not known here; fetch it and give --model {role}=FOLDER")
         lengths = None
         if name in data:
             if tokenizer is None:
                 raise InputError(f"{data[name]}: its lengths need a tokenizer; give --tokenizer FOLDER")
             lengths = _lengths(data[name], settings, recipe.attributes, tokenizer)
-        try:
-            planned[name] = Planned(model, settings, layout, needs(shape, settings, layout, outputs, lengths))
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from None
+        with _named(name):
+            need = needs(shape, settings, layout, _outputs(recipe, name), lengths)
+        planned[name] = Planned(model, settings, layout, need, memory * 2**30 if memory else None)
     return planned
 
 
-def _shape(recipe: Recipe, section: str, models: Mapping[str, Path]) -> tuple[str, LlamaShape]:
+@contextlib.contextmanager
+def _named(section: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}: {error}") from None
+
+
+def _outputs(recipe: Recipe, section: str) -> int | None:
+    return len(recipe.attributes.names) if section == "reward" else None
+
+
+def _role(recipe: Recipe, section: str) -> str:
+    """Which model a section starts from: base or reward."""
+    return "reward" if section == "reward" and recipe.base and recipe.base.reward else "base"
+
+
+def _model(recipe: Recipe, role: str, models: Mapping[str, Path]) -> tuple[str, LlamaShape | None]:
+    """A model's name, and its shape if a folder, the recipe or the list of public models tells it."""
     base = recipe.base
     assert base is not None, "a recipe that trains has a base"
-    fetched = base.reward if section == "reward" and base.reward else base.fetch
-    role = "reward" if section == "reward" and base.reward else "base"
     if role in models:
         return str(models[role]), LlamaShape.from_folder(models[role])
+    fetched = base.reward if role == "reward" else base.fetch
     if fetched is None:
         assert base.train is not None and base.train.shape is not None, "a base is fetched or has a shape"
         return "from random weights", base.train.shape
-    known = public_shape(fetched.uri)
-    if known is None:
-        if Path(fetched.uri).is_dir():
-            return fetched.uri, LlamaShape.from_folder(fetched.uri)
-        raise InputError(f"{fetched.uri}: its shape is not known here; fetch it and give --model {role}=FOLDER")
-    return fetched.uri, known
+    if Path(fetched.uri).is_dir():
+        return fetched.uri, LlamaShape.from_folder(fetched.uri)
+    return fetched.uri, public_shape(fetched.uri)
 
 
 def _lengths(path: Path, settings: TrainSettings, schema: AttributeSchema, tokenizer: Path) -> Sequence[int]:

@@ -13,7 +13,7 @@ from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.rows import plan
-from steerlm.training.sampler import Sampler
+from steerlm.training.sampler import Sampler, total_steps
 
 
 def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: LlamaShape) -> None:
@@ -157,7 +157,8 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
 class Needs:
     """What one training needs; FLOPs without recomputation, figures per step as means over the simulated steps.
 
-    `real_token_share` None: the data's lengths are not known, every sample counts as a full window.
+    `real_token_share` None: the data's lengths are not known, every sample counts as a full window; `steps` is then
+    `max_steps`, None without. `storage_bytes`: the model folder and as many checkpoints as there ever are at once.
     """
 
     parameters: int
@@ -168,8 +169,10 @@ class Needs:
     real_token_share: float | None
     flops_per_step: float
     flops_per_process: float
+    steps: int | None
     checkpoint_bytes: int
     model_folder_bytes: int
+    storage_bytes: int
 
 
 def needs(
@@ -189,6 +192,7 @@ def needs(
     parameters, stages = shape.parameters(outputs), (0, layout.pipeline - 1)
     weights, _, optimizer = state_bytes(parameters, 1, settings.precision)
     flops = flops_per_token(shape, outputs, packed.context) * packed.tokens
+    checkpoints = settings.keep + 2  # the newest, the best, and the one that is being written
     return Needs(
         parameters=parameters,
         parameters_per_process=max(local_parameters(shape, layout, outputs, stage) for stage in stages),
@@ -198,6 +202,8 @@ def needs(
         real_token_share=packed.real_token_share if known else None,
         flops_per_step=flops,
         flops_per_process=flops / layout.processes,
+        steps=settings.max_steps if lengths is None else total_steps(settings, len(lengths))[0],
         checkpoint_bytes=weights + optimizer,
         model_folder_bytes=weights,
+        storage_bytes=checkpoints * (weights + optimizer) + weights,
     )

@@ -19,6 +19,15 @@ from steerlm.cli.run import Display
         (["run", "demo", "--profile", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
         (
+            ["run", "steerlm-llama2", "--store", "store"],
+            "reward: profile llama2-32x8 has 32 nodes x 8 processes and this back end starts one machine's",
+        ),
+        (
+            ["run", "consumer-gpu", "--set", "profile.layouts.sft={devices: 2, tensor: 2}"],
+            "sft: num_attention_heads 15 does not divide by layout.tensor 2; possible for this model: 1",
+        ),
+        (["run", "demo", "--set", "sft.global_batch=1"], "sft: global_batch 1 is less than the layout's 2"),
+        (
             ["train", "reward", "demo", "--data", "gone.jsonl", "--model", "gone", "--output", "o"],
             "gone.jsonl: no such",
         ),

@@ -122,7 +122,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     folder_of("meta-llama/Llama-2-70b-hf", Path("models/llama-2-70b"))
     for split in ("train", "val"):
         Path(f"data/{split}_labelled.jsonl").write_text("{}\n")
-    shell = Shell()
+    shell = Shell(added={"steerlm plan helpsteer2-70b --data": "--set reward.global_batch=4"})
     shell.run(DOCUMENT)
     assert [(one.recipe.name, one.profile.name) for one in began] == [
         ("demo", "two-processes"),
@@ -132,7 +132,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     ]
     assert began[-1].recipe.reward
     assert not began[-1].recipe.sft
-    assert sum("replica" in text for text in shell.said.values()) == 5
+    assert sum("replica" in text for text in shell.said.values()) == 6
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
     assert not Path("models/policy.work").exists()
