@@ -6,26 +6,21 @@ process for both, so that what is compared is batching by length without padding
     python benchmarks/annotate.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--turns 192]
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from oasst import SIZES, WINDOW, arguments, conversations
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import OasstSource
-from steerlm.datasets.prepare import prepare_source
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import LlamaShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render_readout
-from steerlm.records import Conversation, read_records
-
-WINDOW = 2048
 
 
 def make_model(folder: Path, tokenizer: Path) -> None:
@@ -34,12 +29,7 @@ def make_model(folder: Path, tokenizer: Path) -> None:
     schema = AttributeSchema()
     config = LlamaConfig(
         vocab_size=len(load_tokenizer(folder)),
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=WINDOW,
+        **SIZES,
         num_labels=len(schema.names),
         id2label=dict(enumerate(schema.names)),
         problem_type="regression",
@@ -50,12 +40,9 @@ def make_model(folder: Path, tokenizer: Path) -> None:
 
 
 def texts(data: Path, count: int) -> list[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_source(OasstSource(source=str(data)), Path(folder), schema=AttributeSchema())
-        talks = [talk for _, talk in read_records(Path(folder) / "train.jsonl", Conversation)]
     found = [
         render_readout(talk, i)
-        for talk in talks
+        for talk in conversations(data, ["train"])
         for i, turn in enumerate(talk.conversations)
         if turn.speaker != talk.mask
     ]
@@ -75,9 +62,7 @@ def one_by_one(scorer: TransformersScorer, of: list[str]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="OASST1's messages, a .jsonl file")
-    parser.add_argument("tokenizer", type=Path, help="a tokenizer folder, or a bare tokenizer.model")
+    parser = arguments(__doc__)
     parser.add_argument("--turns", type=int, default=192)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,52 +6,33 @@ as a collator does, to the longest sample of a micro-batch of 8. 6 M random para
     python benchmarks/packing.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--steps 4]
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from oasst import SIZES, WINDOW, arguments, conversations
 
-from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import OasstSource
-from steerlm.datasets.prepare import prepare_source
 from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.models.shape import LlamaShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render, text_of
-from steerlm.records import Conversation, read_records
 from steerlm.training.config import LayoutSettings, TextSettings
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.rows import Row, Sample, plan
 from steerlm.training.sampler import Sampler
 
-WINDOW, BATCH, MICRO = 2048, 32, 8
-SHAPE = LlamaShape(
-    vocab_size=4096,
-    hidden_size=256,
-    intermediate_size=704,
-    num_hidden_layers=6,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    max_position_embeddings=WINDOW,
-    tie_word_embeddings=True,
-)
+BATCH, MICRO = 32, 8
+SHAPE = LlamaShape(vocab_size=4096, tie_word_embeddings=True, **SIZES)
 
 
 def lengths(data: Path, tokenizer: Path) -> np.ndarray:
     """Tokens of the English validation conversations; those over the window count as cut to it."""
+    texts = [text_of(render(talk)) for talk in conversations(data, ["train", "val"])]
     with tempfile.TemporaryDirectory() as folder:
-        source = OasstSource(source=str(data))
-        prepare_source(source, Path(folder), schema=AttributeSchema())
-        texts = [
-            text_of(render(talk))
-            for name in ("train", "val")
-            for _, talk in read_records(Path(folder) / f"{name}.jsonl", Conversation)
-        ]
-        copy_tokenizer(tokenizer, Path(folder) / "tokenizer", plain=True)
-        ids = load_tokenizer(Path(folder) / "tokenizer")(texts, add_special_tokens=False)["input_ids"]
+        copy_tokenizer(tokenizer, Path(folder), plain=True)
+        ids = load_tokenizer(folder)(texts, add_special_tokens=False)["input_ids"]
     return np.array([min(WINDOW, len(one)) for one in ids])
 
 
@@ -83,9 +64,7 @@ def run(engine: MegatronEngine, of: np.ndarray, packed: bool, steps: range) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="OASST1's messages, a .jsonl file")
-    parser.add_argument("tokenizer", type=Path, help="a tokenizer folder, or a bare tokenizer.model")
+    parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
