@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +19,7 @@ from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import LlamaShape
 from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.records import Conversation, Turn
+from tests.byte_tokenizer import byte_level_bpe
 
 WINDOW = 128
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wise owls watch from an old tree in winter"
@@ -56,19 +56,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of 400 pieces; the template's marks split into several of them."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
     texts = [answer(n) for n in range(50)] + [SYSTEM_PROMPT, "User\nAssistant\nSystem\n", "question 1 2 3?"]
-    raw.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<pad>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
+    raw = byte_level_bpe(texts, 400, ["<pad>", "</s>"])
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>")
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import LlamaShape
 from steerlm.prompt import SYSTEM_PROMPT
+from tests.byte_tokenizer import byte_level_bpe
 
 OWN = AttributeSchema(names=("warmth", "plain-speech", "wit"), low=0, high=9, defaults={"wit": 3})
 """Three attributes of one's own, on a range of one's own."""
@@ -21,18 +22,7 @@ OWN = AttributeSchema(names=("warmth", "plain-speech", "wit"), low=0, high=9, de
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Byte-level BPE of 320 pieces, with BOS put in front of every text as Llama's tokenizers do."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator([SYSTEM_PROMPT, "User\nAssistant\nSystem\n"], trainer)
-    from tokenizers.processors import TemplateProcessing
-
+    raw = byte_level_bpe([SYSTEM_PROMPT, "User\nAssistant\nSystem\n"], 320, ["<s>", "</s>"])
     raw.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     folder = tmp_path_factory.mktemp("tokenizer")
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
