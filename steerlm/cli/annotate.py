@@ -5,7 +5,7 @@ import signal
 import time
 import zlib
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Literal, Self
 
 import typer
@@ -107,9 +107,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, counts: "AnnotateCounts") -> None:
@@ -129,9 +127,7 @@ class Terminable:
     def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGTERM, self._terminate)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, self._before)
         if self._terminated:
             raise Interrupted("terminated; run the same command again to go on") from None
