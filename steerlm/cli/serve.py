@@ -7,8 +7,6 @@ import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
     help="Serve a reward model or a steerable model over HTTP.\n\nExample: steerlm serve generate MODEL --port 1427",
 )
 
