@@ -25,16 +25,9 @@ from steerlm.training.progress import TrainResult
 from steerlm.training.rows import Row
 from steerlm.training.sink import JsonlSink, Sinks
 from tests.reference_engine import ReferenceEngine
+from tests.tiny_models import SHAPE
 
-CONFIG = LlamaConfig(
-    vocab_size=257,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-)
+CONFIG = LlamaConfig(**SHAPE | {"vocab_size": 257, "max_position_embeddings": 256})
 OPTIMIZER = {"lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 2}
 SETTINGS = {"max_steps": 12, "global_batch": 4, "window": 64, "optimizer": OPTIMIZER}
 WORDS = ("ice", "snow", "rain", "fog", "hail", "wind", "sun")
