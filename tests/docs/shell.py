@@ -9,7 +9,6 @@ tested in tests/serving).
 import os
 import re
 import shlex
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ from unittest.mock import patch
 
 import pytest
 
+from pipelines.demo import free_port
 from steerlm.cli.main import call
 from tests.conftest import ROOT
 
@@ -134,8 +134,7 @@ class Shell:
     def _port(self, named: str) -> int:
         """A free port in place of one that a document names, always the same."""
         if named not in self.ports:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self.ports[named] = probe.getsockname()[1]
+            self.ports[named] = free_port()
         return self.ports[named]
 
     def _serve(self, words: list[str]) -> None:
