@@ -21,25 +21,31 @@ def main(arguments: list[str]) -> int:
     """Run the module; its exit code, after writing it down."""
     folder, module = Path(arguments[0]), arguments[1]
     sys.argv = [module, *arguments[2:]]
-    code, error, final = 0, "", False
+    ended: BaseException | None = None
     signal.signal(signal.SIGTERM, _interrupt)  # until the module sets its own
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        error = exit_.code if isinstance(exit_.code, str) else ""
-        final = code == 2
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except SteerLMError as known:
-        code, error, final = known.exit_code, str(known), not isinstance(known, PeerLostError)
-        traceback.print_exc()
-    except BaseException as unknown:
-        code, error = 1, f"{type(unknown).__name__}: {unknown}"
-        traceback.print_exc()
-    rank = os.environ.get("RANK", "0")
-    write_json(folder / f"status-{rank}.json", {"code": code, "error": error, "final": final})
+    except BaseException as error:
+        ended = error
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and how must be written down
+    code, said, final = _ending(ended)
+    write_json(folder / f"status-{os.environ.get('RANK', '0')}.json", {"code": code, "error": said, "final": final})
     return code
+
+
+def _ending(ended: BaseException | None) -> tuple[int, str, bool]:
+    """(code, error, final) of what the module raised; an error's trace is printed."""
+    if ended is None:
+        return 0, "", False
+    if isinstance(ended, SystemExit):
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        return code, ended.code if isinstance(ended.code, str) else "", code == 2
+    if isinstance(ended, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "", False
+    traceback.print_exception(ended)
+    if isinstance(ended, SteerLMError):
+        return ended.exit_code, str(ended), not isinstance(ended, PeerLostError)
+    return 1, f"{type(ended).__name__}: {ended}", False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -101,8 +101,10 @@ class Signal:
         self.waiting = True
         try:
             yield
-        finally:
-            self.waiting = False
+        except BaseException:  # torchrun ends a process whose peer has died: its own word for that must not be lost
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            raise
+        self.waiting = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.arrived = True

@@ -77,6 +77,18 @@ def _workers(job: Job) -> list[int]:
     return [pid for rank, pid in sorted(found.items(), key=lambda item: str(item[0])) if rank is not None]
 
 
+def test_two_nodes_from_beginning_to_end(training: Training, alone: dict[int, float]) -> None:
+    spec = training.spec("whole", layout={"nodes": 2, "devices": 1}, **SETTINGS)
+    assert _end(_agents(spec)) == [0, 0]
+    assert curve(spec) == pytest.approx(alone, rel=0, abs=1e-4)
+    _check_result(training.folder / "whole")
+
+
+def _check_result(folder: Path) -> None:
+    result = json.loads((folder / "work" / "result.json").read_text())
+    assert result["steps"] == STEPS and (folder / "model" / "config.json").exists()
+
+
 def test_two_nodes_then_one_then_one_process(training: Training, alone: dict[int, float]) -> None:
     # Two nodes; one agent is told to stop: its worker and the other node's save.
     spec = training.spec("run", layout={"nodes": 2, "devices": 1}, **SETTINGS)
@@ -114,5 +126,4 @@ def test_two_nodes_then_one_then_one_process(training: Training, alone: dict[int
     spec = training.spec("run", **SETTINGS)
     assert Ranks(spec).ends() == ([0], [""])
     assert curve(spec) == pytest.approx(alone, rel=0, abs=1e-4)
-    result = json.loads((training.folder / "run" / "work" / "result.json").read_text())
-    assert result["steps"] == STEPS and (training.folder / "run" / "model" / "config.json").exists()
+    _check_result(training.folder / "run")
