@@ -1,5 +1,6 @@
 """What a store holds: list it, verify every byte, clear away what nothing needs. Knows artifacts, not stages."""
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -92,16 +93,17 @@ def remove(store: Store, entry: Entry) -> bool:
     """Delete an entry, its completion first, so that a broken removal leaves nothing that looks whole. False if another
     process of this machine works on it."""
     folder = store.folder(entry.stage, entry.key)
-    if (folder / ".lock").exists():
-        with open(folder / ".lock", "a", encoding="utf-8") as file:
+    with contextlib.ExitStack() as held:
+        if (folder / ".lock").exists():
+            file = held.enter_context(open(folder / ".lock", "a", encoding="utf-8"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-    (folder / COMPLETE).unlink(missing_ok=True)
-    if store.remote:
-        store.remote.at(entry.name).remove(first=COMPLETE)
-    shutil.rmtree(folder, ignore_errors=True)
+        (folder / COMPLETE).unlink(missing_ok=True)
+        if store.remote:
+            store.remote.at(entry.name).remove(first=COMPLETE)
+        shutil.rmtree(folder, ignore_errors=True)
     return True
 
 

@@ -1,14 +1,17 @@
 """`steerlm store` on a local store: what is listed, what damage is told, what may go and what is needed."""
 
+import fcntl
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from steerlm.artifact import Artifact, Store
 from steerlm.cli.main import call
 from steerlm.inventory import entries, garbage, problems, remove
-from tests.fake_s3 import fake_s3
+from tests.fake_s3 import FakeS3
 
 
 def make(store: Store, stage: str, key: str, text: str, finished: int, *inputs: Artifact) -> Artifact:
@@ -56,16 +59,12 @@ def test_a_policy_and_its_baseline_are_told_apart(tmp_path: Path, capsys: pytest
     assert (ends["a"], ends["b"]) == ("train_sft", "train_baseline")
 
 
-def test_labels_are_read_of_a_remote_store_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "password")
-    with fake_s3() as s3:
-        monkeypatch.setenv("S3_ENDPOINT", s3.address)
-        store = Store("s3://bucket/store", cache=tmp_path / "here")
-        store.begin("train_sft", "a", "policy", {"label": "train_baseline"})
-        (store.folder("train_sft", "a") / "policy" / "config.json").write_text("{}")
-        store.finish("train_sft", "a", "policy", None, {})
-        (found,) = entries(Store("s3://bucket/store", cache=tmp_path / "there"))
+def test_labels_are_read_of_a_remote_store_too(s3: FakeS3, tmp_path: Path) -> None:
+    store = Store("s3://bucket/store", cache=tmp_path / "here")
+    store.begin("train_sft", "a", "policy", {"label": "train_baseline"})
+    (store.folder("train_sft", "a") / "policy" / "config.json").write_text("{}")
+    store.finish("train_sft", "a", "policy", None, {})
+    (found,) = entries(Store("s3://bucket/store", cache=tmp_path / "there"))
     assert (found.state, found.label) == ("complete", "train_baseline")
 
 
@@ -110,3 +109,19 @@ def test_what_is_no_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "stage" / "key" / "manifest.json").write_text("{")
     assert call(["store", "verify", str(tmp_path)]) == 1
     assert "stage/key: manifest.json cannot be read" in capsys.readouterr().out
+
+
+def test_a_key_is_held_until_all_of_it_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rmtree = store.folder("model", "m3"), shutil.rmtree
+    (folder / ".lock").touch()
+    seen: list[Path] = []
+
+    def watched(path: Path, **options: Any) -> None:
+        with open(path / ".lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append(path)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    assert remove(store, next(entry for entry in entries(store) if entry.key == "m3"))
+    assert seen == [folder] and not folder.exists()
