@@ -15,7 +15,7 @@ Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 f
 Name = typer.Option(None, "--name", help="Model id in replies. Default: the folder's name.")
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
 Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
-Flight = typer.Option(1024, "--max-in-flight", min=1, help="Requests taken at a time; one more is a 429.")
+Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers made or waiting at a time; one more is a 429.")
 Drain = typer.Option(30, "--drain-seconds", min=1, help="How long requests in flight may take after SIGTERM.")
 
 

@@ -20,11 +20,10 @@ import steerlm
 from steerlm.attributes import AttributeSchema
 from steerlm.serving import health, replies
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.places import Place
+from steerlm.serving.replies import ApiError
 
 logger = logging.getLogger(__name__)
-
-RETRY_AFTER = {429: b"1", 503: b"5"}
-"""Seconds: a place in the queue is free soon; another server takes the place of one that shuts down."""
 
 
 class Service(Protocol):
@@ -50,7 +49,7 @@ class Service(Protocol):
 
 
 def create_app(service: Service, routers: list[APIRouter], settings: ServeSettings) -> FastAPI:
-    """An app whose `state` carries `service`, `settings`, `draining`, `in_flight` (requests), `created`,
+    """An app whose `state` carries `service`, `settings`, `draining`, `in_flight` (places taken), `created`,
     and `refused_at` (monotonic seconds: when it last refused a request because it drains)."""
 
     @contextlib.asynccontextmanager
@@ -89,7 +88,7 @@ async def start(app: FastAPI) -> None:
 class Gate:
     """Refuses work before it is read into memory: while draining (503), when the queue is full (429), too large (413).
 
-    The queue is what was accepted and not yet answered, whatever it waits for.
+    A request takes a place of the queue here, and one for each further answer when its route knows how many it makes.
     """
 
     OPEN = ("/health", "/ready", "/v2/health/live")
@@ -109,15 +108,17 @@ class Gate:
         if scope["method"] not in ("POST", "PUT"):
             await self._app(scope, receive, send)
             return
-        if self._state.in_flight >= self._places:
-            full = f"the server has {self._places} requests in flight, which is its limit; try again later"
-            await _refuse(send, scope["path"], full, 429)
+        place = Place(self._state, self._places)
+        try:
+            place.take(1)
+        except ApiError as full:
+            await _refuse(send, scope["path"], str(full), full.status)
             return
-        self._state.in_flight += 1
+        scope.setdefault("state", {})["place"] = place
         try:
             await self._limited(scope, receive, send)
         finally:
-            self._state.in_flight -= 1
+            place.leave()
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the request body is larger than {self._limit} bytes; send less at a time"
@@ -141,8 +142,7 @@ class Gate:
 async def _refuse(send: Send, path: str, message: str, status: int) -> None:
     body = json.dumps(replies.body_for(path, message, status)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in RETRY_AFTER:
-        headers.append((b"retry-after", RETRY_AFTER[status]))
+    headers += [(name.encode(), value.encode()) for name, value in replies.headers_for(status).items()]
     if status == 503:
         headers.append((b"connection", b"close"))  # the next request would find this server gone
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -51,6 +51,7 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
     given, n = body.prompts(), body.n or 1
     if not 0 < len(given) * n <= MAX_ANSWERS:
         raise ApiError(f"{len(given)} prompts with {n} answers each; 1 to {MAX_ANSWERS} answers are given", param="n")
+    request.state.place.take(len(given) * n)
     prompts = await asyncio.to_thread(lambda: [_ids(service, i, prompt) for i, prompt in enumerate(given)])
     sampling = body.sampling(body.max_tokens or 16, body.logprobs)
     for index, ids in enumerate(prompts):

@@ -47,7 +47,8 @@ class ServeSettings(BaseModel):
     """PUT /generate answers bad input as NeMo does: HTTP 200 and a JSON string."""
     max_body_bytes: PositiveInt = 16 << 20
     max_in_flight: PositiveInt = 1024
-    """Requests being answered or waiting at a time; one more is a 429 with Retry-After."""
+    """Answers being made or waiting at a time, of all requests; one more is a 429 with Retry-After. A scoring request
+    counts as one."""
     max_tokens: PositiveInt | None = None
     """Tokens an answer may have at most; None: what the window leaves."""
     drain_seconds: PositiveInt = 30

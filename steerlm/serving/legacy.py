@@ -176,6 +176,7 @@ async def generate(request: Request) -> Any:
         if service.settings.upstream_errors:
             return JSONResponse(str(error), 400 if param == "sentences" else 200)
         return JSONResponse(error_body(str(error), 400, param), 400)
+    request.state.place.take(len(prompts))
     answers = await while_connected(request, service.several(prompts, reseeded(asked.sampling, len(prompts))))
     return await asyncio.to_thread(_reply, asked, prompts, answers, service.engine)
 

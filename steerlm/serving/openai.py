@@ -74,6 +74,7 @@ class ChatRequest(Asking):
 async def chat(request: Request, body: ChatRequest) -> Any:
     service: GenerationService = request.app.state.service
     body.check(service.name)
+    request.state.place.take(body.n or 1)
     prompt = build_prompt(
         [message.plain() for message in body.messages],
         body.asked(),

@@ -27,6 +27,10 @@ KINDS = {
 }
 
 
+RETRY_AFTER = {429: 1, 503: 5}
+"""Seconds: a place in the queue is free soon; another server takes the place of one that shuts down."""
+
+
 class ApiError(InputError):
     """A request that cannot be served: HTTP status, the parameter at fault, one clear sentence."""
 
@@ -56,6 +60,10 @@ def body_for(path: str, message: str, status: int, param: str | None = None) -> 
     return {"error": message} if path == "/v2" or path.startswith("/v2/") else error_body(message, status, param)
 
 
+def headers_for(status: int) -> dict[str, str]:
+    return {"retry-after": str(RETRY_AFTER[status])} if status in RETRY_AFTER else {}
+
+
 def error_event(error: Exception) -> str:
     """An error in the middle of a stream, whose HTTP status is already sent."""
     status = 400 if isinstance(error, InputError) else 500
@@ -66,7 +74,7 @@ def install(app: FastAPI) -> None:
     """Give every failure of `app` the common body."""
 
     def reply(request: Request, message: str, status: int, param: str | None = None) -> ErrorReply:
-        return ErrorReply(body_for(request.url.path, message, status, param), status)
+        return ErrorReply(body_for(request.url.path, message, status, param), status, headers_for(status))
 
     @app.exception_handler(ApiError)
     async def _api(request: Request, error: ApiError) -> ErrorReply:

@@ -205,7 +205,7 @@ def test_a_full_queue_is_429_and_leaving_makes_room(policy_folder: Path, serving
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "RateLimitError")
         assert int(refused.headers["retry-after"]) > 0
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-        with client, pytest.raises(openai.RateLimitError, match="2 requests in flight"):
+        with client, pytest.raises(openai.RateLimitError, match="2 answers in flight"):
             client.completions.create(model="policy", prompt="a")
         assert httpx.get(f"{url}/health").status_code == 200
         for stream in streams:
@@ -213,6 +213,32 @@ def test_a_full_queue_is_429_and_leaving_makes_room(policy_folder: Path, serving
         until(lambda: not engine.jobs)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=5) as client:
             assert client.completions.create(model="policy", prompt="a", max_tokens=1).usage is not None
+
+
+def test_every_answer_takes_a_place(policy_folder: Path, serving: Callable[..., Any]) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    asked = [
+        ("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, lambda n: {"n": n}),
+        ("POST", "/v1/completions", {"max_tokens": 2}, lambda n: {"prompt": ["a"] * n}),
+        ("POST", "/v1/chat/completions", chat, lambda n: {"n": n}),
+        ("PUT", "/generate", {"tokens_to_generate": 2}, lambda n: {"sentences": ["a"] * n}),
+    ]
+    with serving(policy_folder, "generate", max_in_flight=4) as (url, app), httpx.Client() as stream:
+        request = stream.build_request("POST", f"{url}/v1/completions", json={**LONG, "n": 2, "stream": True})
+        lines = stream.send(request, stream=True).iter_lines()
+        assert next(lines)
+        for method, route, body, of in asked:
+            replies = [httpx.request(method, url + route, json={**body, **of(n)}) for n in (2, 3, 5)]
+            assert [reply.status_code for reply in replies] == [200, 429, 400], route
+            assert "2 answers in flight and 3 more would pass its limit, 4" in replies[1].text
+            assert int(replies[1].headers["retry-after"]) > 0
+            assert "5 answers to one request; this server makes at most 4" in replies[2].text
+        assert app.state.in_flight == 2
+        lines.close()
+        stream.close()
+        until(lambda: not app.state.in_flight)
+        method, route, body, of = asked[0]
+        assert httpx.request(method, url + route, json={**body, **of(4)}).status_code == 200
 
 
 def until(true: Callable[[], bool], seconds: float = 10) -> None:
