@@ -85,14 +85,20 @@ class TransformersScorer:
                     "choose the policy keep_end or skip for over-long texts"
                 )
         kept = [i for i, tokens in enumerate(ids) if over_long == "keep_end" or len(tokens) <= self.window]
-        rows = [ids[i][-self.window :] for i in kept]
+        scores[kept] = self.score_tokens([ids[i][-self.window :] for i in kept])
+        return scores
+
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
+        """Raw scores [rows, attributes] fp32 of texts that are tokens already: each 1 to `window` ids, read out at the
+        last. Raises `SteerLMError` for a score that is not finite."""
+        scores = np.empty((len(rows), len(self.schema.names)), dtype=np.float32)
         for batch in by_length([len(row) for row in rows], self.batch_tokens):
-            scores[[kept[b] for b in batch]] = self._forward([rows[b] for b in batch])
-        if not np.isfinite(scores[kept]).all():
+            scores[batch] = self._forward([rows[b] for b in batch])
+        if not np.isfinite(scores).all():
             raise SteerLMError(f"{self._loaded.folder}: the model gives scores that are not finite numbers")
         return scores
 
-    def _forward(self, rows: list[list[int]]) -> Scores:
+    def _forward(self, rows: Sequence[list[int]]) -> Scores:
         """Head values [rows, attributes] at the last token of each row."""
         import torch
 

@@ -21,15 +21,15 @@ from steerlm.serving.config import ScoreSettings
 Scores = npt.NDArray[np.float32]
 
 
-class TextScorer(Protocol):
-    """What scores texts: [n, attributes] fp32 for n texts. The batcher needs no more of a scorer."""
+class TokenScorer(Protocol):
+    """What scores texts of token ids: [n, attributes] fp32 for n texts. The batcher needs no more of a scorer."""
 
-    def score(self, texts: Sequence[str]) -> Scores: ...
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores: ...
 
 
 @dataclass(slots=True)
 class _Request:
-    texts: list[str]
+    texts: list[list[int]]
     future: "Future[Scores]" = field(default_factory=Future)
 
 
@@ -39,7 +39,7 @@ class ScoreBatcher:
     The first request of a batch waits `wait_ms` for others; a batch is closed early at `max_batch` texts.
     """
 
-    def __init__(self, scorer: TextScorer, settings: ScoreSettings) -> None:
+    def __init__(self, scorer: TokenScorer, settings: ScoreSettings) -> None:
         self._scorer, self._settings = scorer, settings
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="score-batcher", daemon=True)
@@ -58,8 +58,8 @@ class ScoreBatcher:
     def healthy(self) -> bool:
         return self._thread.is_alive()
 
-    async def score(self, texts: Sequence[str]) -> Scores:
-        """[n, attributes] fp32. Raises what the scorer raised."""
+    async def score(self, texts: Sequence[list[int]]) -> Scores:
+        """[n, attributes] fp32 of n texts of token ids. Raises what the scorer raised."""
         if not self.healthy:
             raise SteerLMError("the scoring thread is not running")
         request = _Request(list(texts))
@@ -95,7 +95,7 @@ class ScoreBatcher:
     def _score(self, batch: list[_Request]) -> None:
         self.batches += 1
         try:
-            scores = np.asarray(self._scorer.score([text for request in batch for text in request.texts]))
+            scores = np.asarray(self._scorer.score_tokens([text for request in batch for text in request.texts]))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

@@ -1,9 +1,9 @@
 """The KServe v2 protocol of a reward model, as upstream's annotation client and any Triton client speak it.
 
-Source: behaviour spec 3.1 (the PyTriton server of SteerLM: inputs `sentences` and `add_EOS`, outputs `rewards` and
-`exceeded`), decisions "Annotation and serving". A text longer than the window is no error here: its row is NaN and its
-`exceeded` is 1. Texts are scored as they come, with or without the read-out mark: upstream's client warms a server up
-with a plain one. The bytes are `tensors.py`.
+Source: behaviour spec 3.1 (the PyTriton server of SteerLM: outputs `rewards` and `exceeded`), decisions "Annotation and
+serving". A text longer than the window is no error here: its row is NaN and its `exceeded` is 1. Texts are scored as
+they come, with or without the read-out mark: upstream's client warms a server up with a plain one. The inputs are
+`kserve_inputs.py`, the bytes `tensors.py`.
 """
 
 import asyncio
@@ -16,17 +16,15 @@ from fastapi.responses import JSONResponse, Response
 import steerlm
 from steerlm.errors import nearest
 from steerlm.serving.health import ready
+from steerlm.serving.kserve_inputs import INPUTS, read_rows
 from steerlm.serving.leaving import while_connected
 from steerlm.serving.replies import ApiError
 from steerlm.serving.scoring import ScoringService
 from steerlm.serving.tensors import (
     HEADER_LENGTH,
     InferRequest,
-    InputTensor,
     RequestedOutput,
-    booleans,
     read_request,
-    texts,
     write_reply,
 )
 
@@ -34,6 +32,8 @@ router = APIRouter(prefix="/v2", tags=["kserve"])
 
 MODEL, VERSION = "reward_model", "1"
 """Upstream's name of the model; the server's own (`--name`) is taken too."""
+
+_TRITON = {"BYTES": "TYPE_STRING"}
 
 Model = "/models/{model}"
 Versioned = Model + "/versions/{version}"
@@ -73,10 +73,7 @@ async def metadata(request: Request, model: str, version: str | None = None) -> 
         "name": model,
         "versions": [VERSION],
         "platform": "steerlm",
-        "inputs": [
-            {"name": "sentences", "datatype": "BYTES", "shape": [-1, 1]},
-            {"name": "add_EOS", "datatype": "BOOL", "shape": [-1, 1]},
-        ],
+        "inputs": [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in INPUTS.items()],
         "outputs": [
             {"name": "rewards", "datatype": "FP32", "shape": [-1, len(service.schema.names)]},
             {"name": "exceeded", "datatype": "INT32", "shape": [-1, 1]},
@@ -100,9 +97,10 @@ async def config(request: Request, model: str, version: str | None = None) -> di
         "platform": "steerlm",
         "backend": "steerlm",
         "max_batch_size": service.settings.score.max_texts,
+        # One of two ways to give a text: none of them is always needed.
         "input": [
-            {"name": "sentences", "data_type": "TYPE_STRING", "dims": [1]},
-            {"name": "add_EOS", "data_type": "TYPE_BOOL", "dims": [1], "optional": True},
+            {"name": name, "data_type": _TRITON.get(kind, f"TYPE_{kind}"), "dims": shape[1:], "optional": True}
+            for name, (kind, shape) in INPUTS.items()
         ],
         "output": [
             {"name": "rewards", "data_type": "TYPE_FP32", "dims": [len(service.schema.names)]},
@@ -121,10 +119,10 @@ def _object(required: list[str], **properties: Any) -> dict[str, Any]:
 
 _INPUT = _object(
     ["name", "datatype", "shape"],
-    name={"enum": ["sentences", "add_EOS"]},
-    datatype={"enum": ["BYTES", "BOOL"]},
+    name={"enum": list(INPUTS)},
+    datatype={"enum": sorted({kind for kind, _ in INPUTS.values()})},
     shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
-    data={"type": "array", "items": {"type": ["string", "boolean"]}},
+    data={"type": "array", "items": {"type": ["string", "boolean", "integer"]}},
 )
 _OUTPUT = _object(["name"], name={"enum": ["rewards", "exceeded"]})
 _BODY = _object(
@@ -143,43 +141,15 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         raise ApiError(f"content-encoding {encoding!r} is not offered; send the body as it is", status=415)
     asked, binary = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
-    sentences = _sentences(asked, binary, service.settings.score.max_texts)
     wanted = _outputs(asked)
-    rewards, exceeded = await while_connected(request, _score(service, sentences))
+    rows = await asyncio.to_thread(read_rows, asked, binary, service)
+    rewards, exceeded = await while_connected(request, _score(service, rows))
     values = {"rewards": rewards, "exceeded": exceeded}
     head = {"model_name": model, "model_version": VERSION} | ({} if asked.id is None else {"id": asked.id})
     body, header = write_reply(head, [(out, values[out.name], asked.wants_binary(out)) for out in wanted])
     if header == len(body):
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(header)}, media_type="application/octet-stream")
-
-
-def _sentences(asked: InferRequest, binary: dict[str, bytes], limit: int) -> list[str]:
-    """The texts to score, checked."""
-    inputs = {tensor.name: tensor for tensor in asked.inputs}
-    if len(inputs) != len(asked.inputs):
-        raise ApiError("an input is given twice")
-    for name in inputs.keys() - {"sentences", "add_EOS"}:
-        raise ApiError(f"unknown input {name!r}{nearest(name, ['sentences', 'add_EOS'])}; send texts as 'sentences'")
-    if "sentences" not in inputs:
-        raise ApiError("input 'sentences' is missing: BYTES of shape [batch, 1]")
-    rows = texts(_typed(inputs["sentences"], "BYTES"), binary.get("sentences"))
-    if len(rows) > limit:
-        raise ApiError(f"{len(rows)} texts at once; at most {limit} are taken")
-    for index, text in enumerate(rows):
-        if not text:
-            raise ApiError(f"sentences[{index}] is empty: there is no token to read a score from")
-    if "add_EOS" in inputs and any(booleans(_typed(inputs["add_EOS"], "BOOL"), binary.get("add_EOS"))):
-        raise ApiError("add_EOS: a score is read at the end of the text itself, as it was trained")
-    return rows
-
-
-def _typed(tensor: InputTensor, datatype: str) -> InputTensor:
-    if tensor.datatype != datatype:
-        raise ApiError(f"input {tensor.name!r} must be {datatype}, not {tensor.datatype!r}")
-    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
-        raise ApiError(f"input {tensor.name!r} must have shape [batch, 1], not {tensor.shape}")
-    return tensor
 
 
 def _outputs(asked: InferRequest) -> list[RequestedOutput]:
@@ -191,12 +161,11 @@ def _outputs(asked: InferRequest) -> list[RequestedOutput]:
     return wanted
 
 
-async def _score(service: ScoringService, sentences: list[str]) -> tuple[Any, Any]:
+async def _score(service: ScoringService, rows: list[list[int]]) -> tuple[Any, Any]:
     """(rewards [batch, attributes] fp32, exceeded [batch, 1] int32)."""
-    lengths = await asyncio.to_thread(service.lengths, sentences) if sentences else []
-    exceeded = np.array([[length > service.window] for length in lengths], dtype=np.int32).reshape(-1, 1)
-    rewards = np.full((len(sentences), len(service.schema.names)), np.nan, dtype=np.float32)
+    exceeded = np.array([[len(row) > service.window] for row in rows], dtype=np.int32).reshape(-1, 1)
+    rewards = np.full((len(rows), len(service.schema.names)), np.nan, dtype=np.float32)
     kept = np.flatnonzero(exceeded[:, 0] == 0)
     if len(kept):
-        rewards[kept] = await service.batcher.score([sentences[i] for i in kept])
+        rewards[kept] = await service.batcher.score([rows[i] for i in kept])
     return rewards, exceeded

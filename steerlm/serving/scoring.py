@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError
-from steerlm.inference.scorer import Scorer
+from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import LABEL_MARK, render_readout
 from steerlm.records import Conversation, Turn
 from steerlm.serving.batching import ScoreBatcher
@@ -26,11 +26,11 @@ router = APIRouter(tags=["scoring"])
 
 
 class ScoringService:
-    """A reward model behind micro-batching. `tokenizer` only counts, to refuse what is too long by name."""
+    """A reward model behind micro-batching."""
 
     kind = "reward"
 
-    def __init__(self, scorer: Scorer, tokenizer: Any, name: str, settings: ServeSettings) -> None:
+    def __init__(self, scorer: TransformersScorer, tokenizer: Any, name: str, settings: ServeSettings) -> None:
         self.schema, self.window, self.identity = scorer.schema, scorer.window, scorer.identity
         self.name, self.settings = name, settings
         self._tokenizer = tokenizer
@@ -44,19 +44,27 @@ class ScoringService:
         self.batcher.start()
         turns = [Turn(value="What is it?", speaker="User"), Turn(value="It is a test.", speaker="Assistant")]
         probe = Conversation(conversations=turns)
-        check_scores(await self.batcher.score([render_readout(probe, 1), render_readout(probe, 0)]), self.schema)
+        texts = self.encode([render_readout(probe, 1), render_readout(probe, 0)])
+        check_scores(await self.batcher.score(texts), self.schema)
 
     async def stop(self) -> None:
         await asyncio.to_thread(self.batcher.stop)
 
-    def lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text; raises `ApiError` for one that cannot be tokenised."""
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self._tokenizer)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text as in training: tokenised whole, no special tokens added; raises `ApiError` for one that
+        cannot be tokenised."""
+        if not texts:
+            return []
         for index, text in enumerate(texts):
             # JSON can say half of a character.
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise ApiError(f"text {index} is not valid Unicode")
-        ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [len(row) for row in ids]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
 
 def check_scores(scores: Any, schema: AttributeSchema) -> None:
@@ -116,14 +124,15 @@ async def score(request: Request, body: ScoreRequest) -> Any:
     limit = service.settings.score.max_texts
     if len(texts) > limit:
         raise ApiError(f"{len(texts)} texts at once; at most {limit} are taken", status=413)
-    for index, length in enumerate(await asyncio.to_thread(service.lengths, texts) if texts else []):
-        if length > service.window:
+    rows = await asyncio.to_thread(service.encode, texts)
+    for index, row in enumerate(rows):
+        if len(row) > service.window:
             at = f"texts[{index}]" if places is None else f"conversations[{places[index].conversation}]"
             turn = "" if places is None else f" turn {places[index].turn}"
             raise ApiError(
-                f"{at}{turn} has {length} tokens; the model's window is {service.window}", param=at, status=413
+                f"{at}{turn} has {len(row)} tokens; the model's window is {service.window}", param=at, status=413
             )
-    scores = (await while_connected(request, service.batcher.score(texts))).tolist() if texts else []
+    scores = (await while_connected(request, service.batcher.score(rows))).tolist() if rows else []
     return ScoreReply(
         model=service.name,
         attributes=list(service.schema.names),

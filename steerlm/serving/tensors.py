@@ -113,6 +113,21 @@ def booleans(tensor: InputTensor, raw: bytes | None) -> list[bool]:
     return values
 
 
+def integers(tensor: InputTensor, raw: bytes | None) -> npt.NDArray[np.int64]:
+    """The elements of an INT64 tensor, in its shape."""
+    if raw is None:
+        values = list(_flat(tensor.data or []))
+        if not all(type(value) is int and -(1 << 63) <= value < 1 << 63 for value in values):
+            raise ApiError(f"input {tensor.name!r}: INT64 data in JSON must be integers of 64 bits")
+        numbers = np.array(values, dtype=np.int64)
+    elif len(raw) % 8:
+        raise ApiError(f"input {tensor.name!r}: {len(raw)} bytes are no whole number of INT64")
+    else:
+        numbers = np.frombuffer(raw, dtype="<i8").astype(np.int64)
+    _check_count(tensor, len(numbers))
+    return numbers.reshape(tensor.shape)
+
+
 def write_reply(
     head: dict[str, Any], outputs: list[tuple[RequestedOutput, npt.NDArray[Any], bool]]
 ) -> tuple[bytes, int]:

@@ -12,20 +12,22 @@ from steerlm.errors import InputError, SteerLMError
 from steerlm.serving.batching import ScoreBatcher, Scores
 from steerlm.serving.config import ScoreSettings
 
+BAD = [6, 6, 6]
+
 
 class Lengths:
-    """Scores a text by its length; refuses "bad"; the first call waits for `gate`."""
+    """Scores a text by its length; refuses `BAD`; the first call waits for `gate`."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
         self.gate = threading.Event()
 
-    def score(self, texts: Sequence[str]) -> Scores:
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
         self.gate.wait(10)
-        self.calls.append(len(texts))
-        if "bad" in texts:
+        self.calls.append(len(rows))
+        if BAD in rows:
             raise InputError("bad text")
-        return np.array([[len(t), -len(t)] for t in texts], dtype=np.float32)
+        return np.array([[len(t), -len(t)] for t in rows], dtype=np.float32)
 
 
 def test_requests_that_wait_share_a_batch_and_keep_their_order() -> None:
@@ -34,7 +36,7 @@ def test_requests_that_wait_share_a_batch_and_keep_their_order() -> None:
     batcher.start()
 
     async def ask() -> list[Scores]:
-        tasks = [asyncio.create_task(batcher.score(["x" * i] * (i % 3 + 1))) for i in range(1, 25)]
+        tasks = [asyncio.create_task(batcher.score([[0] * i] * (i % 3 + 1))) for i in range(1, 25)]
         await asyncio.sleep(0.2)
         scorer.gate.set()
         return await asyncio.gather(*tasks)
@@ -56,7 +58,7 @@ def test_a_bad_request_does_not_fail_its_neighbours() -> None:
 
     async def ask() -> list[Scores | BaseException]:
         return await asyncio.gather(
-            batcher.score(["a"]), batcher.score(["bad"]), batcher.score(["ccc"]), return_exceptions=True
+            batcher.score([[1]]), batcher.score([BAD]), batcher.score([[1, 2, 3]]), return_exceptions=True
         )
 
     first, second, third = asyncio.run(ask())
@@ -72,7 +74,7 @@ def test_stop_scores_what_is_queued_and_then_refuses() -> None:
     batcher.start()
 
     async def ask() -> Scores:
-        task = asyncio.create_task(batcher.score(["abc"]))
+        task = asyncio.create_task(batcher.score([[1, 2, 3]]))
         await asyncio.sleep(0.05)
         stopping = threading.Thread(target=batcher.stop)
         stopping.start()
@@ -81,7 +83,7 @@ def test_stop_scores_what_is_queued_and_then_refuses() -> None:
         scores = await task
         stopping.join()
         with pytest.raises(SteerLMError, match="not running"):
-            await batcher.score(["abc"])
+            await batcher.score([[1, 2, 3]])
         return scores
 
     assert asyncio.run(ask()).tolist() == [[3, -3]]

@@ -48,6 +48,17 @@ CASES: dict[str, tuple[str, str, str, Any]] = {
         },
     ),
     "score": ("reward", "POST", "/v1/score", {"texts": [f"A dog.\n{LABEL_MARK}", f"A cat.\n{LABEL_MARK}"]}),
+    "infer ids": (
+        "reward",
+        "POST",
+        "/v2/models/reward_model/infer",
+        {
+            "inputs": [
+                {"name": "tokens", "shape": [2, 3], "datatype": "INT64", "data": [[5, 6, 7], [8, 9, 2]]},
+                {"name": "sequence_lengths", "shape": [2, 1], "datatype": "INT64", "data": [[3], [2]]},
+            ],
+        },
+    ),
     "infer": (
         "reward",
         "POST",

@@ -14,6 +14,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from steerlm.inference.scorer import TransformersScorer
+from steerlm.models.folder import load_tokenizer
 from tests.serving.conftest import SCHEMA, WINDOW
 
 INFER = "/v2/models/reward_model/infer"
@@ -51,10 +52,21 @@ def test_health_metadata_and_configuration(client: Any) -> None:
     for version in ("", "1"):
         assert client.is_model_ready("reward_model", version)
         metadata = client.get_model_metadata("reward_model", version)
-        assert [tensor["name"] for tensor in metadata["inputs"]] == ["sentences", "add_EOS"]
+        assert {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in metadata["inputs"]} == {
+            "sentences": ("BYTES", [-1, 1]),
+            "tokens": ("INT64", [-1, -1]),
+            "sequence_lengths": ("INT64", [-1, 1]),
+            "add_EOS": ("BOOL", [-1, 1]),
+        }
         assert metadata["outputs"][0] == {"name": "rewards", "datatype": "FP32", "shape": [-1, len(SCHEMA.names)]}
         config = client.get_model_config("reward_model", version)
         assert config["max_batch_size"] == 4096
+        assert [(t["data_type"], t["dims"]) for t in config["input"]] == [
+            ("TYPE_STRING", [1]),
+            ("TYPE_INT64", [-1]),
+            ("TYPE_INT64", [1]),
+            ("TYPE_BOOL", [1]),
+        ]
         assert [(t["name"], t["data_type"]) for t in config["output"]] == [
             ("rewards", "TYPE_FP32"),
             ("exceeded", "TYPE_INT32"),
@@ -109,6 +121,68 @@ def test_without_add_eos_and_one_output(client: Any) -> None:
     assert result.as_numpy("exceeded") is None
 
 
+def token_inputs(rows: list[list[int]], *, binary: bool = True, padding: int = 2) -> list[Any]:
+    """What upstream's users send instead of texts: ids padded on the right, and how many of a row count."""
+    width = max(map(len, rows)) + 3
+    padded = np.array([row + [padding] * (width - len(row)) for row in rows], dtype=np.int64)
+    given = []
+    for name, values in (("tokens", padded), ("sequence_lengths", np.array([[len(row)] for row in rows]))):
+        given.append(triton.InferInput(name, list(values.shape), "INT64"))
+        given[-1].set_data_from_numpy(values, binary_data=binary)
+    return given
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_token_ids_instead_of_texts(client: Any, reward_folder: Path, binary: bool) -> None:
+    tokenizer = load_tokenizer(reward_folder)
+    sentences = [*texts(4), LONG]
+    rows: list[list[int]] = tokenizer(sentences, add_special_tokens=False)["input_ids"]
+    by_text = client.infer("reward_model", inputs(sentences))
+    for padding in (2, -1):  # it is never looked at
+        by_ids = client.infer("reward_model", token_inputs(rows, binary=binary, padding=padding))
+        assert by_ids.as_numpy("exceeded").tolist() == [[0]] * 4 + [[1]]
+        np.testing.assert_allclose(by_ids.as_numpy("rewards"), by_text.as_numpy("rewards"), atol=1e-5)
+    # The score is that of the last id that counts.
+    shorter = client.infer("reward_model", token_inputs([row[:-1] for row in rows[:4]])).as_numpy("rewards")
+    assert np.abs(shorter - by_text.as_numpy("rewards")[:4]).max() > 1e-2
+
+
+def ids(name: str = "tokens", **changes: Any) -> dict[str, Any]:
+    shape = [1, 2] if name == "tokens" else [1, 1]
+    return {"name": name, "datatype": "INT64", "shape": shape, "data": [5, 6][: shape[1]]} | changes
+
+
+LENGTHS = "sequence_lengths"
+WRONG_IDS: list[tuple[list[dict[str, Any]], str]] = [
+    ([ids()], "'tokens' and 'sequence_lengths'"),
+    ([ids(LENGTHS, data=[1])], "give either 'sentences'"),
+    (
+        [ids(), ids(LENGTHS, data=[1]), {"name": "sentences", "datatype": "BYTES", "shape": [1], "data": ["a"]}],
+        "either",
+    ),
+    ([ids(), ids(LENGTHS, data=[0])], "sequence_lengths[0] is 0; its row has 1 to 2 tokens"),
+    ([ids(), ids(LENGTHS, data=[3])], "sequence_lengths[0] is 3"),
+    ([ids(), ids(LENGTHS, shape=[2, 1], data=[1, 1])], "1 rows of tokens, 2 sequence_lengths"),
+    ([ids(shape=[2], data=[5, 6]), ids(LENGTHS, data=[1])], "must have shape [batch, length]"),
+    ([ids(data=[5, -1]), ids(LENGTHS, data=[2])], "tokens[0] has the id -1"),
+    ([ids(data=[5, 1 << 40]), ids(LENGTHS, data=[2])], "the vocabulary has"),
+    ([ids(data=[5, 1 << 64]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
+    ([ids(data=[5, True]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
+    ([ids(data=[5.0, 6]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
+    ([ids(shape=[5000, 1], data=[5] * 5000), ids(LENGTHS, shape=[5000, 1], data=[1] * 5000)], "at most 4096"),
+    ([ids(datatype="INT32"), ids(LENGTHS, data=[2])], "'tokens' must be INT64"),
+]
+
+
+def test_what_is_wrong_with_token_ids_is_named(reward_server: str) -> None:
+    for given, message in WRONG_IDS:
+        reply = httpx.post(reward_server + INFER, json={"inputs": given})
+        assert reply.status_code == 400 and message in reply.json()["error"], reply.text
+    header = json.dumps({"inputs": [ids(data=None, parameters={"binary_data_size": 15}), ids(LENGTHS)]}).encode()
+    length = {"Inference-Header-Content-Length": str(len(header))}
+    assert "15 bytes are no whole" in httpx.post(reward_server + INFER, content=header + b"x" * 15, headers=length).text
+
+
 def test_nan_is_null_in_json(reward_server: str) -> None:
     body = {"inputs": [{"name": "sentences", "datatype": "BYTES", "shape": [1, 1], "data": [[LONG]]}]}
     reply = httpx.post(reward_server + INFER, json=body)
@@ -124,7 +198,7 @@ def sentence(**changes: Any) -> dict[str, Any]:
 WRONG: list[tuple[Any, str]] = [
     ({}, "inputs: Field required"),
     ([], "should be an object"),
-    ({"inputs": []}, "'sentences' is missing"),
+    ({"inputs": []}, "give either 'sentences'"),
     ({"inputs": [sentence(name="sentence")]}, "did you mean 'sentences'"),
     ({"inputs": [sentence(), sentence()]}, "given twice"),
     ({"inputs": [sentence(datatype="FP32")]}, "must be BYTES"),

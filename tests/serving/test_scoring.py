@@ -96,14 +96,14 @@ def test_a_client_that_leaves_is_not_scored(route: str, reward_folder: Path, ser
     body = {"texts": texts(1)} if route == "/v1/score" else {"inputs": [tensor]}
     with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(1) as pool:
         batcher = app.state.service.batcher
-        score, busy, go = batcher._scorer.score, threading.Event(), threading.Event()
+        score, busy, go = batcher._scorer.score_tokens, threading.Event(), threading.Event()
 
-        def slow(asked: list[str]) -> Any:
+        def slow(asked: list[list[int]]) -> Any:
             busy.set()
             assert go.wait(30)
             return score(asked)
 
-        batcher._scorer.score = slow
+        batcher._scorer.score_tokens = slow
         first = pool.submit(post, url, {"texts": texts(3)})
         assert busy.wait(30)
         before = batcher.batches
