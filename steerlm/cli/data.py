@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode=None,
     help="Prepare, merge, convert and check conversation data.\n\n"
     "Example: steerlm data oasst --output_directory data/oasst",
 )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from steerlm.cli.sizes import size
+
 if TYPE_CHECKING:
     from steerlm.stages.planning import Planned
 
@@ -98,9 +100,9 @@ def _lines(one: "Planned") -> list[tuple[str, str]]:
         ),
         (
             "storage",
-            f"{_gib(need.storage_bytes)} at most: the model folder, {_gib(need.model_folder_bytes)}, and "
+            f"{size(need.storage_bytes)} at most: the model folder, {size(need.model_folder_bytes)}, and "
             f"{settings.keep + 2} checkpoints (keep {settings.keep}, the best, the one being written) of "
-            f"{_gib(need.checkpoint_bytes)}",
+            f"{size(need.checkpoint_bytes)}",
         ),
     ]
 
@@ -108,12 +110,12 @@ def _lines(one: "Planned") -> list[tuple[str, str]]:
 def _memory(one: "Planned") -> str:
     memory = one.need.memory
     parts = ((name, getattr(memory, name)) for name in ("weights", "gradients", "optimizer", "activations", "logits"))
-    text = f"{_gib(memory.total)}: " + ", ".join(f"{name} {_gib(size)}" for name, size in parts if size)
+    text = f"{size(memory.total)}: " + ", ".join(f"{name} {size(held)}" for name, held in parts if held)
     if one.gpu_memory is None:
         return text
     share = memory.total / one.gpu_memory
     verdict = "DOES NOT FIT" if not one.fits else "hardly fits" if share > SAFE else "fits"
-    return f"{text}; {verdict}, {share:.0%} of {_gib(one.gpu_memory)}"
+    return f"{text}; {verdict}, {share:.0%} of {size(one.gpu_memory)}"
 
 
 def _whole(one: "Planned") -> str:
@@ -122,7 +124,3 @@ def _whole(one: "Planned") -> str:
         return f"epochs of the data: {one.settings.epochs:g}; their number is not known without --data"
     most = "at most " if one.settings.epochs and need.real_token_share is None else ""
     return f"{most}{steps:,} steps, {steps * need.tokens_per_step:.3g} tokens, {steps * need.flops_per_step:.3g} FLOPs"
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**29 else f"{size / 2**20:,.1f} MiB"

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from steerlm.cli.sizes import size
+
 if TYPE_CHECKING:
     from steerlm.artifact import Store
 
@@ -38,7 +40,7 @@ def list_(
             typer.echo(json.dumps({name: getattr(entry, name) for name in shown}))
         else:
             typer.echo(
-                f"{entry.stage:14} {entry.key:20} {entry.state:10} {_size(entry.size):>10}"
+                f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}"
                 f"  {entry.finished:24} {entry.kind:10} {entry.label}".rstrip()
             )
 
@@ -86,15 +88,11 @@ def gc(
         if delete:
             what = "deleted" if remove(opened, entry) else "in use, left"
         freed += entry.size if what != "in use, left" else 0
-        typer.echo(f"{entry.stage:14} {entry.key:20} {entry.state:10} {_size(entry.size):>10}  {what}")
-    typer.echo(f"{_size(freed)} {'freed' if delete else 'would be freed; --delete does it'}")
+        typer.echo(f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}  {what}")
+    typer.echo(f"{size(freed)} {'freed' if delete else 'would be freed; --delete does it'}")
 
 
 def _open(uri: str) -> "Store":
     from steerlm.artifact import Store
 
     return Store(uri)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import InputError
+from steerlm.errors import InputError, first_problem
 
 OnError = Literal["fail", "skip"]
 """A bad line ends the run, or is counted and written to the rejects beside the output."""
@@ -115,7 +115,7 @@ def build(model: type[ModelT], **values: Any) -> ModelT:
     try:
         return model(**values)
     except ValidationError as error:
-        raise InputError(_reason(error)) from None
+        raise InputError(first_problem(error)) from None
 
 
 class _OfRecipe(BaseModel):
@@ -139,10 +139,3 @@ def read_schema(path: Path | None) -> AttributeSchema:
     if recipe.attributes or {"prepare_data", "reward", "sft"} & (recipe.model_extra or {}).keys():
         return recipe.attributes or AttributeSchema()
     return load_settings(path, AttributeSchema)
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message

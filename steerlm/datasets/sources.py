@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from steerlm.datasets.config import HelpSteer2Source, OasstSource, SourceSettings
 from steerlm.datasets.outputs import TRAIN, VAL
-from steerlm.errors import InputError, RecordError, SourceUnreachableError
+from steerlm.errors import InputError, RecordError, SourceUnreachableError, first_line
 from steerlm.records import Record, parse_line, read_lines
 
 FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -163,8 +163,9 @@ def _fetch_from_hub(source: str, name: str, revision: str | None, patterns: Sequ
             f"{name}: no such file or folder here, and no such dataset{' revision' if revision else ''} on the hub"
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SourceUnreachableError(source, f"dataset {name} cannot be fetched from the hub ({reason})") from None
+        raise SourceUnreachableError(
+            source, f"dataset {name} cannot be fetched from the hub ({first_line(error)})"
+        ) from None
     if not any(_format(file) for file in Path(folder).rglob("*")):
         raise InputError(f"dataset {name} has no file {' or '.join(patterns)} ({', '.join(FORMATS)})")
     return Path(folder)

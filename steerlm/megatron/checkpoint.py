@@ -4,7 +4,6 @@ COMPLETE is written last and lists every file with its size and sha256. They are
 changed byte in a tensor would load without an error.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,13 +16,14 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
-from steerlm.errors import TrainingError
+from steerlm.errors import TrainingError, first_line
 from steerlm.megatron import fixes
 from steerlm.megatron.model import Llama
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
+from steerlm.storage import sha256_file
+from steerlm.training.checkpoints import COMPLETE
 
-COMPLETE = "COMPLETE"
 STATE = "state.json"
 MODEL = "model.json"
 TENSORS = "tensors"
@@ -169,8 +169,7 @@ def _written_here(folder: Path) -> list[Path]:
 
 def _digest(path: Path) -> list[Any]:
     """[bytes, sha256 in hex]."""
-    with open(path, "rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [path.stat().st_size, sha256_file(path)]
 
 
 @contextmanager
@@ -188,12 +187,12 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise failed(error) from error
     except CheckpointException as error:  # every process gets one, the first one gets the reasons
-        reasons = [str(failure).splitlines()[0] for failure, _ in error.failures.values()]
+        reasons = [first_line(failure) for failure, _ in error.failures.values()]
         raise failed(reasons[0] if reasons else "a process could not write its part, the first one says why") from error
     except RuntimeError as error:
         if not any(text in str(error) for text in FULL):
             raise
-        raise failed(str(error).splitlines()[0]) from error
+        raise failed(first_line(error)) from error
 
 
 def _load(folder: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
 def _build(
     shape: LlamaShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
 ) -> tuple[models.Llama, list[Parameter]]:
-    layout.check_fits(shape, outputs)
+    layout.check_fits(shape)
     parallel.initialize(layout, seed=0)
     model = models.build(shape, models.configure(shape, layout, dtype), "sdpa", outputs)
     return model, parameters(shape, parallel.place(), outputs)

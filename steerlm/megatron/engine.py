@@ -48,7 +48,7 @@ def build_engine(
     if (model_folder is None) == (shape is None):
         raise ValueError("give either model_folder or shape")
     shape = shape or LlamaShape.from_folder(model_folder or "")
-    layout.check_fits(shape, outputs)
+    layout.check_fits(shape)
     here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)

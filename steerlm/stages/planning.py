@@ -64,7 +64,7 @@ def check_runs_here(resolved: ResolvedRecipe) -> None:
         _, shape = _model(resolved.recipe, _role(resolved.recipe, name), {})
         if shape:
             with _named(name):
-                layout.check_fits(shape, _outputs(resolved.recipe, name))
+                layout.check_fits(shape)
                 check_batch(settings, layout, shape)
 
 

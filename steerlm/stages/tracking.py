@@ -22,7 +22,6 @@ from steerlm.recipe import TrackingSettings
 from steerlm.stages.base import METRICS
 from steerlm.stages.events import Reader
 from steerlm.stages.keys import flat
-from steerlm.training.sink import Sink, Sinks
 
 POLL_SECONDS = 1.0
 BATCH = 1000
@@ -220,9 +219,3 @@ class MlflowSink:
                 _log(client, self.run_id, [_metric(k, v, now, step) for k, v in metrics.items()], {})
         except Exception as error:
             log.warning("MLflow at %s: %s; metrics are not recorded there", self.uri, first_line(error))
-
-
-def open_sink(spec: Mapping[str, Any]) -> Sink:
-    """The sink that a training spec's `tracking` ({"uri", "run"}) asks for; one that forgets if it asks for none."""
-    tracking = spec.get("tracking")
-    return MlflowSink(tracking["uri"], tracking["run"]) if tracking else Sinks()

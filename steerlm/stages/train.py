@@ -217,9 +217,9 @@ def sinks(spec: TrainSpec, units: int, chief: bool) -> "Sinks":
     steps, _ = total_steps(spec.settings, units)
     found: list[Sink] = [JsonlSink(spec.work / "metrics.jsonl"), ProgressSink(steps, spec.objective)]
     if spec.tracking is not None:
-        from steerlm.stages.tracking import open_sink
+        from steerlm.stages.tracking import MlflowSink
 
-        found.append(open_sink({"tracking": spec.tracking}))
+        found.append(MlflowSink(**spec.tracking))
     return Sinks(found)
 
 

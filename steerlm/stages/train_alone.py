@@ -9,18 +9,17 @@ from typing import Any
 from steerlm.artifact import KEY, WORK, Store, digest_json
 from steerlm.errors import ConfigError, InputError, ModelError
 from steerlm.models.tokenizer import check_tokenizer_folder
-from steerlm.recipe import Recipe, ResolvedRecipe
+from steerlm.recipe import ResolvedRecipe
 from steerlm.records import write_json
 from steerlm.stages import train_job
 from steerlm.stages.base import Work
 from steerlm.stages.events import Events
 from steerlm.stages.keys import explain
+from steerlm.stages.planning import trainings
 from steerlm.stages.tracking import recording
 from steerlm.stages.train import TrainSpec
 from steerlm.storage import digest_source
 from steerlm.training.config import LayoutSettings, TrainSettings
-
-SECTIONS = {"text": "base.train", "reward": "reward", "sft": "sft"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def train_alone(objective: str, resolved: ResolvedRecipe, files: Files, say: Cal
     `launch` raises.
     """
     recipe, profile = resolved.recipe, resolved.profile
-    spec, layout = make_spec(objective, resolved, files), _layout(objective, resolved)
+    spec, (_, layout) = make_spec(objective, resolved, files), _training(objective, resolved)
     if layout.nodes > 1:
         raise InputError(
             f"the layout has {layout.nodes} nodes and this command starts one machine's processes; "
@@ -84,8 +83,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
     Raises `InputError` for a file or folder that is missing or of another kind, `ConfigError` for settings or a layout
     that do not fit the model.
     """
-    recipe, layout = resolved.recipe, _layout(objective, resolved)
-    settings = _settings(objective, recipe)
+    settings, layout = _training(objective, resolved)
     tokenizer = files.tokenizer or files.model
     if tokenizer is None:
         raise InputError("give --model to start from, or --tokenizer to train text from random weights")
@@ -102,7 +100,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
         model=files.model.absolute() if files.model else None,
         base=None,
         tokenizer=tokenizer.absolute(),
-        attributes=None if objective == "text" else recipe.attributes,
+        attributes=None if objective == "text" else resolved.recipe.attributes,
         work=_work_folder(output) / WORK,
         output=output,
     )
@@ -115,7 +113,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
 
 def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
     """The command that trains a spec; of several nodes, on each of them."""
-    layout = _layout(objective, resolved)
+    _, layout = _training(objective, resolved)
     nodes = "--standalone"
     if layout.nodes > 1:
         nodes = f"--nnodes {layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
@@ -127,9 +125,12 @@ def _work_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.work")
 
 
-def _layout(objective: str, resolved: ResolvedRecipe) -> LayoutSettings:
-    layouts = resolved.profile.layouts
-    return {"text": layouts.base, "reward": layouts.reward, "sft": layouts.sft}[objective]
+def _training(objective: str, resolved: ResolvedRecipe) -> tuple[TrainSettings, LayoutSettings]:
+    found = trainings(resolved).get("base" if objective == "text" else objective)
+    if found is None:
+        section = "base.train" if objective == "text" else objective
+        raise ConfigError(f"the recipe {resolved.recipe.name} has no section {section}")
+    return found
 
 
 def _claim(work: Work, parts: dict[str, Any]) -> None:
@@ -147,16 +148,3 @@ def _claim(work: Work, parts: dict[str, Any]) -> None:
     for place in (work.scratch, work.logs):
         place.mkdir(parents=True, exist_ok=True)
     write_json(record, parts)
-
-
-def _settings(objective: str, recipe: Recipe) -> TrainSettings:
-    found: TrainSettings | None = None
-    if objective == "text":
-        found = recipe.base.train if recipe.base else None
-    elif objective == "reward":
-        found = recipe.reward
-    else:
-        found = recipe.sft.settings() if recipe.sft else None
-    if found is None:
-        raise ConfigError(f"the recipe {recipe.name} has no section {SECTIONS[objective]}")
-    return found

@@ -131,7 +131,7 @@ class LayoutSettings(Settings):
             raise ValueError("sequence_parallel needs tensor > 1")
         return self
 
-    def check_fits(self, shape: LlamaShape, outputs: int | None = None) -> None:
+    def check_fits(self, shape: LlamaShape) -> None:
         """Raises `ConfigError` naming the size that the layout does not divide, and what divides the model."""
         of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
         for axis, names in (("tensor", of_tensor), ("pipeline", ("num_hidden_layers",))):
@@ -144,8 +144,6 @@ class LayoutSettings(Settings):
                     f"{wrong} {sizes[wrong]} does not divide by layout.{axis} {parts}; "
                     f"possible for this model: {possible}"
                 )
-        if outputs is not None and outputs < 1:
-            raise ConfigError(f"a reward head needs at least one output, not {outputs}")
 
     def row_limit(self, window: int) -> int:
         return min(self.row_tokens or self.micro_batch * window, self.micro_batch * window)

@@ -183,7 +183,7 @@ def needs(
     lengths: Sequence[int] | None = None,
 ) -> Needs:
     """Raises `ConfigError` if the layout cannot be."""
-    layout.check_fits(shape, outputs)
+    layout.check_fits(shape)
     check_batch(settings, layout, shape)
     known = lengths is not None
     packed = packing(

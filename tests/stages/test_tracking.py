@@ -9,7 +9,7 @@ import pytest
 
 from steerlm.recipe import TrackingSettings
 from steerlm.stages.events import Events
-from steerlm.stages.tracking import Recorder, open_sink, recording, tracking_uri
+from steerlm.stages.tracking import MlflowSink, Recorder, recording, tracking_uri
 from steerlm.training.sink import JsonlSink
 
 PARTS = {"code": "abc", "config": {"optimizer": {"lr": 0.1}, "names": ["a", "b"]}, "inputs": {"data": "d" * 64}}
@@ -87,12 +87,11 @@ def test_a_worker_writes_to_its_run_itself(tracked: tuple[Any, Path]) -> None:
     client, root = tracked
     experiment = client.create_experiment("direct")
     run = client.create_run(experiment).info.run_id
-    sink = open_sink({"tracking": {"uri": f"sqlite:///{root / 'mlflow.db'}", "run": run}})
+    sink = MlflowSink(f"sqlite:///{root / 'mlflow.db'}", run)
     sink.log({"train/loss": 0.5}, 7)
     sink.close()
     (metric,) = client.get_metric_history(run, "train/loss")
     assert (metric.step, metric.value) == (7, 0.5)
-    open_sink({"tracking": None}).log({"train/loss": 0.5}, 7)
 
 
 def test_a_failure_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +101,7 @@ def test_a_failure_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture
         Events(journal).start("fake", "fake", "k", tmp_path, PARTS)
     (message,) = [r.getMessage() for r in caplog.records if r.name == "steerlm.stages.tracking"]
     assert message.startswith("MLflow at nosuch://place: ")
-    sink = open_sink({"tracking": {"uri": "nosuch://place", "run": "r"}})
+    sink = MlflowSink("nosuch://place", "r")
     sink.log({"x": 1.0}, 1)
     sink.close()
 
