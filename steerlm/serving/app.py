@@ -20,6 +20,7 @@ import steerlm
 from steerlm.attributes import AttributeSchema
 from steerlm.serving import health, replies
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.packed import WINDOW_BITS, Unpacker
 from steerlm.serving.places import Place
 from steerlm.serving.replies import ApiError
 
@@ -86,7 +87,8 @@ async def start(app: FastAPI) -> None:
 
 
 class Gate:
-    """Refuses work before it is read into memory: while draining (503), when the queue is full (429), too large (413).
+    """Refuses work before it is read into memory: while draining (503), when the queue is full (429), too large, packed
+    or unpacked (413), packed as nobody here can unpack (415). Routes see a packed body unpacked.
 
     A request takes a place of the queue here, and one for each further answer when its route knows how many it makes.
     """
@@ -122,17 +124,28 @@ class Gate:
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = f"the request body is larger than {self._limit} bytes; send less at a time"
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        headers = dict(scope["headers"])
+        length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding", b"identity").lower()
         if length.isdigit() and int(length) > self._limit:
             await _refuse(send, scope["path"], message, 413)
             return
-        seen = 0
+        if encoding != b"identity" and encoding not in WINDOW_BITS:
+            known = " and ".join(name.decode() for name in WINDOW_BITS)
+            refused = f"content-encoding {encoding.decode('latin-1')!r} is not offered; {known} are"
+            await _refuse(send, scope["path"], refused, 415)
+            return
+        unpacker = Unpacker(encoding) if encoding in WINDOW_BITS else None
+        arrived = unpacked = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal arrived, unpacked
             part = await receive()
-            seen += len(part.get("body", b""))
-            if seen > self._limit:
+            arrived += len(part.get("body", b""))
+            if unpacker and part["type"] == "http.request" and arrived <= self._limit:
+                last = not part.get("more_body", False)
+                part["body"] = unpacker.take(part.get("body", b""), self._limit + 1 - unpacked, last=last)
+                unpacked += len(part["body"])
+            if max(arrived, unpacked) > self._limit:
                 raise HTTPException(413, message)
             return part
 

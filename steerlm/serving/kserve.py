@@ -138,8 +138,6 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {"sche
 @router.post(Versioned + "/infer", summary="Scores of a batch of texts", openapi_extra=BODY)
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     service = _check(request, model, version)
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise ApiError(f"content-encoding {encoding!r} is not offered; send the body as it is", status=415)
     asked, binary = read_request(await request.body(), request.headers.get(HEADER_LENGTH))
     wanted = _outputs(asked)
     rows = await asyncio.to_thread(read_rows, asked, binary, service)

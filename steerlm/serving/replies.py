@@ -22,6 +22,7 @@ KINDS = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
     503: "ServiceUnavailableError",
 }

@@ -15,6 +15,7 @@ from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 
 from steerlm.errors import InputError, ModelError
 from steerlm.inference.loading import load
@@ -46,7 +47,10 @@ def build_app(folder: str | Path, role: Role, settings: ServeSettings) -> FastAP
     if role == "reward":
         scorer = TransformersScorer(folder)
         service = ScoringService(scorer, load_tokenizer(folder), name, settings)
-        return create_app(service, [scoring.router, kserve.router], settings)
+        app = create_app(service, [scoring.router, kserve.router], settings)
+        # Scores hardly shrink further at a higher level. Answers are not packed: they are small, or streamed.
+        app.add_middleware(GZipMiddleware, compresslevel=1)
+        return app
     loaded = load(folder, head=False)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
     schema = loaded.info.attributes if loaded.info.kind == "policy" else None
