@@ -189,6 +189,7 @@ def test_a_model_that_fails_its_self_test_is_one_line(reward_folder: Path, monke
 
     from steerlm.inference.scorer import TransformersScorer
 
-    monkeypatch.setattr(TransformersScorer, "score", lambda self, texts: np.full((len(texts), 4), 0.25, np.float32))
+    softmax = np.full((2, 4), 0.25, np.float32)
+    monkeypatch.setattr(TransformersScorer, "score_tokens", lambda self, rows: softmax[: len(rows)])
     with pytest.raises(ModelError, match="softmax"):
         serve(reward_folder, "reward", ServeSettings(port=0))
