@@ -6,6 +6,7 @@ and fails if a goal of the recipe is missed.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     goals = json.loads((found["report"].path / "goals.json").read_text(encoding="utf-8"))
     summary = summarise(resolved, run, found, result, goals, time.monotonic() - began)
     write_json(options.output / "summary.json", summary)
+    link_models(options.output, summary["models"])
     show(result, goals, summary)
     return 0 if goals and all(goal["met"] for goal in goals) else 1
 
@@ -73,6 +75,14 @@ def summarise(
         "mlflow": tracking_uri(resolved.profile.tracking, run.store.root),
         "store": run.store.uri,
     }
+
+
+def link_models(folder: Path, models: Mapping[str, str]) -> None:
+    """Make `folder`/policy and its like lead to the models of the latest run, which lie deep in the store."""
+    for name, path in models.items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(path, folder.resolve()))  # relative: `folder` may be moved
 
 
 def ask(policy: Path, questions: Path) -> None:

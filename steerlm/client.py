@@ -29,7 +29,8 @@ def encode_labels(labels: Mapping[str, float]) -> str:
 def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 1427) -> str:
     """The answer of the model served on this machine, greedily, with the dials of the label string `values`.
 
-    The text ends before the mark of the next turn and the newline that the template writes before it.
+    `values` goes into the prompt as it is: it should name all dials of the model, in its order; those it leaves out get
+    no default. The text ends before the mark of the next turn and the newline that the template writes before it.
     Raises `InputError` if the question contains a mark of the template or the server refuses the request,
     `SteerLMError` if there is no server.
     """

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from steerlm.attributes import parse_labels
 from steerlm.configuration import Loader, key_paths
 from steerlm.models.folder import read_info
 from steerlm.recipe import Profile, Recipe, load_recipe
 from tests.conftest import ROOT
-from tests.docs.shell import Shell, working_in
+from tests.docs.shell import Shell, blocks, working_in
 from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(900)  # a minute where nothing else runs
@@ -129,6 +130,14 @@ def test_what_the_page_tells_to_look_at_is_printed(shell: Shell) -> None:
     reward = next(text for shown, text in said.items() if shown.startswith("steerlm train reward steerlm-llama2"))
     assert "mean_predictor_mse" in reward
     assert "attributes" in said["steerlm model show models/policy"]
+
+
+def test_the_answer_is_asked_for_with_every_dial_in_training_s_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block.text for block in blocks(DOCUMENT) if block.language == "python"]
+    asked: list[str] = []
+    monkeypatch.setattr("steerlm.client.get_answer", lambda question, tokens, values, eval_port: asked.append(values))
+    exec(code, {})
+    assert tuple(parse_labels(asked[0])) == load_recipe("steerlm-llama2", None).recipe.attributes.names
 
 
 TRAININGS = (("steerlm-llama2", "reward"), ("steerlm-llama2", "sft"), ("helpsteer2-70b", "reward"))
