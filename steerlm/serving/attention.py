@@ -6,7 +6,8 @@ together and masks the others away, which grows with the square of the number of
 requests on a CPU: 1.7 times the tokens per CPU second (docs/serving.md). Full attention only, as in Llama.
 """
 
-import itertools
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,19 +38,45 @@ def paged_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     key, value = cache.update(key, value, module.layer_idx, more)
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # [tokens, heads, d]
+    if module.layer_idx == 0:
+        cache.step = Step.of(more["cu_seq_lens_q"].tolist(), more["cu_seq_lens_k"].tolist(), query.device)
+    step: Step = cache.step
+    if step.only_decodes == len(queries):
+        return _decode(queries, keys, values, step, scaling)[None], None
     out = torch.empty_like(queries)
-    at_q, at_k = more["cu_seq_lens_q"].tolist(), more["cu_seq_lens_k"].tolist()
-    decoding = []
-    for request, (q0, q1) in enumerate(itertools.pairwise(at_q)):
-        k0, k1 = at_k[request], at_k[request + 1]
-        if q1 - q0 == 1:
-            decoding.append((q0, k0, k1 - k0))
-        elif q1 > q0:
-            out[q0:q1] = _read(queries[q0:q1], keys[k0:k1], values[k0:k1], scaling)
-    if decoding:
-        rows, starts, lengths = torch.tensor(decoding, device=queries.device).unbind(1)
-        out[rows] = _decode(queries[rows], keys, values, starts, lengths, scaling)
+    for (q0, q1), (k0, k1) in step.reads:
+        out[q0:q1] = _read(queries[q0:q1], keys[k0:k1], values[k0:k1], scaling)
+    if len(step.rows):
+        out[step.rows] = _decode(queries[step.rows], keys, values, step, scaling)
     return out[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Who attends to what in one forward pass: worked out at the first layer, the same at all.
+
+    `reads`: of requests with several queries, where queries and keys begin and end. `rows` [n]: the queries of requests
+    that decode; `index` [n x longest]: their keys, the last ones repeated; `real` [n, 1, 1, longest]: which are their
+    own. `only_decodes`: n if nothing is read, else 0.
+    """
+
+    reads: list[tuple[tuple[int, int], tuple[int, int]]]
+    rows: torch.Tensor
+    index: torch.Tensor
+    real: torch.Tensor
+    only_decodes: int
+
+    @classmethod
+    def of(cls, at_q: list[int], at_k: list[int], device: torch.device) -> "Step":
+        spans = [(q, k) for q, k in zip(pairwise(at_q), pairwise(at_k), strict=False) if q[1] > q[0]]
+        reads = [(q, k) for q, k in spans if q[1] - q[0] > 1]
+        decoding = [(q[0], k[0], k[1] - k[0], k[1] - 1) for q, k in spans if q[1] - q[0] == 1]
+        columns = torch.tensor(decoding, dtype=torch.int64, device=device).view(-1, 4)
+        rows, starts, lengths, last = columns.unbind(1)
+        place = torch.arange(max((length for _, _, length, _ in decoding), default=0), device=device)[None]
+        index = torch.minimum(starts[:, None] + place, last[:, None]).flatten()
+        real = (place < lengths[:, None])[:, None, None]
+        return cls(reads, rows, index, real, 0 if reads else len(decoding))
 
 
 def _read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
@@ -70,20 +97,12 @@ def _read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: 
 
 
 def _decode(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    scaling: float | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, step: Step, scaling: float | None
 ) -> torch.Tensor:
-    """One query [n, heads, d] of each request against its `lengths` keys from `starts` on."""
-    place = torch.arange(int(lengths.max()), device=query.device)[None]
-    index = (starts[:, None] + place).clamp(max=len(key) - 1).flatten()
-    real = (place < lengths[:, None])[:, None, None]
+    """One query [n, heads, d] of each request that decodes against its keys."""
     n, heads, size = query.shape
     # Heads that share keys are queries of one attention: [n, kv heads, heads per kv head, d].
-    grouped = query.view(n, key.shape[1], heads // key.shape[1], size)
-    keys, values = (x.index_select(0, index).view(n, -1, *x.shape[1:]).transpose(1, 2) for x in (key, value))
-    attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=real, scale=scaling)
+    grouped = query.reshape(n, key.shape[1], heads // key.shape[1], size)
+    keys, values = (x.index_select(0, step.index).view(n, -1, *x.shape[1:]).transpose(1, 2) for x in (key, value))
+    attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.real, scale=scaling)
     return attended.reshape(n, heads, size)
