@@ -63,10 +63,11 @@ class TokenChooser(ContinuousBatchingLogitsProcessorList):
                 rows, [j.choice for _, j in live], end=self._engine.end_ids, vocabulary=self._engine.vocabulary_size
             )
             told = logs(tokens)
-            news = []
+            news: list[tuple[Job, Piece | SteerLMError]] = []
             for (row, job), token in zip(live, tokens, strict=True):
                 picked[row] = token
-                news.append((job, job.advance(token, self._engine.end_ids, told.get(job.key))))
+                pieces = job.advance(token, self._engine.end_ids, told.get(job.key))
+                news.extend((job, piece) for piece in pieces)
                 if job.done:
                     self._engine.close(job)
             deliver(news)
@@ -168,8 +169,10 @@ class Engine:
                 f"the model's window is {self.window}"
             )
 
-    async def stream(self, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Piece, None]:
-        """Continue `prompt`; leaving the loop early cancels the request.
+    async def stream(
+        self, prompt: list[int], sampling: Sampling, *, whole: bool = False
+    ) -> AsyncGenerator[Piece, None]:
+        """Continue `prompt`; leaving the loop early cancels the request. `whole`: all pieces come at the end.
 
         Raises `InputError` if it does not fit the window, `SteerLMError` if the engine fails.
         """
@@ -178,7 +181,7 @@ class Engine:
             raise SteerLMError("the generation engine is not running")
         if not self.jobs:
             self._last_step = time.monotonic()
-        job = Job(f"job-{next(self._counter)}", prompt, sampling, self._vocabulary)
+        job = Job(f"job-{next(self._counter)}", prompt, sampling, self._vocabulary, whole)
         self.jobs[job.key] = job
         try:
             # The chooser ends a request; the library's own limit is out of the way.
@@ -198,7 +201,7 @@ class Engine:
 
     async def complete(self, prompt: list[int], sampling: Sampling) -> Completion:
         """The whole continuation."""
-        pieces = [piece async for piece in self.stream(prompt, sampling)]
+        pieces = [piece async for piece in self.stream(prompt, sampling, whole=True)]
         last = pieces[-1]
         assert last.finish is not None
         tokens = [p.token for p in pieces if p.token is not None]

@@ -45,10 +45,14 @@ class Completion:
 
 
 class Job:
-    """One request inside the engine; made on the event loop that its pieces go to."""
+    """One request inside the engine; made on the event loop that its pieces go to.
 
-    def __init__(self, key: str, prompt: list[int], sampling: Sampling, vocabulary: Vocabulary) -> None:
-        self.key = key
+    `whole`: the caller wants no piece before the end. Each time its event loop wakes, the engine's thread waits.
+    """
+
+    def __init__(self, key: str, prompt: list[int], sampling: Sampling, vocabulary: Vocabulary, whole: bool) -> None:
+        self.key, self._whole = key, whole
+        self._kept: list[Piece] = []
         self.choice = Choice(sampling, prompt)
         self.done = False
         self._detokenizer = Detokenizer(vocabulary, prompt)
@@ -56,7 +60,7 @@ class Job:
         self.loop = asyncio.get_running_loop()
         self.pieces: asyncio.Queue[Piece | SteerLMError] = asyncio.Queue()
 
-    def advance(self, token: int, end: Sequence[int], log: TokenLog | None = None) -> Piece:
+    def advance(self, token: int, end: Sequence[int], log: TokenLog | None = None) -> list[Piece]:
         """Take the chosen token: extend the text, decide whether the request is finished; what to tell the caller."""
         tokens, limit = self.choice.tokens, self.choice.sampling.max_tokens
         tokens.append(token)
@@ -71,7 +75,11 @@ class Job:
         if self._stop.found is not None:
             finish = "stop"
         self.done = finish is not None
-        return Piece(text, token, finish, self._stop.found, log)
+        self._kept.append(Piece(text, token, finish, self._stop.found, log))
+        if self._whole and not self.done:
+            return []
+        told, self._kept = self._kept, []
+        return told
 
 
 def deliver(news: Iterable[tuple[Job, Piece | SteerLMError]]) -> None:

@@ -13,7 +13,7 @@ from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.loading import load
 from steerlm.serving.config import EngineSettings
 from steerlm.serving.engine import Engine, cache_size
-from steerlm.serving.job import Completion
+from steerlm.serving.job import Completion, deliver
 from steerlm.serving.sampling import Sampling
 
 
@@ -93,6 +93,29 @@ def test_a_cache_too_small_for_all_evicts_and_still_answers_right(policy_folder:
     done = asyncio.run(run())
     for prompt, completion in list(zip(prompts_of(engine, 20), done, strict=True))[::4]:
         assert completion.tokens == generated(engine, prompt, 50)
+
+
+def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []
+
+    def counted(news: list[tuple[Any, Any]]) -> None:
+        woken.append(len(news))
+        deliver(news)
+
+    monkeypatch.setattr("steerlm.serving.engine.deliver", counted)
+
+    async def test(engine: Engine) -> None:
+        prompt, sampling = prompts_of(engine, 1)[0], Sampling(max_tokens=30, min_tokens=30, temperature=1.0, seed=3)
+        whole = await engine.complete(prompt, sampling)
+        assert [number for number in woken if number] == [30]
+        woken.clear()
+        pieces = [piece async for piece in engine.stream(prompt, sampling)]
+        assert woken == [1] * 30
+        assert (whole.text, whole.tokens) == ("".join(p.text for p in pieces), [p.token for p in pieces])
+
+    with_engine(policy_folder, test)
 
 
 def test_stories_golden(shared_data: Path) -> None:
