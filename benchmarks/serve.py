@@ -1,7 +1,7 @@
 """Our server against `transformers serve`, with and without its continuous batching: tokens a second and latency.
 
 One policy folder, one machine, the same questions, greedy, `--clients` callers that each wait for one answer before
-asking the next. Servers run one after another, several rounds; what is printed is the median round.
+asking the next. Servers run in turns, several rounds; what is printed is the median round.
 
     python benchmarks/serve.py POLICY QUESTIONS.jsonl [--clients 8] [--requests 64]
 """
@@ -92,18 +92,18 @@ def main() -> None:
         "transformers serve": stock,
         "transformers serve, continuous batching": [*stock, *CACHE],
     }
-    for name, command in servers.items():
-        model = options.policy.name if name == "steerlm serve" else policy
-        with running(command):
-            asyncio.run(load(model, questions[: options.clients], options.clients, options.tokens))  # warm
-            rounds = [
-                asyncio.run(load(model, questions, options.clients, options.tokens)) for _ in range(options.rounds)
-            ]
+    found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in servers}
+    for _ in range(options.rounds):
+        for name, command in servers.items():
+            model = options.policy.name if name == "steerlm serve" else policy
+            with running(command):
+                asyncio.run(load(model, questions[: options.clients], options.clients, options.tokens))  # warm
+                found[name].append(asyncio.run(load(model, questions, options.clients, options.tokens)))
+    for name, rounds in found.items():
         latencies = sorted(latency for _, some in rounds for latency in some)
         print(
             f"{name:40} {statistics.median(speed for speed, _ in rounds):6.0f} tokens/s, latency p50"
-            f" {latencies[len(latencies) // 2]:.2f} s, p95 {latencies[int(len(latencies) * 0.95)]:.2f} s",
-            flush=True,
+            f" {latencies[len(latencies) // 2]:.2f} s, p95 {latencies[int(len(latencies) * 0.95)]:.2f} s"
         )
 
 
