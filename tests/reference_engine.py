@@ -96,14 +96,16 @@ class ReferenceEngine:
         (folder / "state.json").write_text(json.dumps(state))
         (folder / "COMPLETE").touch()
 
-    def load(self, folder: Path) -> dict[str, Any]:
+    def state_of(self, folder: Path) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        return state
+
+    def load(self, folder: Path) -> None:
         self.load_weights(folder)
         moments = load_file(folder / "optimizer.safetensors")
         for name, parameter in self.model.named_parameters():
             keys = ("step", "exp_avg", "exp_avg_sq")
             self.optimizer.state[parameter] = {key: moments[f"{name}.{key}"] for key in keys}
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        return state
 
     def load_weights(self, folder: Path) -> None:
         self.model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # tied ones are saved once

@@ -81,8 +81,22 @@ def save(
     dist.barrier()
 
 
-def load(folder: Path, model: Llama, optimizer: Any, shape: LlamaShape) -> dict[str, Any]:
-    """Restore weights and optimizer; returns the state given to `save`. Collective.
+def state_of(folder: Path) -> dict[str, Any]:
+    """The state given to `save`. Raises `TrainingError` if it is not complete or not what was written."""
+    describe(folder)
+    try:
+        files = json.loads((folder / COMPLETE).read_text())["files"]
+        found = next(_differences(folder, [(STATE, files[STATE])]), None)
+        state: dict[str, Any] = {} if found else json.loads((folder / STATE).read_text())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(folder, f"{COMPLETE} does not list its files: {error}") from error
+    if found:
+        raise _damaged(folder, found)
+    return state
+
+
+def load(folder: Path, model: Llama, optimizer: Any, shape: LlamaShape) -> None:
+    """Restore weights and optimizer. Collective.
 
     Raises `TrainingError`, on every process alike, before anything is changed.
     """
@@ -93,8 +107,6 @@ def load(folder: Path, model: Llama, optimizer: Any, shape: LlamaShape) -> dict[
     model.load_state_dict(loaded["model"])
     optimizer.load_state_dict(loaded["optimizer"])
     fixes.unshare_step(optimizer)
-    state: dict[str, Any] = json.loads((folder / STATE).read_text())
-    return state
 
 
 def load_weights(folder: Path, model: Llama, shape: LlamaShape) -> None:

@@ -137,8 +137,11 @@ class MegatronEngine:
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         checkpoint.save(folder, self.model, self.optimizer, self.shape, state)
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        return checkpoint.load(folder, self.model, self.optimizer, self.shape)
+    def state_of(self, folder: Path) -> dict[str, Any]:
+        return checkpoint.state_of(folder)
+
+    def load(self, folder: Path) -> None:
+        checkpoint.load(folder, self.model, self.optimizer, self.shape)
 
     def load_weights(self, folder: Path) -> None:
         checkpoint.load_weights(folder, self.model, self.shape)

@@ -128,8 +128,11 @@ class Engine(Protocol):
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """A distributed checkpoint of weights, optimizer and the loop's `state` (JSON); COMPLETE is written last."""
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Restore weights and optimizer from any layout's checkpoint; returns the loop's state."""
+    def state_of(self, folder: Path) -> dict[str, Any]:
+        """The loop's state in a checkpoint, without its tensors."""
+
+    def load(self, folder: Path) -> None:
+        """Restore weights and optimizer from any layout's checkpoint."""
 
     def load_weights(self, folder: Path) -> None:
         """Restore the weights alone (to export a best checkpoint that is not the current one)."""

@@ -84,7 +84,9 @@ class _Loop:
         complete = self.checkpoints.complete()
         if complete:
             path = self.checkpoints.path(complete[-1])
-            self.progress = Progress.resumed(self.engine.load(path), self.progress.run, str(path))
+            # Before the tensors are read, which may be a terabyte.
+            self.progress = Progress.resumed(self.engine.state_of(path), self.progress.run, str(path))
+            self.engine.load(path)
             self.saved = self.progress.step
             log.info("resumed at step %d of %d from %s", self.progress.step, self.total, path)
         self.sampler = Sampler(len(self.data), self.settings.seed, self.progress.consumed)
