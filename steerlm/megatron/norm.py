@@ -39,7 +39,7 @@ class RMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32:
+        if not device.on_accelerator() and x.dtype == torch.float32:
             out: torch.Tensor = _Norm.apply(x, self.weight, self.eps)
             return out
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
