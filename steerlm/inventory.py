@@ -89,9 +89,9 @@ def garbage(found: Iterable[Entry], keep: int | None = None) -> list[Entry]:
     return going + [entry for entry in complete if entry.name not in needed]
 
 
-def remove(store: Store, entry: Entry) -> bool:
+def remove(store: Store, entry: Entry, *, delete: bool = True) -> bool:
     """Delete an entry, its completion first, so that a broken removal leaves nothing that looks whole. False if another
-    process of this machine works on it."""
+    process of this machine works on it. Without `delete`: whether it would go."""
     folder = store.folder(entry.stage, entry.key)
     with contextlib.ExitStack() as held:
         if (folder / ".lock").exists():
@@ -100,6 +100,8 @@ def remove(store: Store, entry: Entry) -> bool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+        if not delete:
+            return True
         (folder / COMPLETE).unlink(missing_ok=True)
         if store.remote:
             store.remote.at(entry.name).remove(first=COMPLETE)

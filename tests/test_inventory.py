@@ -96,7 +96,8 @@ def test_the_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_key_that_is_worked_on_is_left_alone(store: Store) -> None:
     (begun,) = (e for e in entries(store) if e.key == "m3")
     with store.lock("model", "m3", lambda who: None):
-        assert not remove(store, begun)
+        assert not remove(store, begun) and not remove(store, begun, delete=False)
+    assert remove(store, begun, delete=False) and store.folder("model", "m3").exists()
     assert remove(store, begun)
     assert not store.folder("model", "m3").exists()
 

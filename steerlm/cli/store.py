@@ -84,9 +84,9 @@ def gc(
     opened = _open(store)
     freed = 0
     for entry in garbage(entries(opened), keep):
-        what = "would go"
-        if delete:
-            what = "deleted" if remove(opened, entry) else "in use, left"
+        what = "in use, left"
+        if remove(opened, entry, delete=delete):
+            what = "deleted" if delete else "would go"
         freed += entry.size if what != "in use, left" else 0
         typer.echo(f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}  {what}")
     typer.echo(f"{size(freed)} {'freed' if delete else 'would be freed; --delete does it'}")

@@ -27,9 +27,12 @@ def write_regression(
 
     Raises `RecordError` for a bad line (with `on_error` "skip" it is counted and written beside the output). Labels of
     attributes that the schema does not have are dropped and counted. Unless it `may_be_empty`, a file without a sample
-    raises `InputError`, and nothing is written.
+    raises `InputError`, and nothing is written; so does an output that is the input.
     """
+    if output_file.exists() and input_file.exists() and output_file.samefile(input_file):
+        raise InputError(f"{output_file}: is the input too, which would be lost; give the output another name")
     unknown: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
     with single_output(output_file, on_error) as out:
         out.summary.vector = schema.names
         talks = read_records(input_file, Conversation, out.reject)
@@ -42,12 +45,18 @@ def write_regression(
                 continue
             for sample in made:
                 out.write(output_file.name, sample)
+                pairs = zip(schema.names, sample.label, strict=True)
+                outside.update(n for n, v in pairs if v != MASKED and not schema.low <= v <= schema.high)
             if not made:
                 out.summary.add("without a label (no sample)")
         if not may_be_empty and not out.summary.written[output_file.name]:
             raise InputError(f"{input_file}: no sample: {_why_none(out.summary, out.reject.count, schema, unknown)}")
     for name, count in sorted(unknown.items()):
         out.summary.notes.append(f"{count:,} labels of {name!r}, which the schema does not have, were dropped")
+    for name, count in outside.items():
+        out.summary.notes.append(
+            f"{count:,} labels of {name!r} lie outside {schema.low}..{schema.high}; a reward model refuses them"
+        )
     return out.summary
 
 

@@ -25,7 +25,7 @@ class OutputConflict(InputError):  # noqa: N818 (what conflicts is the output)
     """What is there under the output's name is other work: another input, model or setting, or somebody's own file."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"{message}; name another output or overwrite it")
+        super().__init__(f"{message}; name another output, or overwrite it (--overwrite)")
 
 
 class Reject(BaseModel):

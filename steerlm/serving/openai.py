@@ -6,11 +6,12 @@ Dials come in `chat_template_kwargs.attributes` (what stock engines take too) or
 """
 
 import asyncio
-from typing import Any, Literal
+import difflib
+from typing import Any, Literal, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steerlm.serving.asking import MOST_LOGPROBS, Asking
 from steerlm.serving.generation import GenerationService, reseeded
@@ -44,6 +45,14 @@ class TemplateArguments(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     attributes: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _no_misspelt_dials(self) -> Self:
+        """Other templates' arguments are ignored, as elsewhere; dials that would be lost are not."""
+        for name in self.model_extra or {}:
+            if difflib.get_close_matches(name, ["attributes"], cutoff=0.75):
+                raise ValueError(f"unknown key {name!r}; did you mean 'attributes'?")
+        return self
 
 
 class ChatRequest(Asking):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerlm.attributes import MASKED, AttributeSchema
+from steerlm.cli.main import call
 from steerlm.datasets.regression import samples, write_regression
 from steerlm.errors import InputError, RecordError
 from steerlm.records import Conversation, RegressionSample
@@ -121,14 +122,12 @@ def test_a_bad_line_is_named_and_leaves_nothing_or_is_skipped(tmp_path: Path, li
     assert json.loads(reject["text"]) == (json.loads(line) if isinstance(line, str) else line)
 
 
-def test_the_output_may_be_the_input_and_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", TALK)
     with pytest.raises(InputError, match="uncompressed"):
         write_regression(source, tmp_path / "out.jsonl.gz", schema=SCHEMA)
     with pytest.raises(InputError, match="is a folder"):
         write_regression(source, tmp_path, schema=SCHEMA)
-    write_regression(source, source, schema=SCHEMA)
-    assert [set(sample) for sample in read_json(source)] == [{"text", "label"}] * 2
 
 
 LABELS = (
@@ -196,3 +195,25 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert source.stat().st_size > 20e6
     assert peak < 3e6
+
+
+LABELLED = (
+    '{"conversations": [{"from": "User", "value": "Hi"}, {"from": "Assistant", "value": "Ho", "label": "quality:4"}]}\n'
+)
+
+
+def test_the_input_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(LABELLED)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for output_file in (path, tmp_path / "link.jsonl"):
+        assert call(["data", "regression", "--input-file", str(path), "--output-file", str(output_file)]) == 2
+        assert "is the input too, which would be lost" in capsys.readouterr().err
+    assert path.read_text() == LABELLED
+
+
+def test_labels_outside_the_range_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.jsonl").write_text(LABELLED.replace("quality:4", "quality:55"))
+    words = ["--input-file", str(tmp_path / "own.jsonl"), "--output-file", str(tmp_path / "out.jsonl")]
+    assert call(["data", "regression", *words]) == 0
+    assert "1 labels of 'quality' lie outside 0..4" in capsys.readouterr().err

@@ -169,6 +169,12 @@ def test_what_is_wrong_is_named(taught_server: str) -> None:
     image = [{"type": "image_url", "image_url": {"url": "x"}}]
     cases: list[tuple[dict[str, Any], int, str | None, str]] = [
         (dials(humour=1), 400, "attributes", "unknown attribute 'humour'; did you mean 'humor'?"),
+        (
+            {"chat_template_kwargs": {"atributes": {"humor": 1}}},
+            400,
+            "chat_template_kwargs",
+            "unknown key 'atributes'; did you mean 'attributes'?",
+        ),
         (dials(humor=7), 400, "attributes", "'humor' must lie in 0..4, not 7"),
         (dials(warmth=1), 400, "attributes", "'warmth' was never trained"),
         ({"attributes": {"humor": 1}, **dials(humor=2)}, 400, "attributes", "differ"),
