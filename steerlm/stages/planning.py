@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, InputError
-from steerlm.models.public import public_shape
+from steerlm.errors import ConfigError, InputError, nearest
+from steerlm.models.public import SHAPES, public_shape
 from steerlm.models.shape import LlamaShape
 from steerlm.recipe import Recipe, ResolvedRecipe
 from steerlm.training.config import LayoutSettings, TrainSettings
@@ -88,7 +88,10 @@ def plan_recipe(
         role = _role(recipe, name)
         model, shape = _model(recipe, role, models)
         if shape is None:
-            raise InputError(f"{model}: its shape is not known here; fetch it and give --model {role}=FOLDER")
+            if "://" not in model:
+                raise InputError(f"{model}: no such model folder; a folder or a URI such as hf://org/name was expected")
+            known = nearest(model, [f"hf://{name}" for name in SHAPES])
+            raise InputError(f"{model}: its shape is not known here; fetch it and give --model {role}=FOLDER{known}")
         lengths = None
         if name in data:
             if tokenizer is None:

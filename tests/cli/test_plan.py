@@ -62,6 +62,11 @@ def test_lengths_of_the_data_tell_the_real_token_share(
         (["demo", "--data", "sft=x.jsonl"], "give --tokenizer"),
         (["demo", "--data", "x.jsonl"], "expected base=PATH, reward=PATH or sft=PATH"),
         (["steerlm-llama2", "--set", "base.fetch.uri=hf://a/b"], "hf://a/b: its shape is not known here"),
+        (
+            ["steerlm-llama2", "--set", "base.fetch.uri=hf://meta-llama/Llama-3-8B"],
+            "did you mean 'hf://meta-llama/Meta-Llama-3-8B'?",
+        ),
+        (["steerlm-llama2", "--set", "base.fetch.uri=models/gone"], "models/gone: no such model folder"),
     ],
 )
 def test_what_cannot_be_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
