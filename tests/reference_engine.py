@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from steerlm.errors import TrainingError
 from steerlm.training.config import OptimizerSettings
-from steerlm.training.engine import Layout, Objective, Statistics, StepResult
+from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
 from steerlm.training.rows import Row
 from steerlm.training.tensors import row_tensors
 
@@ -43,6 +43,7 @@ class ReferenceEngine:
             assert config is not None
             self.model = kind(LlamaConfig(**{**config.to_dict(), **extra})).float()
         self.layout = Layout()
+        self.saved: SaveResult | None = None
         self.outputs = outputs
         self.clip = optimizer.clip
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -81,8 +82,14 @@ class ReferenceEngine:
                 out.append(values)
         return out
 
-    def agree(self, flag: bool) -> bool:
-        return flag
+    saving = False  # what is saved is written at once
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        return flags
+
+    def finish_save(self) -> SaveResult | None:
+        saved, self.saved = self.saved, None
+        return saved
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True)
@@ -95,6 +102,7 @@ class ReferenceEngine:
         save_file(moments, folder / "optimizer.safetensors")
         (folder / "state.json").write_text(json.dumps(state))
         (folder / "COMPLETE").touch()
+        self.saved = SaveResult(folder, 0, 0.0, 0.0)
 
     def state_of(self, folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text())

@@ -1,225 +1,199 @@
-"""Distributed checkpoints: weights, optimizer, the loop's state, readable in any layout.
+"""Checkpoints of a training: every process writes its own share, and any layout resumes from them.
 
-COMPLETE is written last and lists every file with its size and sha256. They are compared before anything is loaded: a
-changed byte in a tensor would load without an error.
+A process keeps 1/DP of the optimizer state of its part of the model (`shares.py`). It writes that, and as much of the
+weights, into a file of its own: no process waits for another, none holds more than its share, and no byte is written
+twice. Reading maps a layout's parameters onto those of the layout that saved (`resharding.py`), so that the number of
+replicas, tensor and pipeline parallelism may all differ. Why not megatron's own format: docs/design.md.
 """
 
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.core import CheckpointingException
-from torch.distributed.checkpoint.api import CheckpointException
+from megatron.core import parallel_state
+from safetensors import SafetensorError
 
-from steerlm.errors import TrainingError, first_line
-from steerlm.megatron import fixes
+from steerlm.errors import ModelError, TrainingError
+from steerlm.megatron import distributed_checkpoint, fixes, parallel, shard_files
+from steerlm.megatron.checkpoint_folder import TENSORS, check, damaged, digest, prepare, raise_together, seal
+from steerlm.megatron.host_copies import HostCopies
+from steerlm.megatron.mapping import Parameter
 from steerlm.megatron.model import Llama
+from steerlm.megatron.resharding import SavedLayout, size
+from steerlm.megatron.shard_files import ShardFiles
+from steerlm.megatron.shares import WEIGHT, Share, master_is, shares
 from steerlm.models.shape import LlamaShape
-from steerlm.records import write_json
-from steerlm.storage import sha256_file
-from steerlm.training.checkpoints import COMPLETE
-
-STATE = "state.json"
-MODEL = "model.json"
-TENSORS = "tensors"
-
-FULL = ("inline_container", "iostream error")
-"""What torch's writer says of a file that it cannot write; a full disk is not named."""
-
-CONTENT = {
-    "distrib_optim_sharding_type": "fully_reshardable",  # the only one that loads in every layout
-    "singleton_local_shards": False,
-    "chained_optim_avoid_prefix": True,
-}
+from steerlm.training.engine import SaveResult
 
 
-def save(
-    folder: Path,
-    model: Llama,
-    optimizer: Any | None,
-    shape: LlamaShape,
-    state: Mapping[str, Any] | None = None,
-    companions: Callable[[], None] | None = None,
-) -> None:
-    """Write a checkpoint into `folder`, replacing what is there; collective. Raises `TrainingError`.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model in training, on this process: its module, the table of its parameters, megatron's optimizer."""
 
-    `optimizer` None: weights alone. `companions` adds other files; the first process calls it before COMPLETE.
+    model: Llama
+    own: Sequence[Parameter]
+    optimizer: Any
+    shape: LlamaShape
+
+    def shares(self) -> list[Share]:
+        return list(shares(self.model, self.optimizer, self.own))
+
+
+class Saving:
+    """A checkpoint that is being written. `copied`: seconds that training waited for the copy to host memory."""
+
+    def __init__(self, folder: Path, copied: float, written: "Future[_Written]", seal: Callable[["_Written"], None]):
+        self.folder, self.copied = folder, copied
+        self._written, self._seal = written, seal
+
+    @property
+    def running(self) -> bool:
+        """Whether this process is still writing its file."""
+        return not self._written.done()
+
+    def finish(self) -> SaveResult:
+        """Seal the checkpoint. Collective; every process must have written.
+
+        Raises `TrainingError` on every process alike if one could not write its file.
+        """
+        written, reason = None, None
+        try:
+            written = self._written.result()
+        except (OSError, SafetensorError) as error:
+            reason = str(error)
+        raise_together(self.folder, reason)
+        assert written is not None
+        self._seal(written)
+        return SaveResult(self.folder, written.digest[0], self.copied, written.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    name: str
+    digest: tuple[int, str]
+    seconds: float
+
+
+class Saver:
+    """Saves the states of one training, one at a time."""
+
+    def __init__(self) -> None:
+        self._copies = HostCopies()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def begin(self, folder: Path, trained: Trained, state: Mapping[str, Any]) -> Saving:
+        """Copy this process's share to host memory and start writing it. Collective; the last save must be finished."""
+        began = time.perf_counter()
+        prepare(folder)
+        kept = trained.shares()
+        live = {f"{name}/{share.parameter.name}": t for share in kept for name, t in share.tensors.items()}
+        copies = self._copies.take(live)
+        ranges = {share.parameter.name: (share.start, share.stop) for share in kept}
+        name = f"{TENSORS}/{shard_files.file_name(parallel.place(), parallel_state.get_data_parallel_rank())}"
+        described = _described(trained)
+        copied = time.perf_counter() - began
+
+        def write() -> _Written:
+            began = time.perf_counter()
+            shard_files.write(folder / name, copies, ranges)
+            return _Written(name, digest(folder / name), time.perf_counter() - began)
+
+        def complete(written: _Written) -> None:
+            seal(folder, {written.name: written.digest}, described, state)
+
+        return Saving(folder, copied, self._thread.submit(write), complete)
+
+
+def load(folder: Path, trained: Trained) -> None:
+    """Restore this process's share of weights and optimizer; the caller gathers the weights. Collective.
+
+    Raises `TrainingError`, on every process alike: before anything is changed for a checkpoint that is incomplete,
+    damaged or of another model, afterwards if the master weights are not those of the model's weights.
     """
-    chief = dist.get_rank() == 0
-    if optimizer is not None:
-        fixes.make_adam_state(optimizer)
-    with _writing(folder):
-        if chief:
-            # The marker goes first: a deletion that is cut short must not leave a checkpoint that looks whole.
-            (folder / COMPLETE).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            (folder / TENSORS).mkdir(parents=True)
-        dist.barrier()
-        content = _sharded(model, optimizer, loading=False)
-        dist_checkpointing.save(content, str(folder / TENSORS), content_metadata=CONTENT)
-        if chief:
-            described = {
-                "shape": shape.model_dump(),
-                "outputs": model.outputs,
-                "dtype": str(model.config.params_dtype).removeprefix("torch."),
-                "optimizer": optimizer is not None,
-            }
-            write_json(folder / STATE, dict(state or {}))
-            write_json(folder / MODEL, described)
-            if companions is not None:
-                companions()
-        mine = {str(path.relative_to(folder)): _digest(path) for path in _written_here(folder)}
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
-        if chief:
-            write_json(folder / COMPLETE, {"files": {name: each[name] for each in everyone for name in sorted(each)}})
-    dist.barrier()
-
-
-def state_of(folder: Path) -> dict[str, Any]:
-    """The state given to `save`. Raises `TrainingError` if it is not complete or not what was written."""
-    describe(folder)
-    try:
-        files = json.loads((folder / COMPLETE).read_text())["files"]
-        found = next(_differences(folder, [(STATE, files[STATE])]), None)
-        state: dict[str, Any] = {} if found else json.loads((folder / STATE).read_text())
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _damaged(folder, f"{COMPLETE} does not list its files: {error}") from error
-    if found:
-        raise _damaged(folder, found)
-    return state
-
-
-def load(folder: Path, model: Llama, optimizer: Any, shape: LlamaShape) -> None:
-    """Restore weights and optimizer. Collective.
-
-    Raises `TrainingError`, on every process alike, before anything is changed.
-    """
-    if not _check(folder, model, shape)["optimizer"]:
+    described = check(folder, trained.shape, trained.model.outputs)
+    if not described["optimizer"]:
         raise TrainingError(f"{folder}: holds weights alone, training cannot be resumed from it")
-    fixes.make_adam_state(optimizer)
-    loaded = _load(folder, _sharded(model, optimizer, loading=True))
-    model.load_state_dict(loaded["model"])
-    optimizer.load_state_dict(loaded["optimizer"])
-    fixes.unshare_step(optimizer)
+    dtype = _dtype(trained.model)
+    if described["dtype"] != dtype:
+        raise TrainingError(f"{folder}: was saved in {described['dtype']}, this training is in {dtype}")
+    if "layout" not in described:
+        saved = distributed_checkpoint.load_training(folder, trained.model, trained.optimizer)
+        _check_masters(folder, [(s, saved[s.parameter.name].view(-1)[s.start : s.stop]) for s in trained.shares()])
+        return
+    with ShardFiles(folder / TENSORS, _saved_layout(described)) as files:
+        kept = trained.shares()
+        for share in kept:
+            for name, tensor in share.tensors.items():
+                tensor.copy_(_read(folder, files, share.parameter, share.start, share.stop, name))
+    fixes.set_step(trained.optimizer, described["adam_step"])
+    _check_masters(folder, [(share, share.tensors[WEIGHT]) for share in kept])
 
 
-def load_weights(folder: Path, model: Llama, shape: LlamaShape) -> None:
-    """Restore the weights alone. Collective. Raises `TrainingError` as `load` does."""
-    _check(folder, model, shape)
-    model.load_state_dict(_load(folder, _sharded(model, None, loading=True))["model"])
+@torch.no_grad()
+def load_weights(folder: Path, model: Llama, own: Sequence[Parameter], shape: LlamaShape) -> None:
+    """Restore all of this process's weights, and nothing else. Collective. Raises `TrainingError` as `load` does."""
+    described = check(folder, shape, model.outputs)
+    if "layout" not in described:
+        distributed_checkpoint.load_weights(folder, model)
+        return
+    targets = dict(model.named_parameters())
+    with ShardFiles(folder / TENSORS, _saved_layout(described)) as files:
+        for parameter in own:
+            whole = _read(folder, files, parameter, 0, size(parameter), WEIGHT)
+            targets[parameter.name].copy_(whole.view(targets[parameter.name].shape))
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """`shape` (of `LlamaShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
-    `optimizer`: whether training can go on.
+def _read(folder: Path, files: ShardFiles, wanted: Parameter, start: int, stop: int, state: str) -> torch.Tensor:
+    try:
+        return files.read(wanted, start, stop, state)
+    except (ModelError, SafetensorError, OSError) as error:
+        raise damaged(folder, str(error)) from error
 
-    Raises `TrainingError` if the checkpoint is not complete.
+
+def _check_masters(folder: Path, kept: Sequence[tuple[Share, torch.Tensor]]) -> None:
+    """Each share's master weights, rounded, must be its weights: the next update computes the weights from the masters.
+
+    Compared because it costs nothing beside reading, and finds any state that was saved or read at a wrong place.
     """
-    if not (folder / COMPLETE).exists():
-        raise TrainingError(f"{folder}: not a complete checkpoint ({COMPLETE} is missing)")
-    try:
-        described: dict[str, Any] = json.loads((folder / MODEL).read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, f"{MODEL}: {error}") from error
-    return described
+    wrong = [share.parameter.name for share, weight in kept if not master_is(share, weight)]
+    everyone: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, wrong)
+    for rank, names in enumerate(everyone):
+        if names:
+            raise TrainingError(
+                f"{folder}: the optimizer's master weights are not the model's: {names[0]} and {len(names) - 1} more "
+                f"on rank {rank}; it cannot be resumed from (docs/reliability.md, Earlier checkpoints)"
+            )
 
 
-def _check(folder: Path, model: Llama, shape: LlamaShape) -> dict[str, Any]:
-    described = describe(folder)
-    wanted = {"outputs": model.outputs, **shape.model_dump()}
-    found = {"outputs": described["outputs"], **LlamaShape(**described["shape"]).model_dump()}
-    others = [f"{name} {found[name]}, here {value}" for name, value in wanted.items() if found[name] != value]
-    if others:
-        raise TrainingError(f"{folder}: is of another model ({'; '.join(others)})")
-    _verify(folder)
-    return described
+def _described(trained: Trained) -> dict[str, Any]:
+    """What `check` and `load` need to know."""
+    place = parallel.place()
+    return {
+        "shape": trained.shape.model_dump(),
+        "outputs": trained.model.outputs,
+        "dtype": _dtype(trained.model),
+        "optimizer": True,
+        "adam_step": fixes.get_step(trained.optimizer),
+        "layout": {"tensor": place.tensors, "pipeline": place.stages, "fused_norms": _fused_norms(trained.own)},
+    }
 
 
-def _verify(folder: Path) -> None:
-    """Compare every file with COMPLETE; each process reads its share, all raise what the first one finds."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    try:
-        files = json.loads((folder / COMPLETE).read_text())["files"]
-        found = next(_differences(folder, sorted(files.items())[rank::world]), None)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        found = f"{COMPLETE} does not list its files: {error}"
-    everyone: list[str | None] = [None] * world
-    dist.all_gather_object(everyone, found)
-    for reason in filter(None, everyone):
-        raise _damaged(folder, reason)
+def _dtype(model: Llama) -> str:
+    return str(model.config.params_dtype).removeprefix("torch.")
 
 
-def _differences(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> Iterator[str]:
-    for name, (size, digest) in files:
-        path = folder / name
-        if not path.is_file():
-            yield f"{name} is missing"
-        elif path.stat().st_size != size:
-            yield f"{name} has {path.stat().st_size} bytes, {size} were written"
-        elif _digest(path) != [size, digest]:
-            yield f"{name} is not what was written: its sha256 differs"
+def _fused_norms(own: Sequence[Parameter]) -> bool:
+    return any(parameter.name.endswith("layer_norm_weight") for parameter in own)
 
 
-def _damaged(folder: Path, reason: str) -> TrainingError:
-    return TrainingError(f"{folder}: the checkpoint is damaged ({reason}); delete it to go on from the one before it")
-
-
-def _written_here(folder: Path) -> list[Path]:
-    """The files that this process wrote: megatron puts the rank into their names; all others are the first one's."""
-    rank = dist.get_rank()
-    mine = list((folder / TENSORS).glob(f"__{rank}_*"))
-    if rank == 0:
-        mine += [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("__")]
-    return mine
-
-
-def _digest(path: Path) -> list[Any]:
-    """[bytes, sha256 in hex]."""
-    return [path.stat().st_size, sha256_file(path)]
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Says in one line why a checkpoint could not be written; what there is of it lacks COMPLETE."""
-
-    def failed(reason: object) -> TrainingError:
-        free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-        return TrainingError(
-            f"{folder}: the checkpoint could not be saved ({reason}); {free / 1e6:.1f} MB are free there"
-        )
-
-    try:
-        yield
-    except OSError as error:
-        raise failed(error) from error
-    except CheckpointException as error:  # every process gets one, the first one gets the reasons
-        reasons = [first_line(failure) for failure, _ in error.failures.values()]
-        raise failed(reasons[0] if reasons else "a process could not write its part, the first one says why") from error
-    except RuntimeError as error:
-        if not any(text in str(error) for text in FULL):
-            raise
-        raise failed(first_line(error)) from error
-
-
-def _load(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = dist_checkpointing.load(content, str(folder / TENSORS))
-    except (CheckpointingException, CheckpointException) as error:  # megatron's, torch's (a BaseException)
-        raise _damaged(folder, str(error).strip().splitlines()[-1]) from error
-    return loaded
-
-
-def _sharded(model: Llama, optimizer: Any | None, loading: bool) -> dict[str, Any]:
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    metadata = {**CONTENT, "dp_cp_group": group}
-    weights = model.sharded_state_dict(metadata=metadata)
-    content: dict[str, Any] = {"model": weights}
-    if optimizer is not None:
-        content["optimizer"] = optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
-    return content
+def _saved_layout(described: Mapping[str, Any]) -> SavedLayout:
+    layout, shape = described["layout"], LlamaShape(**described["shape"])
+    return SavedLayout(
+        shape, layout["tensor"], layout["pipeline"], described["outputs"], fused_norms=layout["fused_norms"]
+    )

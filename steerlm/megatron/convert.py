@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from steerlm.errors import ModelError
-from steerlm.megatron import checkpoint, hf_io, parallel
+from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
+from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
@@ -32,7 +33,7 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
     source.folder.close()
-    checkpoint.save(out, model, None, shape, companions=lambda: _copy_companions(folder, out / COMPANIONS))
+    distributed_checkpoint.save_weights(out, model, shape, lambda: _copy_companions(folder, out / COMPANIONS))
 
 
 def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> None:
@@ -41,10 +42,10 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     Of a training job's there is no tokenizer to hand on: the folder has weights and `config.json` alone. Collective.
     Raises `TrainingError` if the checkpoint is not complete.
     """
-    described = checkpoint.describe(folder)
+    described = describe(folder)
     shape, outputs = LlamaShape(**described["shape"]), described["outputs"]
     model, own = _build(shape, outputs, getattr(torch, described["dtype"]), layout or LayoutSettings())
-    checkpoint.load_weights(folder, model, shape)
+    checkpoint.load_weights(folder, model, own, shape)
     hf_io.write(model, own, shape, parallel.place(), outputs, out)
     if parallel.is_chief():
         if (folder / COMPANIONS).is_dir():

@@ -35,6 +35,17 @@ def backend() -> str:
     return "nccl" if on_accelerator() else "gloo"
 
 
+def host_buffer(like: torch.Tensor) -> torch.Tensor:
+    """An uninitialized CPU tensor of `like`'s shape and dtype; page-locked where an accelerator copies into it."""
+    return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=on_accelerator())
+
+
+def synchronize() -> None:
+    """Wait for everything this process has asked of its accelerator."""
+    if on_accelerator():
+        torch.cuda.synchronize()
+
+
 def prepare(tensor_parallel: int) -> None:
     """Choose this process's device; to be called before any process group or model is made."""
     if not on_accelerator():

@@ -5,6 +5,7 @@ Knows one step: schedule, gradients, clipping, update, sums. Model, weights and 
 
 import functools
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +20,17 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from steerlm.errors import TrainingError
 from steerlm.megatron import checkpoint, device, hf_io, parallel
 from steerlm.megatron import model as models
+from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
-from steerlm.training.engine import Layout, Objective, RowTensors, Statistics, StepResult
+from steerlm.training.engine import Layout, Objective, RowTensors, SaveResult, Statistics, StepResult
 from steerlm.training.rows import Row
 from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+POLL_SECONDS = 0.05
 Sums = tuple[torch.Tensor, int, Statistics]
 """Of one row: loss sum, count, statistics."""
 
@@ -61,7 +64,7 @@ def build_engine(
         folder = hf_io.Folder(model_folder)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
-    return MegatronEngine(model, own, shape, settings.optimizer, here)
+    return MegatronEngine(model, own, shape, settings.optimizer, here, layout.bucket_size)
 
 
 class MegatronEngine:
@@ -74,13 +77,17 @@ class MegatronEngine:
         shape: LlamaShape,
         settings: OptimizerSettings,
         layout: Layout,
+        bucket_size: int | None = None,
     ) -> None:
         self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
         self.model, self.outputs = model, model.outputs
         self.device = device.device()
         overlap = layout.dp_size > 1  # a layer's gradients travel while those of the layers before it are computed
         ddp = DistributedDataParallelConfig(
-            use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=overlap
+            use_distributed_optimizer=True,
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=overlap,
+            bucket_size=bucket_size,
         )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
         if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
@@ -89,6 +96,9 @@ class MegatronEngine:
         model.config.finalize_model_grads_func = finalize_model_grads
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
         self.optimizer = _optimizer(self.ddp, settings)
+        self.trained = checkpoint.Trained(model, own, self.optimizer, shape)
+        self._saver = checkpoint.Saver()
+        self._saving: checkpoint.Saving | None = None
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
 
@@ -129,22 +139,36 @@ class MegatronEngine:
             dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
         return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]
 
-    def agree(self, flag: bool) -> bool:
-        votes = torch.tensor(int(flag), device=self.device)
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        votes = torch.tensor([int(flag) for flag in flags], device=self.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return bool(votes.item())
+        return tuple(map(bool, votes.tolist()))
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        checkpoint.save(folder, self.model, self.optimizer, self.shape, state)
+        self.finish_save()
+        self._saving = self._saver.begin(folder, self.trained, state)
+
+    @property
+    def saving(self) -> bool:
+        return self._saving is not None and self._saving.running
+
+    def finish_save(self) -> SaveResult | None:
+        if self._saving is None:
+            return None
+        while self.agree(self.saving)[0]:  # short collectives: a slow disk is no lost peer
+            time.sleep(POLL_SECONDS)
+        saving, self._saving = self._saving, None
+        return saving.finish()
 
     def state_of(self, folder: Path) -> dict[str, Any]:
-        return checkpoint.state_of(folder)
+        return state_of(folder)
 
     def load(self, folder: Path) -> None:
-        checkpoint.load(folder, self.model, self.optimizer, self.shape)
+        checkpoint.load(folder, self.trained)
+        self.ddp.start_param_sync(force_sync=True)  # each replica has read its share
 
     def load_weights(self, folder: Path) -> None:
-        checkpoint.load_weights(folder, self.model, self.shape)
+        checkpoint.load_weights(folder, self.model, self.own, self.shape)
         self.optimizer.reload_model_params()
 
     def write_hf(self, folder: Path) -> None:

@@ -74,6 +74,23 @@ def make_adam_state(optimizer: Any) -> None:
             )
 
 
+def get_step(optimizer: Any) -> int:
+    """Updates made so far, which Adam's bias correction depends on. `optimizer`: megatron's, its state made."""
+    if distrib_optimizer.HAVE_APEX_OR_TE:
+        return int(optimizer.optimizer.param_groups[0].get("step", 0))
+    return int(next(iter(optimizer.optimizer.state.values()))["step"])
+
+
+def set_step(optimizer: Any, step: int) -> None:
+    """The inverse of `get_step`."""
+    if distrib_optimizer.HAVE_APEX_OR_TE:
+        for group in optimizer.optimizer.param_groups:
+            group["step"] = step
+        return
+    for state in optimizer.optimizer.state.values():
+        state["step"].fill_(step)
+
+
 def unshare_step(optimizer: Any) -> None:
     """Give every parameter a `step` of its own after `load_state_dict`."""
     if distrib_optimizer.HAVE_APEX_OR_TE:

@@ -2,16 +2,20 @@
 
 import re
 import shutil
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 COMPLETE = "COMPLETE"
 """The file an engine writes last into a checkpoint; without it, the folder is the trace of a save that died."""
 
+DELETED = ".deleted-"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """`folder/step-000123/`. Only the process with `chief` deletes."""
+    """`folder/step-000123/`. Only the process with `chief` deletes, in a thread: a checkpoint may be a terabyte."""
 
     folder: Path
     keep: int
@@ -25,24 +29,32 @@ class Checkpoints:
         return sorted(step for step, path in self._all() if (path / COMPLETE).exists())
 
     def clean(self) -> None:
-        """Delete what saves that died have left."""
-        for _, path in self._all():
-            if self.chief and not (path / COMPLETE).exists():
-                shutil.rmtree(path)
+        """Delete what saves and deletions that died have left."""
+        if self.chief and self.folder.is_dir():
+            left = [path for _, path in self._all() if not (path / COMPLETE).exists()]
+            self._delete(left, [*self.folder.glob(f"{DELETED}*")])
 
     def prune(self, best: int | None) -> None:
         """Keep the newest `keep` and the best."""
-        if not self.chief:
-            return
-        steps = self.complete()
-        for step in steps[: -self.keep]:
-            if step != best:
-                # The marker goes first: a deletion that is cut short must not leave a checkpoint that looks whole.
-                (self.path(step) / COMPLETE).unlink()
-                shutil.rmtree(self.path(step))
+        if self.chief:
+            self._delete([self.path(step) for step in self.complete()[: -self.keep] if step != best])
+
+    def _delete(self, checkpoints: list[Path], renamed: list[Path] | None = None) -> None:
+        """Take the folders out of sight at once, and delete them in the background."""
+        gone = renamed or []
+        for path in checkpoints:
+            # Renamed first: a deletion that is cut short must not leave a checkpoint that looks whole.
+            gone.append(path.rename(path.with_name(f"{DELETED}{path.name}-{time.time_ns()}")))
+        if gone:
+            threading.Thread(target=_remove, args=(gone,), name="delete checkpoints").start()
 
     def _all(self) -> list[tuple[int, Path]]:
         if not self.folder.is_dir():
             return []
         named = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in self.folder.iterdir())
         return [(int(match[1]), path) for match, path in named if match]
+
+
+def _remove(folders: list[Path]) -> None:
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)

@@ -7,7 +7,16 @@ where and how fast it is computed; it therefore takes no part in a stage's key.
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
@@ -56,7 +65,10 @@ class TrainSettings(Settings):
     validation_batches: PositiveInt | None = None
     """Global batches a validation reads; null: all."""
     save_every: PositiveInt | None = None
-    """Steps between checkpoints for resume; null: at the end and on a termination signal."""
+    """Steps between checkpoints for resume; null: as `save_minutes` says."""
+    save_minutes: PositiveFloat | None = None
+    """Minutes between checkpoints for resume, beside `save_every`. Both null: at the end and on a termination signal
+    only."""
     keep: PositiveInt = 2
     """Newest checkpoints kept besides the best."""
     export: Literal["best", "last"] = "best"
@@ -106,6 +118,8 @@ class LayoutSettings(Settings):
     row_tokens: PositiveInt | None = None
     recompute: Literal["none", "selective", "full"] = "none"
     attention: Literal["auto", "te", "sdpa"] = "auto"
+    bucket_size: PositiveInt | None = None
+    """Parameters of a gradient bucket, which travel together; null: 40 million, or a million per replica if more."""
     threads: PositiveInt | None = None
     """CPU threads per process; null: the machine's cores shared out."""
 

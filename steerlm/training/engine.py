@@ -103,6 +103,17 @@ class StepResult:
         return self.loss_sum / max(1, self.count)
 
 
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """A checkpoint that is complete. `size`: bytes of this rank's file. Seconds: `blocked`, in which training waited
+    for the copy to host memory; `writing`, in the background."""
+
+    folder: Path
+    size: int
+    blocked: float
+    writing: float
+
+
 class Engine(Protocol):
     """A model with its optimizer on this process's share of the devices."""
 
@@ -122,11 +133,22 @@ class Engine(Protocol):
         """Per row of this rank, fp32 on the CPU, no gradient: per-sample sums of weighted log-probs [K], or values
         [K, A]; the same on every rank of the model-parallel group."""
 
-    def agree(self, flag: bool) -> bool:
-        """True on every rank if `flag` is True on any of them (a termination signal reaches ranks at other times)."""
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each True on every rank if it is True on any (a termination signal reaches ranks at other times)."""
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """A distributed checkpoint of weights, optimizer and the loop's `state` (JSON); COMPLETE is written last."""
+        """Begin a checkpoint of weights, optimizer and the loop's `state` (JSON), after finishing the one before.
+
+        Returns when the state is copied; it is written while training goes on. Raises `TrainingError` on every rank.
+        """
+
+    @property
+    def saving(self) -> bool:
+        """Whether this rank is still writing its part of a checkpoint."""
+
+    def finish_save(self) -> "SaveResult | None":
+        """Wait until the checkpoint that was begun is written on every rank, and mark it complete; None without one.
+        Collective. Raises `TrainingError` on every rank if one could not write its part."""
 
     def state_of(self, folder: Path) -> dict[str, Any]:
         """The loop's state in a checkpoint, without its tensors."""

@@ -78,6 +78,8 @@ class _Loop:
         }
         self.progress = Progress(run)
         self.saved = 0
+        """The step of the newest checkpoint, begun or complete."""
+        self.saved_at = time.monotonic()
 
     def resume(self) -> None:
         self.checkpoints.clean()
@@ -98,11 +100,14 @@ class _Loop:
             due = self._due(settings.validate_every) and progress.validated != progress.step
             if due and self.validation is not None:
                 improved = self._validate(self.validation)
-            if self._due(settings.save_every) or (improved and settings.export == "best"):
+            best, last = improved and settings.export == "best", progress.step >= self.total
+            if best or self._due(settings.save_every):
                 self._save()
-            if progress.step >= self.total:
+            if best or last:  # these are read again, and a run that has ended must be whole
+                self._finish_save()
+            if last:
                 return
-            self._stop_if_asked()
+            self._stop_or_save_if_due()
             self._step()
 
     def finish(self) -> TrainResult:
@@ -165,7 +170,8 @@ class _Loop:
         began = time.perf_counter()
         total = StepResult(0.0, 0, {})
         for units in in_order(data, settings.global_batch, settings.validation_batches):
-            self._stop_if_asked()
+            if any(self.engine.agree(self.stop())):
+                self._stop()
             work = batch(data, units, self.row_tokens, self.engine.layout)
             total = _sum(total, self.engine.evaluate(work.rows, self.objective))
         if not math.isfinite(total.loss):
@@ -182,21 +188,48 @@ class _Loop:
         return improved
 
     def _save(self) -> None:
+        """Begin a checkpoint of the current step, which is written while training goes on."""
         if self.saved == self.progress.step:
             return
-        path = self.checkpoints.path(self.progress.step)
-        self.engine.save(path, self.progress.state())
-        self.saved = self.progress.step
+        self._finish_save()
+        self.engine.save(self.checkpoints.path(self.progress.step), self.progress.state())
+        self.saved, self.saved_at = self.progress.step, time.monotonic()
+
+    def _finish_save(self) -> None:
+        """Wait until the checkpoint that was begun is complete, if there is one."""
+        result = self.engine.finish_save()
+        if result is None:
+            return
+        log.info(
+            "saved %s: training waited %.2f s, each process wrote up to %.1f MB in %.2f s",
+            result.folder,
+            result.blocked,
+            result.size / 1e6,
+            result.writing,
+        )
+        seconds = {"checkpoint/blocked_seconds": result.blocked, "checkpoint/writing_seconds": result.writing}
+        self.sink.log(seconds, self.progress.step)
         self.checkpoints.prune(self.progress.best_step)
 
-    def _stop_if_asked(self) -> None:
-        if not self.engine.agree(self.stop()):
-            return
+    def _stop_or_save_if_due(self) -> None:
+        """What all ranks must do in the same step, although they hear of it or finish at other times."""
+        minutes = self.settings.save_minutes
+        overdue = minutes is not None and time.monotonic() - self.saved_at >= minutes * 60
+        stopped, save, writing = self.engine.agree(self.stop(), overdue, self.engine.saving)
+        if stopped:
+            self._stop()
+        if not writing:
+            self._finish_save()
+        if save:
+            self._save()
+
+    def _stop(self) -> None:
         if self.progress.step == 0:
             raise Interrupted("stopped before the first step, nothing to save")
         self._save()
+        self._finish_save()
         step, path = self.progress.step, self.checkpoints.path(self.progress.step)
-        raise Interrupted(f"stopped after step {step} of {self.total}, saved in {path}; the same command goes on")
+        raise Interrupted(f"stopped after step {step} of {self.total}, saved in {path}; the same command resumes")
 
     def _due(self, every: int | None) -> bool:
         """At the last step, and every so many."""

@@ -1,7 +1,9 @@
 """Resume: the curve goes on to the sixth digit, in this layout and in others; what is not a checkpoint is refused."""
 
+import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from steerlm.errors import TrainingError
+from steerlm.megatron import shard_files
+from steerlm.megatron.checkpoint_folder import digest
 from steerlm.training.config import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import GQA, LR, OUTPUTS, SHAPES, curve, engine, objective, packed, same, samples, weights
@@ -33,7 +39,9 @@ def _whole(folder: Path, outputs: int | None, layout: dict[str, Any], precision:
     losses = curve(of, outputs, range(3))
     of.save(folder / "step", STATE)
     of.write_hf(folder / "saved")
-    return losses + curve(of, outputs, range(3, 5))
+    losses += curve(of, outputs, range(3, 5))  # while the file is being written
+    of.finish_save()
+    return losses
 
 
 def _resumed(folders: list[Path], outputs: int | None, layout: dict[str, Any], precision: str) -> list[Curve]:
@@ -88,6 +96,7 @@ def _best(folder: Path) -> None:
     of = engine(SHAPES["tied"], precision="bf16")
     curve(of, None, range(2))
     of.save(folder / "best", {})
+    of.finish_save()
     of.write_hf(folder / "saved")
     curve(of, None, range(2, 4))
     of.load_weights(folder / "best")
@@ -107,6 +116,7 @@ def _refused(folder: Path) -> None:
     of = engine(GQA)
     of.save(folder / "one", {})
     of.save(folder / "one", {"again": True})
+    of.finish_save()
     assert of.state_of(folder / "one") == {"again": True}
     of.load(folder / "one")
     with pytest.raises(TrainingError, match=r"another model \(num_key_value_heads 2, here 4\)"):
@@ -124,7 +134,7 @@ def test_what_is_not_a_checkpoint_of_this_model_is_refused(tmp_path: Path) -> No
 
 
 def _shard(folder: Path) -> Path:
-    return max((folder / "tensors").glob("__1_*.distcp"), key=lambda path: path.stat().st_size)
+    return folder / "tensors" / "tensor-01-stage-00-replica-0000.safetensors"
 
 
 def _truncate(folder: Path) -> None:
@@ -139,13 +149,16 @@ def _flip(folder: Path) -> None:
     path.write_bytes(content)
 
 
+FILE = "tensor-01-stage-00-replica-0000.safetensors"
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated shard": (_truncate, r"__1_\d\.distcp has \d+ bytes, \d+ were written"),
-    "one bit of a shard": (_flip, r"__1_\d\.distcp is not what was written: its sha256 differs"),
-    "no shard": (lambda folder: _shard(folder).unlink(), r"__1_\d\.distcp is missing"),
+    "truncated shard": (_truncate, rf"{FILE} has \d+ bytes, \d+ were written"),
+    "one bit of a shard": (
+        _flip,
+        rf"{FILE} is not what was written: its sha256 differs",
+    ),
+    "no shard": (lambda folder: _shard(folder).unlink(), rf"{FILE} is missing"),
     "state of another save": (lambda f: (f / "state.json").write_text('{"step": 7}'), "state.json has 11 bytes"),
     "no description": (lambda folder: (folder / "model.json").write_text("{"), "model.json: "),
-    "no megatron metadata": (lambda folder: (folder / "tensors" / ".metadata").unlink(), ".metadata is missing"),
     "empty marker": (lambda folder: (folder / "COMPLETE").write_text(""), "COMPLETE does not list its files"),
 }
 
@@ -154,6 +167,7 @@ def _damaged(folder: Path) -> dict[str, str]:
     of, said = engine(layout={"devices": 2, "tensor": 2}), {}
     curve(of, None, range(1))
     of.save(folder / "sound", STATE)
+    of.finish_save()
     curve(of, None, range(1, 2))
     of.write_hf(folder / "before")
     for name, (damage, _) in DAMAGE.items():
@@ -180,3 +194,72 @@ def test_a_damaged_checkpoint_is_refused_on_every_rank_and_nothing_is_loaded(tmp
         assert re.search(f"{re.escape(str(tmp_path / name))}: the checkpoint is damaged .*{pattern}", said[name]), name
         assert "\n" not in said[name]
     same(tmp_path / "before", tmp_path / "after")
+
+
+def _shifted(folder: Path) -> list[str]:
+    """A file whose every checksum is right, and whose master weights are not the weights'."""
+    of = engine(GQA, layout={"devices": 2}, precision="bf16")
+    curve(of, None, range(1))
+    of.save(folder / "step", STATE)
+    of.finish_save()
+    if of.layout.rank == 0:
+        path = folder / "step" / "tensors" / "tensor-00-stage-00-replica-0001.safetensors"
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        name = next(name for name in tensors if name.startswith("master/") and "linear" in name)
+        tensors[name] = tensors[name].roll(1)
+        save_file(tensors, path, metadata=metadata)
+        sealed = json.loads((folder / "step" / "COMPLETE").read_text())
+        sealed["files"][f"tensors/{path.name}"] = digest(path)
+        (folder / "step" / "COMPLETE").write_text(json.dumps(sealed))
+    dist.barrier()
+    with pytest.raises(TrainingError) as caught:
+        of.load(folder / "step")
+    return [str(caught.value)]
+
+
+def test_master_weights_that_are_not_the_models_are_refused_by_name(tmp_path: Path) -> None:
+    said, other = ranks(2, _shifted, tmp_path)
+    assert said == other
+    assert re.search(r"master weights are not the model's: decoder\S*linear\S+ and 0 more on rank 1", said[0])
+
+
+def _while_training_goes_on(folder: Path) -> None:
+    of = engine(GQA, layout={"devices": 2}, precision="bf16")
+    write, release = shard_files.write, threading.Event()
+
+    def slow(*args: Any) -> None:
+        release.wait(20)
+        write(*args)
+
+    curve(of, None, range(2))
+    of.write_hf(folder / "saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_files, "write", slow)
+        of.save(folder / "first", STATE)
+        losses = curve(of, None, range(2, 4))
+        assert of.saving and not (folder / "first" / "COMPLETE").exists()
+        threading.Timer(0.3, release.set).start()
+        of.save(folder / "second", STATE)  # waits for the first
+        assert (folder / "first" / "COMPLETE").exists()
+    assert of.finish_save() is not None and of.finish_save() is None and not of.saving
+    of.load(folder / "first")
+    of.write_hf(folder / "loaded")
+    assert curve(of, None, range(2, 4)) == losses
+
+
+def test_a_checkpoint_is_of_the_step_that_asked_for_it(tmp_path: Path) -> None:
+    ranks(2, _while_training_goes_on, tmp_path)
+    same(tmp_path / "saved", tmp_path / "loaded")
+
+
+def _other_precision(folder: Path) -> None:
+    of = engine(GQA)
+    of.save(folder, STATE)
+    of.finish_save()
+    with pytest.raises(TrainingError, match="was saved in float32, this training is in bfloat16"):
+        engine(GQA, precision="bf16").load(folder)
+
+
+def test_another_precision_is_refused(tmp_path: Path) -> None:
+    one(_other_precision, tmp_path / "step")

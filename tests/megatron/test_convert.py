@@ -56,6 +56,7 @@ def _train(folder: Path) -> None:
     of = engine(outputs=OUTPUTS)
     curve(of, OUTPUTS, range(1))
     of.save(folder / "checkpoint", {})
+    of.finish_save()
     of.write_hf(folder / "model")
 
 

@@ -75,7 +75,7 @@ def curve(spec: Path) -> dict[int, float]:
 def checkpoints(spec: Path) -> dict[str, bool]:
     """By name, whether it is complete."""
     folder = Path(json.loads(spec.read_text())["work"]) / "checkpoints"
-    return {path.name: (path / "COMPLETE").exists() for path in sorted(folder.iterdir())}
+    return {path.name: (path / "COMPLETE").exists() for path in sorted(folder.glob("step-*"))}
 
 
 class Ranks:

@@ -1,6 +1,11 @@
 """Which checkpoints are valid and which are kept."""
 
+import shutil
+import threading
+import time
 from pathlib import Path
+
+import pytest
 
 from steerlm.training.checkpoints import Checkpoints
 
@@ -12,6 +17,25 @@ def make(folder: Path, *steps: int, complete: bool = True) -> None:
         (path / "weights").write_text("w")
         if complete:
             (path / "COMPLETE").touch()
+
+
+def left(folder: Path) -> list[str]:
+    """What is there once deletions in the background are done."""
+    end = time.monotonic() + 10
+    while any(path.name.startswith(".deleted-") for path in folder.iterdir()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_deletion_does_not_hold_up_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 10, 20)
+    slow, delete = threading.Event(), shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: slow.wait(10) and delete(*args, **kwargs))
+    checkpoints = Checkpoints(tmp_path, 1, True)
+    checkpoints.prune(None)
+    assert checkpoints.complete() == [20] and len(list(tmp_path.iterdir())) == 2
+    slow.set()
+    assert left(tmp_path) == ["step-000020"]
 
 
 def test_only_complete_ones_count_in_order_of_steps(tmp_path: Path) -> None:
@@ -27,7 +51,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2, True)
     checkpoints.prune(best=20)
     assert checkpoints.complete() == [20, 40, 50]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000020", "step-000040", "step-000050"]
+    assert left(tmp_path) == ["step-000020", "step-000040", "step-000050"]
     checkpoints.prune(best=None)
     assert checkpoints.complete() == [40, 50]
 
@@ -39,5 +63,6 @@ def test_traces_of_a_dead_save_are_removed_by_the_chief_alone(tmp_path: Path) ->
     other.clean()
     other.prune(None)
     assert (tmp_path / "step-000020").exists()
+    (tmp_path / ".deleted-step-000005-1" / "tensors").mkdir(parents=True)
     Checkpoints(tmp_path, 1, True).clean()
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
+    assert left(tmp_path) == ["step-000010"]

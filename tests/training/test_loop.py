@@ -74,7 +74,7 @@ class World:
 
     def checkpoints(self, name: str = "run") -> list[int]:
         folder = self.folder / name / "checkpoints"
-        return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+        return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
 @pytest.fixture
@@ -230,6 +230,64 @@ def test_the_last_is_exported_if_asked(world: World) -> None:
 def test_only_as_many_as_asked_are_kept(world: World) -> None:
     world.run(save_every=2, keep=3, export="last")
     assert world.checkpoints() == [8, 10, 12]
+
+
+def test_saves_by_the_clock_beside_the_count(world: World) -> None:
+    world.run("steps", save_every=5, keep=9, export="last")
+    assert world.checkpoints("steps") == [5, 10, 12]
+    world.run("never", save_minutes=60, keep=99, export="last")
+    assert world.checkpoints("never") == [12]
+    world.run("always", save_minutes=1e-9, keep=99, export="last")
+    assert world.checkpoints("always") == list(range(1, 13))
+    assert world.lines("always", "checkpoint/blocked_seconds").keys() == set(range(2, 13))  # when complete
+
+
+class SlowDisk(ReferenceEngine):
+    """Is still writing when asked the first two times; COMPLETE comes when the save is finished."""
+
+    asked = 0
+    events: tuple[str, ...] = ()
+
+    def save(self, folder: Path, state: Any) -> None:
+        super().save(folder, state)
+        (folder / "COMPLETE").unlink()
+        self.asked, self.events = 0, (*self.events, f"begin {state['step']}")
+
+    @property
+    def saving(self) -> bool:  # type: ignore[override]
+        self.asked += 1
+        return self.saved is not None and self.asked < 3
+
+    def finish_save(self) -> Any:
+        if self.saved is not None:
+            (self.saved.folder / "COMPLETE").touch()
+            self.events += (f"finish {self.saved.folder.name[-2:]}",)
+        return super().finish_save()
+
+    def step(self, *args: Any) -> StepResult:
+        self.events += ("step",)
+        return super().step(*args)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(world: World) -> None:
+    engine = SlowDisk(TextSettings.model_validate(SETTINGS).optimizer, config=CONFIG)
+    world.run(engine=engine, max_steps=7, save_every=3, export="last")
+    steps = ("step",) * 3
+    saved = ("begin 3", *steps[:2], "finish 03", "step", "begin 6", "step", "finish 06", "begin 7", "finish 07")
+    assert engine.events == (*steps, *saved)
+
+
+def test_the_best_is_complete_before_training_goes_on(world: World) -> None:
+    engine = SlowDisk(TextSettings.model_validate(SETTINGS).optimizer, config=CONFIG)
+    world.run(engine=engine, max_steps=4, validate_every=2, export="best")
+    assert engine.events == ("step", "step", "begin 2", "finish 02", "step", "step", "begin 4", "finish 04")
+
+
+def test_a_stop_waits_for_its_checkpoint(world: World) -> None:
+    engine = SlowDisk(TextSettings.model_validate(SETTINGS).optimizer, config=CONFIG)
+    with pytest.raises(Interrupted, match="stopped after step 2 of 12, saved in"):
+        world.run(engine=engine, stop=after(2))
+    assert engine.events[-2:] == ("begin 2", "finish 02") and world.checkpoints() == [2]
 
 
 def test_validation_batches_limit_what_is_read(world: World) -> None:

@@ -1,0 +1,153 @@
+"""What every checkpoint folder has, whatever its tensors' format: who it is of, the loop's state, a sealed file list.
+
+COMPLETE is written last and lists every file with its size and sha256. They are compared before anything is loaded: a
+changed byte in a tensor would load without an error.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from steerlm.errors import TrainingError
+from steerlm.models.shape import LlamaShape
+from steerlm.records import write_json
+from steerlm.storage import sha256_file
+from steerlm.training.checkpoints import COMPLETE
+
+STATE = "state.json"
+MODEL = "model.json"
+TENSORS = "tensors"
+
+Digests = Mapping[str, tuple[int, str]]
+"""By file name relative to the folder: bytes, sha256 in hex."""
+
+
+def prepare(folder: Path) -> None:
+    """An empty `folder` with a subfolder for tensors, in place of what is there. Collective; raises `TrainingError`."""
+    reason = None
+    if dist.get_rank() == 0:
+        try:
+            # The marker goes first: a deletion that is cut short must not leave a checkpoint that looks whole.
+            (folder / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / TENSORS).mkdir(parents=True)
+        except OSError as error:
+            reason = str(error)
+    raise_together(folder, reason)
+
+
+def seal(folder: Path, mine: Digests, described: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Complete a checkpoint: the first process writes what it is of, the loop's state and COMPLETE. Collective.
+
+    `mine`: the files that this process wrote. Raises `TrainingError` on every process alike.
+    """
+    everyone: list[Digests] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, dict(mine))
+    reason = None
+    if dist.get_rank() == 0:
+        try:
+            write_json(folder / MODEL, described)
+            write_json(folder / STATE, state)
+            files = {name: each[name] for each in everyone for name in sorted(each)}
+            files |= {name: digest(folder / name) for name in (MODEL, STATE)}
+            write_json(folder / COMPLETE, {"files": files})
+        except OSError as error:
+            reason = str(error)
+    raise_together(folder, reason)
+
+
+def raise_together(folder: Path, reason: str | None) -> None:
+    """Raises `TrainingError` on every process if a checkpoint cannot be saved on any; `reason`: this one's. Collective.
+
+    What there is of the checkpoint lacks COMPLETE.
+    """
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, reason)
+    for rank, one in enumerate(reasons):
+        if one is not None:
+            free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+            raise TrainingError(
+                f"{folder}: the checkpoint could not be saved (rank {rank}: {one}); {free / 1e6:.1f} MB are free there"
+            )
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """`shape` (of `LlamaShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
+    `optimizer`: whether training can be resumed from it; of a training's, `layout` that saved it.
+
+    Raises `TrainingError` if the checkpoint is not complete.
+    """
+    if not (folder / COMPLETE).exists():
+        raise TrainingError(f"{folder}: not a complete checkpoint ({COMPLETE} is missing)")
+    try:
+        described: dict[str, Any] = json.loads((folder / MODEL).read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(folder, f"{MODEL}: {error}") from error
+    return described
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """The state given to `seal`. Raises `TrainingError` if it is not complete or not what was written."""
+    describe(folder)
+    try:
+        files = json.loads((folder / COMPLETE).read_text())["files"]
+        difference = next(_differences(folder, [(STATE, files[STATE])]), None)
+        state: dict[str, Any] = {} if difference else json.loads((folder / STATE).read_text())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise damaged(folder, f"{COMPLETE} does not list its files: {error}") from error
+    if difference:
+        raise damaged(folder, difference)
+    return state
+
+
+def check(folder: Path, shape: LlamaShape, outputs: int | None) -> dict[str, Any]:
+    """Compare a checkpoint with the model that will take it, and every file with COMPLETE; what `describe` tells.
+
+    Collective. Raises `TrainingError` on every process alike.
+    """
+    described = describe(folder)
+    wanted = {"outputs": outputs, **shape.model_dump()}
+    saved = {"outputs": described["outputs"], **LlamaShape(**described["shape"]).model_dump()}
+    others = [f"{name} {saved[name]}, here {value}" for name, value in wanted.items() if saved[name] != value]
+    if others:
+        raise TrainingError(f"{folder}: is of another model ({'; '.join(others)})")
+    _verify(folder)
+    return described
+
+
+def _verify(folder: Path) -> None:
+    """Compare every file with COMPLETE; each process reads its share, all raise what the first one finds."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    try:
+        files = json.loads((folder / COMPLETE).read_text())["files"]
+        difference = next(_differences(folder, sorted(files.items())[rank::world]), None)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        difference = f"{COMPLETE} does not list its files: {error}"
+    everyone: list[str | None] = [None] * world
+    dist.all_gather_object(everyone, difference)
+    for reason in filter(None, everyone):
+        raise damaged(folder, reason)
+
+
+def _differences(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> Iterator[str]:
+    for name, (size, sha256) in files:
+        path = folder / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif path.stat().st_size != size:
+            yield f"{name} has {path.stat().st_size} bytes, {size} were written"
+        elif digest(path) != (size, sha256):
+            yield f"{name} is not what was written: its sha256 differs"
+
+
+def damaged(folder: Path, reason: str) -> TrainingError:
+    return TrainingError(f"{folder}: the checkpoint is damaged ({reason}); delete it to resume from the one before it")
+
+
+def digest(path: Path) -> tuple[int, str]:
+    """(bytes, sha256 in hex)."""
+    return path.stat().st_size, sha256_file(path)
