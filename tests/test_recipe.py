@@ -46,7 +46,7 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
     assert [s.kind for s in recipe.prepare_data.sources] == ["oasst"]
     # Behaviour spec 2.7, second column; defaults of 2.9.
     assert (reward.max_steps, reward.global_batch, reward.window, reward.precision) == (800, 512, 4096, "bf16")
-    assert (reward.validate_every, reward.save_every) == (10, 10)
+    assert (reward.validate_every, reward.save_every, reward.save_minutes) == (10, None, 5)
     adam = reward.optimizer
     assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (9e-6, 9e-7, 10, 0)
     assert (adam.betas, adam.eps, adam.weight_decay, adam.clip) == ((0.9, 0.98), 1e-8, 0.1, 1.0)
@@ -73,7 +73,7 @@ def test_helpsteer2_has_the_tutorials_numbers() -> None:
     assert 2 * 20_324 // reward.global_batch == 317
     adam = reward.optimizer
     assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (2e-6, 2e-6, 10, 0)
-    assert (reward.validate_every, reward.save_every) == (10, 10)
+    assert (reward.validate_every, reward.save_every, reward.save_minutes) == (10, None, 5)
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (8, 8, 8, 2, 4)
     assert (layout.micro_batch, layout.recompute) == (2, "full")
     assert [found.recipe.attributes.default(n) for n in ("complexity", "verbosity", "helpfulness")] == [2, 2, 4]
