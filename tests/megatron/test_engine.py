@@ -176,8 +176,8 @@ def test_what_cannot_be_asked() -> None:
 
 def _votes() -> list[bool]:
     of = engine(layout={"devices": 2})
-    return [of.agree(False), of.agree(of.layout.rank == 1), of.agree(True)]
+    return [*of.agree(False, of.layout.rank == 1, True), *of.agree(of.layout.rank == 0)]
 
 
 def test_one_rank_is_enough_to_agree() -> None:
-    assert ranks(2, _votes) == [[False, True, True]] * 2
+    assert ranks(2, _votes) == [[False, True, True, True]] * 2
