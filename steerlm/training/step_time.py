@@ -2,7 +2,7 @@
 
 It describes this trainer in bf16 with a flash-attention kernel: the pipeline alternates one forward and one backward
 pass (1F1B), gradients are reduced during the last row's backward pass, parameters gathered during the first row's
-forward pass, and each row's weight gradients added to the fp32 buffer by a kernel of their own, except with Transformer
+forward pass, and each row's weight gradients added to their buffer by a kernel of their own, except with Transformer
 Engine. Not counted: validation, saving, start-up, waiting for data, and a process that is slower than the others.
 """
 
@@ -91,14 +91,16 @@ def forward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: f
     )
 
 
-def backward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
-    """Without what recomputation adds."""
+def backward(
+    shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int = 4
+) -> LayerPass:
+    """Without what recomputation adds. `gradient_bytes`: of an element of the gradient buffer, 4 (fp32) or 2 (bf16)."""
     query, key, inner, whole = _widths(shape, layout)
     ahead = forward(shape, layout, tokens, context)
     norms, residuals, rotation, activation = 2 * 4 * whole, 2 * 2 * whole, 5 * (query + key), 11 * inner
     moved = 2 * tokens * (norms + residuals + rotation + activation)
-    if layout.attention != "te":  # the bf16 gradient read, the fp32 buffer read and written
-        moved += 10 * layer_matrices(shape, layout)
+    if layout.attention != "te":  # the bf16 gradient read, the buffer read and written
+        moved += (2 + 2 * gradient_bytes) * layer_matrices(shape, layout)
     # Under sequence parallelism half of each all-reduce, the gathering of an output's gradient, has nothing to hide
     # behind, and both inputs are gathered once more for the weight gradients.
     return LayerPass(
@@ -125,11 +127,12 @@ def recomputed(shape: LlamaShape, layout: LayoutSettings, tokens: float, context
 def step_time(
     shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs, gradient_bytes: int = 4
 ) -> StepTime:
-    """`need`: of this training on this layout. `gradient_bytes`: of an element when it is reduced, 4 (fp32) or 2."""
+    """`need`: of this training on this layout. `gradient_bytes`: of an element of the gradient buffer, as it is reduced
+    over the replicas: 4 (fp32) or 2 (bf16)."""
     tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
     arguments = (shape, layout, tokens, need.context)
     ahead = [forward(*arguments)]
-    back = [backward(*arguments), recomputed(*arguments)]
+    back = [backward(*arguments, gradient_bytes), recomputed(*arguments)]
     speed, link = _product_speed(layout, gpu, tokens), _tensor_link(layout, gpu)
 
     def seconds(passes: list[LayerPass], *, exchanges: bool = True) -> float:
@@ -149,7 +152,7 @@ def step_time(
         gradients=max(0.0, sent.gradients / replicas - HIDDEN * (seconds(back) + head)),
         parameters=max(0.0, sent.parameters / replicas - HIDDEN * seconds(ahead)),
         # The gradients are read for their norm and zeroed; the update reads and writes 40 bytes per element of a share.
-        optimizer=held * 8 / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
+        optimizer=held * 2 * gradient_bytes / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
         host=HOST_SECONDS,
     )
 
