@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
@@ -28,6 +28,7 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.toyworld.config import ToySettings
 from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
+from steerlm.training.hardware import GpuConstants, gpu_type
 
 OF_PROFILE = "profile."
 
@@ -198,16 +199,30 @@ class TrackingSettings(Settings):
 
 
 class Profile(Settings):
-    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`. `gpu_memory_gib`: of one GPU, for `plan` only."""
+    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`.
+
+    For `plan` only: `gpu`, a type of `training.hardware.GPUS`; `gpu_memory_gib` and `gpu_constants` in place of the
+    table's values.
+    """
 
     name: str
     description: str = ""
     backend: Literal["local"] = "local"
     store: str = "runs/store"
+    gpu: str | None = None
     gpu_memory_gib: PositiveFloat | None = None
+    gpu_constants: GpuConstants = GpuConstants()
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @field_validator("gpu")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else gpu_type(value).name
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

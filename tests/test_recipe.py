@@ -52,7 +52,7 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
     assert (adam.betas, adam.eps, adam.weight_decay, adam.clip) == ((0.9, 0.98), 1e-8, 0.1, 1.0)
     layout = layouts.reward
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (32, 8, 4, 1, 64)
-    assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (2, "selective", False)
+    assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (2, "none", True)
     # Behaviour spec 4.4.
     assert (sft.max_steps, sft.global_batch, sft.window, sft.precision) == (800, 128, 4096, "bf16")
     assert (sft.validate_every, sft.validation_batches) == (None, 40)
@@ -62,6 +62,7 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
     assert adam.weight_decay == 0.01
     layout = layouts.sft
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.micro_batch) == (32, 8, 8, 2, 1)
+    assert (layout.recompute, layout.sequence_parallel) == ("none", True)
 
 
 def test_helpsteer2_has_the_tutorials_numbers() -> None:
@@ -75,8 +76,37 @@ def test_helpsteer2_has_the_tutorials_numbers() -> None:
     assert (adam.lr, adam.min_lr, adam.warmup_steps, adam.constant_steps) == (2e-6, 2e-6, 10, 0)
     assert (reward.validate_every, reward.save_every, reward.save_minutes) == (10, None, 5)
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (8, 8, 8, 2, 4)
-    assert (layout.micro_batch, layout.recompute) == (2, "full")
+    assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (1, "none", True)
     assert [found.recipe.attributes.default(n) for n in ("complexity", "verbosity", "helpfulness")] == [2, 2, 4]
+
+
+@pytest.mark.parametrize("name", shipped("profiles"))
+def test_every_profile_shares_activations_over_tensor_parallelism_and_recomputes_nothing(name: str) -> None:
+    layouts = load_recipe("demo", name).profile.layouts
+    for layout in (layouts.base, layouts.reward, layouts.sft):
+        assert layout.sequence_parallel is (layout.tensor > 1)
+        assert layout.recompute == "none"
+
+
+@pytest.mark.parametrize("name", shipped("profiles"))
+def test_a_profile_of_gpus_names_their_type(name: str) -> None:
+    gpus = {"one-gpu": "rtx-4090", "eight-gpus": "h100", "llama2-32x8": "h100", "llama3-8x8": "h100"}
+    assert load_recipe("demo", name).profile.gpu == gpus.get(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("profile.gpu=a100", "--set profile.gpu=a100: gpu: unknown GPU type 'a100'; known: h100, "),
+        ("profile.gpu_constants.gem_flops=1", "did you mean 'profile.gpu_constants.gemm_flops'?"),
+        ("profile.gpu_constants.gemm_flops=-1", "gpu_constants.gemm_flops: Input should be greater than 0"),
+        ("profile.gpu_constants.gemm_flops=fast", "gpu_constants.gemm_flops: Input should be a valid number"),
+    ],
+)
+def test_a_wrong_gpu_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_recipe("demo", "one-gpu", [override])
+    assert message in str(refused.value)
 
 
 def test_recipes_for_one_machine_fit_one_machine() -> None:

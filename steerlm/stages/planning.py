@@ -12,14 +12,16 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, InputError, nearest
 from steerlm.models.public import SHAPES, public_shape
 from steerlm.models.shape import LlamaShape
-from steerlm.recipe import Recipe, ResolvedRecipe
+from steerlm.recipe import Profile, Recipe, ResolvedRecipe
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.footprint import Needs, check_batch, needs
+from steerlm.training.hardware import Gpu, GpuConstants, gpu_type
+from steerlm.training.node_counts import Estimate, estimates, fewest_nodes, rows_wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One training: its model by name, its settings, where it runs and what it needs there."""
+    """One training: its model by name, its settings, where it runs, what it needs and how long it takes there."""
 
     model: str
     settings: TrainSettings
@@ -27,15 +29,57 @@ class Planned:
     need: Needs
     gpu_memory: float | None
     """Bytes of one GPU, if the profile tells."""
+    gpu: Gpu | None
+    estimates: Sequence[Estimate]
+    """On the layout, then on fewer nodes; empty without a GPU type and for fp32, which the time model leaves out."""
+    disk_rate: float
+    """Bytes/s at which a node writes."""
 
     @property
     def fits(self) -> bool | None:
         """Whether the memory is enough for what is counted; None: the profile does not tell how much there is."""
         return None if self.gpu_memory is None else self.need.memory.total <= self.gpu_memory
 
+    @property
+    def host_memory_per_node(self) -> int:
+        """Bytes that the processes of a node hold in host memory while a checkpoint is written."""
+        return self.need.checkpoint_bytes_per_process * self.layout.devices
+
+    @property
+    def save_seconds(self) -> float:
+        return self.host_memory_per_node / self.disk_rate
+
+    @property
+    def few_rows(self) -> bool:
+        """Whether replicas get so few rows that exchanges and the pipeline's bubble take much of a step."""
+        return self.need.rows_per_replica < rows_wanted(self.layout)
+
     def values(self) -> dict[str, Any]:
-        layout = self.layout.model_dump(mode="json") | {"data_parallel": self.layout.data_parallel}
-        return {"model": self.model, "layout": layout, "fits": self.fits, **dataclasses.asdict(self.need)}
+        return {
+            "model": self.model,
+            "layout": self.layout.model_dump(mode="json") | {"data_parallel": self.layout.data_parallel},
+            "fits": self.fits,
+            **dataclasses.asdict(self.need),
+            "host_memory_bytes_per_node": self.host_memory_per_node,
+            "save_seconds": self.save_seconds,
+            "few_rows": self.few_rows,
+            "gpu": dataclasses.asdict(self.gpu) if self.gpu else None,
+            "estimates": [_estimate_values(one) for one in self.estimates],
+            "fewest_nodes_within_20_percent": fewest_nodes(self.estimates).nodes if self.estimates else None,
+        }
+
+
+def _estimate_values(one: Estimate) -> dict[str, Any]:
+    return {
+        "nodes": one.nodes,
+        "rows_per_replica": one.rows_per_replica,
+        "step_seconds": one.time.total,
+        "step_seconds_by_part": dataclasses.asdict(one.time),
+        "traffic_bytes": dataclasses.asdict(one.traffic),
+        "mfu": one.mfu,
+        "hours": one.hours,
+        "gpu_hours": one.gpu_hours,
+    }
 
 
 def trainings(resolved: ResolvedRecipe) -> dict[str, tuple[TrainSettings, LayoutSettings]]:
@@ -73,16 +117,20 @@ def plan_recipe(
     models: Mapping[str, Path],
     data: Mapping[str, Path],
     tokenizer: Path | None = None,
+    gpu: str | None = None,
+    disk_rate: float = 5e9,
 ) -> dict[str, Planned]:
     """A plan for each of the recipe's trainings, by section: base, reward, sft.
 
     `models`: folders of `base` and `reward` where their shape is not known by name. `data`: training files by section,
-    tokenised with `tokenizer`. Raises `ConfigError` for a layout that cannot be, `InputError` for what is missing.
+    tokenised with `tokenizer`. `gpu`: a type in place of the profile's. `disk_rate`: bytes/s of a node. Raises
+    `ConfigError` for a layout that cannot be, `InputError` for what is missing.
     """
     recipe, sections = resolved.recipe, trainings(resolved)
     if not sections:
         raise ConfigError(f"the recipe {recipe.name} trains nothing: it has no section base.train, reward or sft")
-    memory = resolved.profile.gpu_memory_gib
+    card = _gpu(resolved.profile, gpu)
+    memory = card.memory_gib if card else resolved.profile.gpu_memory_gib
     planned = {}
     for name, (settings, layout) in sections.items():
         role = _role(recipe, name)
@@ -97,10 +145,27 @@ def plan_recipe(
             if tokenizer is None:
                 raise InputError(f"{data[name]}: its lengths need a tokenizer; give --tokenizer FOLDER")
             lengths = _lengths(data[name], settings, recipe.attributes, tokenizer)
+        outputs = _outputs(recipe, name)
         with _named(name):
-            need = needs(shape, settings, layout, _outputs(recipe, name), lengths)
-        planned[name] = Planned(model, settings, layout, need, memory * 2**30 if memory else None)
+            need = needs(shape, settings, layout, outputs, lengths)
+        timed: Sequence[Estimate] = ()
+        if card and settings.precision == "bf16":
+            timed = estimates(shape, settings, layout, outputs, card, lengths)
+        planned[name] = Planned(
+            model, settings, layout, need, memory * 2**30 if memory else None, card, timed, disk_rate
+        )
     return planned
+
+
+def _gpu(profile: Profile, name: str | None) -> Gpu | None:
+    """The profile's GPU type, or the one named, with the profile's own memory and constants where it has them."""
+    name = name or profile.gpu
+    if name is None:
+        if profile.gpu_constants != GpuConstants():
+            raise ConfigError("profile.gpu_constants replace values of a GPU type: give profile.gpu, or --gpu")
+        return None
+    gpu = profile.gpu_constants.applied(gpu_type(name))
+    return dataclasses.replace(gpu, memory_gib=profile.gpu_memory_gib) if profile.gpu_memory_gib else gpu
 
 
 @contextlib.contextmanager

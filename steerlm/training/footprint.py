@@ -15,6 +15,9 @@ from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.rows import plan
 from steerlm.training.sampler import Sampler, total_steps
 
+ROOM = 0.85
+"""Share of a GPU's memory that may be filled with what is counted here; the rest is for what is not."""
+
 
 def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: LlamaShape) -> None:
     """Raises `ConfigError` for a global batch that leaves processes without a sample, or a window beyond the model."""
@@ -78,10 +81,12 @@ def activation_bytes(shape: LlamaShape, layout: LayoutSettings, precision: str, 
     whole = h // tensor if layout.sequence_parallel else h
     # Per token: input and output of each norm; the projection that query, key and value are cut from, rotated query and
     # key; attention's output (and its logarithm of sums, fp32); gate and up, and their activated product.
+    # Selective recomputation keeps the query before its rotation, and neither the rotated key nor the logarithms.
+    selective = layout.recompute == "selective"
     norms = 4 * whole
-    attention = (3 * heads + 3 * groups) * d // tensor
+    attention = (3 * heads + (2 if selective else 3) * groups) * d // tensor
     mlp = 3 * shape.intermediate_size // tensor
-    layer = size * (norms + attention + mlp) + 4 * heads // tensor
+    layer = size * (norms + attention + mlp) + (0 if selective else 4 * heads // tensor)
     layers = shape.num_hidden_layers // layout.pipeline
     if layout.recompute == "full":  # each layer's input, and one layer whole while it is computed again
         return row_tokens * (layers * whole * size + layer)
@@ -120,11 +125,16 @@ def flops_per_token(shape: LlamaShape, outputs: int | None, context: float) -> f
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How the data's lengths fill the rows: per step, mean over the simulated steps."""
+    """How the data's lengths fill the rows: means over the simulated steps.
+
+    Of a step: `tokens` of the data, `computed` tokens with padding, `rows` of a replica. Of a row: `row_tokens` with
+    padding. `context`: length of the segment that a token lies in.
+    """
 
     tokens: float
     computed: float
     rows: float
+    row_tokens: float
     context: float
 
     @property
@@ -136,7 +146,7 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
     """Packs the first `steps` global batches as the trainer will. `lengths`: tokens per sample, one sample per unit.
 
     A replica computes its rows one after another, and every one of them waits for the slowest: what counts as computed
-    is the longest row of each micro-batch, on all replicas.
+    is the longest row of each micro-batch, on all replicas. A pipeline's rows are all padded to the step's longest.
     """
     sampler = Sampler(len(lengths), settings.seed)
     multiple = layout.tensor if layout.sequence_parallel else 1
@@ -144,13 +154,15 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
     for _ in range(steps):
         taken = [int(lengths[i]) for i in sampler.take(settings.global_batch)]
         planned = plan(taken, layout.row_limit(settings.window), layout.data_parallel)
-        for micro_batch in zip(*planned, strict=True):
-            longest = max(sum(taken[i] for i in row) for row in micro_batch)
-            computed += max(1, -(-longest // multiple)) * multiple * len(planned)
+        longest = [max(sum(taken[i] for i in row) for row in micro_batch) for micro_batch in zip(*planned, strict=True)]
+        if layout.pipeline > 1:
+            longest = [max(longest)] * len(longest)
+        computed += sum(max(1, -(-row // multiple)) * multiple for row in longest) * len(planned)
         tokens += sum(taken)
         squares += sum(n * n for n in taken)
-        rows += len(planned[0])
-    return Packing(tokens / steps, computed / steps, rows / steps, squares / max(1, tokens))
+        rows += len(longest)
+    row_tokens = computed / (rows * layout.data_parallel)
+    return Packing(tokens / steps, computed / steps, rows / steps, row_tokens, squares / max(1, tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,8 @@ class Needs:
 
     `real_token_share` None: the data's lengths are not known, every sample counts as a full window; `steps` is then
     `max_steps`, None without. `storage_bytes`: the model folder and as many checkpoints as there ever are at once.
+    `checkpoint_bytes_per_process`: what the fullest process copies to host memory and writes for one checkpoint, its
+    share of the weights and of the optimizer, both shared out over the replicas.
     """
 
     parameters: int
@@ -166,11 +180,14 @@ class Needs:
     memory: Memory
     tokens_per_step: float
     rows_per_replica: float
+    row_tokens: float
+    context: float
     real_token_share: float | None
     flops_per_step: float
     flops_per_process: float
     steps: int | None
     checkpoint_bytes: int
+    checkpoint_bytes_per_process: int
     model_folder_bytes: int
     storage_bytes: int
 
@@ -191,19 +208,23 @@ def needs(
     )
     parameters, stages = shape.parameters(outputs), (0, layout.pipeline - 1)
     weights, _, optimizer = state_bytes(parameters, 1, settings.precision)
+    local = max(local_parameters(shape, layout, outputs, stage) for stage in stages)
     flops = flops_per_token(shape, outputs, packed.context) * packed.tokens
     checkpoints = settings.keep + 2  # the newest, the best, and the one that is being written
     return Needs(
         parameters=parameters,
-        parameters_per_process=max(local_parameters(shape, layout, outputs, stage) for stage in stages),
+        parameters_per_process=local,
         memory=memory(shape, settings, layout, outputs, round(packed.rows)),
         tokens_per_step=packed.tokens,
         rows_per_replica=packed.rows,
+        row_tokens=packed.row_tokens,
+        context=packed.context,
         real_token_share=packed.real_token_share if known else None,
         flops_per_step=flops,
         flops_per_process=flops / layout.processes,
         steps=settings.max_steps if lengths is None else total_steps(settings, len(lengths))[0],
         checkpoint_bytes=weights + optimizer,
+        checkpoint_bytes_per_process=local * (weights + optimizer) // parameters // layout.data_parallel,
         model_folder_bytes=weights,
         storage_bytes=checkpoints * (weights + optimizer) + weights,
     )

@@ -1,12 +1,15 @@
-"""`steerlm plan`: figures for every shipped recipe, lengths of real data, refusals."""
+"""`steerlm plan`: figures for every shipped recipe, lengths of real data, times, checkpoints, refusals."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from steerlm.cli.main import call
 from steerlm.recipe import shipped
+from steerlm.records import RegressionSample
+from tests.byte_tokenizer import byte_tokenizer
 
 GIB = 2**30
 
@@ -19,11 +22,12 @@ def test_every_shipped_recipe_has_a_plan_that_fits_its_gpus(
     assert call(["plan", name, *base, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned
-    gpu = 24 if name == "consumer-gpu" else 80
+    gpu = None if name.startswith("demo") else 24 if name == "consumer-gpu" else 80
     for one in planned.values():
-        assert one["fits"] is (None if name.startswith("demo") else True)
-        assert sum(one["memory"].values()) < 0.85 * gpu * GIB  # the rest: context, buffers, fragments
+        assert one["fits"] is (True if gpu else None)
+        assert sum(one["memory"].values()) < 0.85 * (gpu or 80) * GIB  # the rest: context, buffers, fragments
         assert one["real_token_share"] is None
+        assert [e["nodes"] for e in one["estimates"][:1]] == ([] if gpu is None else [one["layout"]["nodes"]])
 
 
 def test_the_tutorials_layout_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,3 +92,117 @@ def test_storage_holds_every_checkpoint_there_is_at_once(capsys: pytest.CaptureF
     for one, checkpoints in ((planned["reward"], 4), (planned["sft"], 3)):
         assert one["storage_bytes"] == checkpoints * one["checkpoint_bytes"] + one["model_folder_bytes"]
         assert one["steps"] is None
+
+
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert call(["plan", *words, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_times_are_shown_for_the_profile_and_for_fewer_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plan", "steerlm-llama2"]) == 0
+    out = capsys.readouterr().out
+    reward, sft = out.split("\n\n")[:2]
+    assert "time of a step   1,500 ms, MFU 44.8% on h100\n" in reward
+    assert "                   ms: compute 1,323, tensor 159, optimizer 14, host 4\n" in reward
+    assert "traffic          a GPU sends in a step: tensor 93.8 GiB, gradients 11.8 GiB, parameters 5.9 GiB" in reward
+    assert "time of all      20 minutes, 85.3 GPU-hours" in reward
+    assert "nodes             32: 1,500 ms, MFU 44.8%, 4.0 rows a replica, 20 minutes, 85.3 GPU-hours" in reward
+    assert "                     4: 17,778 ms, MFU 39.9%, 64.0 rows a replica, 4.0 hours, 126.4 GPU-hours" in sft
+    assert "32 nodes: the fewest within 20% of the fastest" in sft
+    assert "few rows         fewer than 2 a replica if samples average 1,024 tokens or less: GPUs would wait" in reward
+    assert "estimates of a model, not measurements" in out
+    assert "Without --data every sample counts as a full window." in out
+
+
+def test_short_samples_leave_the_tutorials_nodes_one_row_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,024 samples of about 400 tokens, one per byte: 32 nodes have a row for each replica, 16 are as good."""
+    byte_tokenizer().save_pretrained(tmp_path)
+    sample = RegressionSample(text="x" * 400 + "<extra_id_2>", label=[1.0] * 9)
+    data = tmp_path / "train.jsonl"
+    data.write_text(f"{sample.to_json()}\n" * 1024)
+    words = ["plan", "steerlm-llama2", "--data", f"reward={data}", "--tokenizer", str(tmp_path)]
+    assert call(words) == 0
+    reward, sft = capsys.readouterr().out.split("\n\n")[:2]
+    assert "few rows         1.0 a replica, fewer than 2: GPUs wait much of the time" in reward
+    assert "16 nodes: the fewest within 20% of the fastest" in reward
+    assert "few rows         fewer than 4 a replica if samples average 1,536 tokens or less" in sft
+    one = planned(capsys, *words[1:])["reward"]
+    assert (one["few_rows"], one["fewest_nodes_within_20_percent"]) == (True, 16)
+
+
+def test_json_has_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    reward = planned(capsys, "steerlm-llama2")["reward"]
+    own, *fewer = reward["estimates"]
+    assert [own["nodes"], *(one["nodes"] for one in fewer)] == [32, 16, 8, 4, 2, 1]
+    assert sum(own["step_seconds_by_part"].values()) == own["step_seconds"]
+    assert own["gpu_hours"] == own["hours"] * 256 == 800 * own["step_seconds"] / 3600 * 256
+    assert own["mfu"] == reward["flops_per_process"] / own["step_seconds"] / reward["gpu"]["peak_flops"]
+    assert set(own["traffic_bytes"]) == {"tensor", "pipeline", "gradients", "parameters"}
+    assert (reward["few_rows"], reward["fewest_nodes_within_20_percent"]) == (False, 32)
+
+
+@pytest.mark.parametrize(("batch", "rows", "few"), [(256, 2, False), (128, 1, True)])
+def test_two_rows_a_replica_are_enough(batch: int, rows: int, few: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    reward = planned(capsys, "steerlm-llama2", "--set", f"reward.global_batch={batch}")["reward"]
+    assert (reward["rows_per_replica"], reward["few_rows"]) == (rows, few)
+
+
+def test_a_checkpoint_needs_each_processs_share_of_host_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """70B on TP8 x PP2 x DP16: 4,311,621,632 parameters on the fullest process, 14 bytes each, over 16 replicas."""
+    sft = planned(capsys, "steerlm-llama2", "--disk-rate", "2")["sft"]
+    written = 4_311_621_632 * 14 // 16
+    assert sft["checkpoint_bytes_per_process"] == written
+    assert sft["host_memory_bytes_per_node"] == 8 * written
+    assert sft["save_seconds"] == 8 * written / 2e9
+    assert call(["plan", "steerlm-llama2"]) == 0
+    shown = "3.5 GiB copied to host memory and written by each process, 28.1 GiB a node: 6.0 s at 5 GB/s"
+    assert shown in capsys.readouterr().out
+
+
+def test_a_profile_without_a_gpu_has_no_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plan", "demo"]) == 0
+    out = capsys.readouterr().out
+    assert "a checkpoint" in out
+    assert not any(word in out for word in ("time of", "traffic", "nodes ", "MFU", "few rows"))
+    assert call(["plan", "demo", "--gpu", "h100"]) == 0
+    assert "time             not estimated for fp32" in capsys.readouterr().out
+
+
+def test_a_gpu_type_brings_memory_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    own, other = (planned(capsys, "steerlm-llama2", *more)["reward"] for more in ([], ["--gpu", "a100-80"]))
+    assert (own["gpu"]["name"], other["gpu"]["name"]) == ("h100", "a100-80")
+    assert other["estimates"][0]["step_seconds"] > 1.5 * own["estimates"][0]["step_seconds"]
+    assert call(["plan", "steerlm-llama2", "--gpu", "rtx-4090"]) == 2
+    assert "DOES NOT FIT, 136% of 24.0 GiB" in capsys.readouterr().out
+    larger = planned(capsys, "steerlm-llama2", "--gpu", "rtx-4090", "--set", "profile.gpu_memory_gib=48")
+    assert larger["reward"]["fits"] and larger["reward"]["gpu"]["memory_gib"] == 48
+
+
+def test_constants_are_overridden(capsys: pytest.CaptureFixture[str]) -> None:
+    own, peak, slow = (
+        planned(capsys, "steerlm-llama2", *more)["reward"]["estimates"][0]
+        for more in (
+            [],
+            ["--set", "profile.gpu_constants.peak_flops=1978e12"],
+            ["--set", "profile.gpu_constants.intra_node_bandwidth=190e9"],
+        )
+    )
+    assert (peak["mfu"], peak["step_seconds"]) == (own["mfu"] / 2, own["step_seconds"])
+    assert slow["step_seconds_by_part"]["tensor"] == pytest.approx(2 * own["step_seconds_by_part"]["tensor"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steerlm-llama2", "--gpu", "h10"], "unknown GPU type 'h10'; known: h100, h200"),
+        (["demo", "--set", "profile.gpu_constants.gemm_flops=1e15"], "give profile.gpu, or --gpu"),
+        (["demo", "--disk-rate", "0"], "--disk-rate"),
+    ],
+)
+def test_a_gpu_that_cannot_be_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plan", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -37,6 +37,7 @@ from steerlm.stages.local_pipeline import PipelineRun
 from steerlm.stages.train import TrainSpec, read_spec
 from steerlm.toyworld.config import RaterSettings
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.hardware import GPUS, GpuConstants
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks
@@ -67,6 +68,7 @@ TABLES = {
     "`report`": rows(ReportSection),
     "`report.goals`": rows(Goals),
     "Keys of a profile": rows(Profile),
+    "`gpu_constants`": rows(GpuConstants),
     "`layouts`": rows(Layouts),
     "`layouts.base`, `layouts.reward`, `layouts.sft`": rows(LayoutSettings),
     "`jobs`": rows(JobSettings),
@@ -91,7 +93,7 @@ def test_no_model_of_recipes_and_profiles_is_forgotten() -> None:
 
 def test_the_shipped_names_are_told() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name in (*shipped("recipes"), *shipped("profiles")):
+    for name in (*shipped("recipes"), *shipped("profiles"), *GPUS):
         assert f"`{name}`" in text
 
 
@@ -132,7 +134,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     ]
     assert began[-1].recipe.reward
     assert not began[-1].recipe.sft
-    assert sum("replica" in text for text in shell.said.values()) == 6
+    assert sum("replica" in text for text in shell.said.values()) == 8
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
     assert not Path("models/policy.work").exists()

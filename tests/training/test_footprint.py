@@ -10,7 +10,7 @@ from steerlm.errors import ConfigError
 from steerlm.models.public import SHAPES, public_shape
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
-from steerlm.training.footprint import flops_per_token, local_parameters, memory, needs, packing
+from steerlm.training.footprint import activation_bytes, flops_per_token, local_parameters, memory, needs, packing
 
 LLAMA70 = SHAPES["meta-llama/Llama-2-70b-hf"]
 TINY = LlamaShape(
@@ -95,6 +95,38 @@ def test_rows_are_packed_as_in_training() -> None:
     draw = np.random.default_rng(0).integers(10, 60, 2000).tolist()
     many = packing(draw, SFTSettings(max_steps=1, global_batch=128, window=64), LayoutSettings(micro_batch=16))
     assert many.real_token_share == 1
+    assert many.row_tokens * many.rows == pytest.approx(many.tokens)
+
+
+@pytest.mark.parametrize(
+    ("layout", "computed"),
+    [
+        ({}, 7 + 5 + 5),
+        ({"devices": 2, "tensor": 2, "sequence_parallel": True}, 8 + 6 + 6),
+        ({"devices": 2, "pipeline": 2}, 7 + 7 + 7),
+        ({"devices": 4, "tensor": 2, "pipeline": 2, "sequence_parallel": True}, 8 + 8 + 8),
+    ],
+)
+def test_a_pipelines_rows_are_padded_to_the_longest(layout: dict[str, Any], computed: int) -> None:
+    settings = SFTSettings(max_steps=1, global_batch=3, window=8)
+    packed = packing([7, 5, 5], settings, LayoutSettings(**layout), steps=1)
+    assert (packed.tokens, packed.rows, packed.computed, packed.row_tokens) == (17, 3, computed, computed / 3)
+
+
+def test_selective_recomputation_saves_the_rotated_key_and_the_logarithms() -> None:
+    """Per token and layer, in bf16: 2 key-value heads of 8 numbers, 4 fp32 logarithms."""
+    kept = [activation_bytes(TINY, LayoutSettings(recompute=how), "bf16", 10) for how in ("none", "selective")]
+    assert kept[0] - kept[1] == 10 * 4 * (2 * 2 * 8 + 4 * 4)
+
+
+def test_a_process_writes_its_share_of_a_checkpoint() -> None:
+    """Weights 2 bytes, fp32 master weights and two moments 12, both shared out over 16 replicas."""
+    settings = SFTSettings(max_steps=1, global_batch=128, window=4096)
+    need = needs(LLAMA70, settings, LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), None)
+    assert need.checkpoint_bytes_per_process == need.parameters_per_process * 14 // 16
+    assert need.checkpoint_bytes == 68_976_648_192 * 14
+    in_fp32 = needs(TINY, SFTSettings(max_steps=1, window=64, precision="fp32"), LayoutSettings(devices=2), None)
+    assert in_fp32.checkpoint_bytes_per_process == TINY.parameters() * (4 + 8) // 2
 
 
 @pytest.mark.parametrize(

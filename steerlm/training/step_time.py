@@ -1,0 +1,242 @@
+"""How long one update takes and what it sends: a model with stated constants, not a measurement. Torch-free arithmetic.
+
+It describes this trainer in bf16 with a flash-attention kernel: the pipeline alternates one forward and one backward
+pass (1F1B), gradients are reduced during the last row's backward pass, parameters gathered during the first row's
+forward pass, and each row's weight gradients added to their buffer by a kernel of their own, except with Transformer
+Engine. Not counted: validation, saving, start-up, waiting for data, and a process that is slower than the others.
+"""
+
+from dataclasses import astuple, dataclass
+
+from steerlm.models.shape import LlamaShape
+from steerlm.training.config import LayoutSettings
+from steerlm.training.footprint import Needs
+from steerlm.training.hardware import Gpu
+
+HALF_SPEED_TOKENS = 350
+"""Tokens of a row at which matrix products reach half their sustained speed."""
+NARROW = 0.94
+"""Share of that speed left above 4-way tensor parallelism, where each process has a narrow slice of each matrix."""
+HIDDEN = 0.9
+"""Share of a forward or backward pass behind which collectives among the replicas can hide."""
+EXPOSED_ALL_REDUCE = 0.15
+"""Share of a backward all-reduce of tensor parallelism that the weight gradient's product does not hide."""
+FORWARD_KERNELS, BACKWARD_KERNELS, ATTENTION_KERNELS = 27, 52, 14
+"""Kernels of one layer; those of rotation and attention are what selective recomputation launches again."""
+UPDATE_SECONDS = 3e-3
+"""Launches and the wait for the gradient's norm in one optimizer step."""
+HOST_SECONDS = 4e-3
+"""Packing a batch and copying it to the device, once per step."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one update, by what the GPUs wait for or work on.
+
+    `tensor`: exchanges of tensor parallelism that nothing hides. `pipeline`: the bubble and transfers between stages.
+    `gradients`, `parameters`: what the backward and the forward pass do not hide of their reduction and gathering.
+    """
+
+    compute: float
+    tensor: float
+    pipeline: float
+    gradients: float
+    parameters: float
+    optimizer: float
+    host: float
+
+    @property
+    def total(self) -> float:
+        seconds: float = sum(astuple(self))
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that one process sends for one update, hidden or not: activations of tensor parallelism and between
+    pipeline stages, gradients and parameters among the replicas."""
+
+    tensor: float
+    pipeline: float
+    gradients: float
+    parameters: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPass:
+    """One process's part of one layer's pass over one row. FLOPs of matrix products and of attention, bytes that other
+    kernels read and write, kernels launched, bytes sent over tensor parallelism: all of them and those not hidden."""
+
+    products: float
+    attention: float
+    moved: float
+    kernels: int
+    sent: float
+    exposed: float
+
+
+def forward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
+    """`tokens` of a row; `context`: mean length of a token's segment."""
+    query, key, inner, whole = _widths(shape, layout)
+    norms, residuals, copied_query = 2 * 2 * whole, 2 * 3 * whole, 2 * query
+    rotation, activation = 5 * (query + key), 5 * inner
+    sent = 2 * _all_reduce(shape, layout, tokens)  # after attention and after the MLP
+    return LayerPass(
+        products=2 * layer_matrices(shape, layout) * tokens,
+        attention=2 * tokens * context * query,  # causal: half of all pairs, 4 FLOPs per pair and dimension
+        moved=2 * tokens * (norms + residuals + copied_query + rotation + activation),
+        kernels=FORWARD_KERNELS,
+        sent=sent,
+        exposed=sent,
+    )
+
+
+def backward(
+    shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int = 4
+) -> LayerPass:
+    """Without what recomputation adds. `gradient_bytes`: of an element of the gradient buffer, 4 (fp32) or 2 (bf16)."""
+    query, key, inner, whole = _widths(shape, layout)
+    ahead = forward(shape, layout, tokens, context)
+    norms, residuals, rotation, activation = 2 * 4 * whole, 2 * 2 * whole, 5 * (query + key), 11 * inner
+    moved = 2 * tokens * (norms + residuals + rotation + activation)
+    if layout.attention != "te":  # the bf16 gradient read, the buffer read and written
+        moved += (2 + 2 * gradient_bytes) * layer_matrices(shape, layout)
+    # Under sequence parallelism half of each all-reduce, the gathering of an output's gradient, has nothing to hide
+    # behind, and both inputs are gathered once more for the weight gradients.
+    return LayerPass(
+        products=2 * ahead.products,
+        attention=2.5 * ahead.attention,  # flash attention computes the scores again
+        moved=moved,
+        kernels=BACKWARD_KERNELS,
+        sent=ahead.sent * (1.5 if layout.sequence_parallel else 1),
+        exposed=ahead.sent * (0.5 if layout.sequence_parallel else EXPOSED_ALL_REDUCE),
+    )
+
+
+def recomputed(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
+    """What the backward pass computes once more."""
+    ahead = forward(shape, layout, tokens, context)
+    if layout.recompute == "full":
+        return ahead
+    if layout.recompute == "selective":
+        query, key, *_ = _widths(shape, layout)
+        return LayerPass(0, ahead.attention, 2 * tokens * 5 * (query + key), ATTENTION_KERNELS, 0, 0)
+    return LayerPass(0, 0, 0, 0, 0, 0)
+
+
+def step_time(
+    shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs, gradient_bytes: int = 4
+) -> StepTime:
+    """`need`: of this training on this layout. `gradient_bytes`: of an element of the gradient buffer, as it is reduced
+    over the replicas: 4 (fp32) or 2 (bf16)."""
+    tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
+    arguments = (shape, layout, tokens, need.context)
+    ahead = [forward(*arguments)]
+    back = [backward(*arguments, gradient_bytes), recomputed(*arguments)]
+    speed, link = _product_speed(layout, gpu, tokens), _tensor_link(layout, gpu)
+
+    def seconds(passes: list[LayerPass], *, exchanges: bool = True) -> float:
+        return layers * sum(_seconds(one, gpu, speed, link if exchanges else None) for one in passes)
+
+    head = _head_seconds(shape, layout, outputs, gpu, tokens, speed)
+    row = seconds(ahead) + seconds(back) + head
+    alone = seconds(ahead, exchanges=False) + seconds(back, exchanges=False) + head
+    transfers = 2 * _stage_boundary(shape, layout, tokens) / _stage_link(layout, gpu) if layout.pipeline > 1 else 0.0
+    sent = traffic(shape, layout, need, gradient_bytes)
+    replicas = _replica_link(layout, gpu)
+    held, memory = need.parameters_per_process, gpu.memory_bandwidth
+    return StepTime(
+        compute=rows * alone,
+        tensor=rows * (row - alone),
+        pipeline=(layout.pipeline - 1) * (row + transfers) + rows * transfers,
+        gradients=max(0.0, sent.gradients / replicas - HIDDEN * (seconds(back) + head)),
+        parameters=max(0.0, sent.parameters / replicas - HIDDEN * seconds(ahead)),
+        # The gradients are read for their norm and zeroed; the update reads and writes 40 bytes per element of a share.
+        optimizer=held * 2 * gradient_bytes / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
+        host=HOST_SECONDS,
+    )
+
+
+def traffic(shape: LlamaShape, layout: LayoutSettings, need: Needs, gradient_bytes: int = 4) -> Traffic:
+    """Of the process that sends most."""
+    tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
+    arguments = (shape, layout, tokens, need.context)
+    passes = (forward(*arguments), backward(*arguments), recomputed(*arguments))
+    others = (layout.data_parallel - 1) / layout.data_parallel
+    neighbors = min(2, layout.pipeline - 1)  # a stage in the middle sends forward and back
+    return Traffic(
+        tensor=rows * layers * sum(one.sent for one in passes),
+        pipeline=rows * neighbors * _stage_boundary(shape, layout, tokens),
+        gradients=need.parameters_per_process * gradient_bytes * others,
+        parameters=need.parameters_per_process * 2 * others,
+    )
+
+
+def mfu(need: Needs, gpu: Gpu, seconds: float) -> float:
+    """Model FLOPs utilization: the share of the peak that goes into FLOPs the model needs (none recomputed)."""
+    return need.flops_per_process / seconds / gpu.peak_flops
+
+
+def layer_matrices(shape: LlamaShape, layout: LayoutSettings) -> float:
+    """Weights of one layer's matrix products on one process."""
+    attention = shape.head_size * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
+    return shape.hidden_size * (attention + 3 * shape.intermediate_size) / layout.tensor
+
+
+def _widths(shape: LlamaShape, layout: LayoutSettings) -> tuple[float, float, float, float]:
+    """Elements per token on one process: queries, keys, MLP, and the hidden state where norms work on it."""
+    query = shape.num_attention_heads * shape.head_size / layout.tensor
+    key = shape.num_key_value_heads * shape.head_size / layout.tensor
+    whole = shape.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
+    return query, key, shape.intermediate_size / layout.tensor, whole
+
+
+def _all_reduce(shape: LlamaShape, layout: LayoutSettings, tokens: float) -> float:
+    """Bytes that a process sends to sum a row's hidden states over its tensor-parallel group (or to gather and scatter
+    them, which is the same)."""
+    return 2 * (layout.tensor - 1) / layout.tensor * tokens * shape.hidden_size * 2
+
+
+def _stage_boundary(shape: LlamaShape, layout: LayoutSettings, tokens: float) -> float:
+    """Bytes of a row's hidden states that a process sends to the next pipeline stage, or of their gradient."""
+    return 2 * tokens * shape.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
+
+
+def _seconds(one: LayerPass, gpu: Gpu, speed: float, link: float | None) -> float:
+    """Of a pass; `link` None: as if its exchanges cost nothing."""
+    work = one.products / speed + one.attention / gpu.attention_flops + one.moved / gpu.memory_bandwidth
+    return max(work + (one.exposed / link if link else 0), one.kernels * gpu.kernel_seconds)
+
+
+def _head_seconds(
+    shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, tokens: float, speed: float
+) -> float:
+    """Vocabulary projection and cross entropy, forward and backward; on the last stage, which the others wait for."""
+    if outputs:
+        return 0.0
+    scores = tokens * shape.vocab_size / layout.tensor
+    return 6 * scores * shape.hidden_size / speed + 40 * scores / gpu.memory_bandwidth
+
+
+def _product_speed(layout: LayoutSettings, gpu: Gpu, tokens: float) -> float:
+    narrow = NARROW if layout.tensor > 4 else 1.0
+    return gpu.gemm_flops * narrow * tokens / (tokens + HALF_SPEED_TOKENS)
+
+
+def _tensor_link(layout: LayoutSettings, gpu: Gpu) -> float:
+    """Bytes/s. Ranks of a tensor-parallel group are neighbors."""
+    return gpu.intra_node_bandwidth if layout.tensor <= layout.devices else gpu.inter_node_bandwidth
+
+
+def _replica_link(layout: LayoutSettings, gpu: Gpu) -> float:
+    """Bytes/s of a data-parallel group, which uses the network ports of all its members in a node."""
+    members = max(1, layout.devices // layout.tensor)
+    if layout.data_parallel <= members:
+        return gpu.intra_node_bandwidth
+    return min(gpu.intra_node_bandwidth, members * gpu.inter_node_bandwidth)
+
+
+def _stage_link(layout: LayoutSettings, gpu: Gpu) -> float:
+    """Bytes/s between pipeline stages, the outermost dimension of the ranks."""
+    within = layout.nodes == 1 or layout.tensor * layout.data_parallel < layout.devices
+    return gpu.intra_node_bandwidth if within else gpu.inter_node_bandwidth
