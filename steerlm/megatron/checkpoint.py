@@ -105,6 +105,7 @@ def load(folder: Path, model: Llama, optimizer: Any, shape: LlamaShape) -> None:
     fixes.make_adam_state(optimizer)
     loaded = _load(folder, _sharded(model, optimizer, loading=True))
     model.load_state_dict(loaded["model"])
+    fixes.fit_param_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     fixes.unshare_step(optimizer)
 
