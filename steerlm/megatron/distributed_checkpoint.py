@@ -70,6 +70,7 @@ def load_training(folder: Path, model: Llama, optimizer: Any) -> dict[str, torch
     loaded = _load(folder, content)
     model.load_state_dict(loaded["model"])
     weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    fixes.fit_param_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     fixes.unshare_step(optimizer)
     return weights

@@ -30,12 +30,12 @@ def check_version() -> None:
 
 def install() -> None:
     """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors, and
-    let the checkpoint writer, which we never run apart from this process, write and hand its results over within it."""
+    into fp32 weights, which want a gradient, whatever the Adam; and let the checkpoint writer, which we never run apart
+    from this process, write and hand its results over within it."""
     check_version()
     filesystem_async._results_queue = queue.SimpleQueue()
     filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write)
-    if not distrib_optimizer.HAVE_APEX_OR_TE:
-        distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
+    distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
 
 
 def _write(transforms: list[Any], use_msc: bool, rank: int, buckets: Sequence[Any], results: Any) -> None:
@@ -63,6 +63,7 @@ def _set_states(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, t
 def make_adam_state(optimizer: Any) -> None:
     """Zero moments and step 0 for every parameter, which `state_dict()` takes for granted. `optimizer`: megatron's."""
     if distrib_optimizer.HAVE_APEX_OR_TE:
+        optimizer.init_state_fn(optimizer.optimizer, optimizer.config)  # FusedAdam's step is absent until the first one
         return
     inner = optimizer.optimizer
     for parameter in (p for group in inner.param_groups for p in group["params"]):
@@ -89,6 +90,16 @@ def set_step(optimizer: Any, step: int) -> None:
         return
     for state in optimizer.optimizer.state.values():
         state["step"].fill_(step)
+
+
+def fit_param_groups(state: dict[str, Any], optimizer: Any) -> None:
+    """Let a loaded optimizer state, which is about to replace the parameter groups, fit the Adam in use: Transformer
+    Engine's FusedAdam and torch's AdamW lack keys of each other's groups, and FusedAdam's step must be an integer."""
+    own = optimizer.param_groups[0]
+    for group in state["optimizer"]["param_groups"]:
+        group.update({key: own[key] for key in own.keys() - group.keys() - {"params", "step"}})
+        if "step" in group:
+            group["step"] = int(group["step"])
 
 
 def unshare_step(optimizer: Any) -> None:

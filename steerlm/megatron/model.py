@@ -37,6 +37,7 @@ from steerlm.training.engine import RowTensors
 log = logging.getLogger(__name__)
 
 Attention = Literal["te", "sdpa"]
+EXTRA_STATE = "._extra_state"
 
 
 class RewardHead(torch.nn.Module):
@@ -94,6 +95,7 @@ class Llama(GPTModel):
         self.rotary = Rotary(shape)
         if self.post_process and outputs is not None:
             self.output_layer = RewardHead(config, outputs, self.pg_collection.tp)
+        self.register_load_state_dict_post_hook(_ignore_extra_state)
 
     def forward(self, row: RowTensors) -> torch.Tensor:
         """A stage's hidden states [T or T/TP, 1, h]; of the last: values [K, A] fp32, or log-probabilities of
@@ -122,6 +124,17 @@ class Llama(GPTModel):
         logits, _ = self.output_layer(hidden.index_select(0, at), weight=weight)
         losses = vocab_parallel_cross_entropy(logits, row.targets[at][:, None]).squeeze(1)
         return torch.zeros_like(row.weights).index_copy(0, at, -losses)
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without what Transformer Engine's modules keep about fp8, which is not used: a checkpoint is the same, and
+        can be loaded, with and without Transformer Engine."""
+        state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
+
+
+def _ignore_extra_state(model: torch.nn.Module, incompatible: Any) -> None:
+    missing = incompatible.missing_keys
+    missing[:] = [name for name in missing if not name.endswith(EXTRA_STATE)]
 
 
 def resolve_attention(layout: LayoutSettings) -> Attention:
@@ -182,6 +195,8 @@ def build(shape: LlamaShape, config: TransformerConfig, attention: Attention, ou
         spec = _local_spec(config)
     log.info("attention: %s, device: %s, parameters: %s", attention, device.device(), config.params_dtype)
     model = Llama(shape, config, spec, outputs)
+    if attention == "te":
+        transformer_engine.fuse_gradient_accumulation(model)
     _mark_tensor_parallel(model)
     return model.to(device.device())
 

@@ -3,7 +3,12 @@
 from typing import Any
 
 import torch
-from megatron.core.extensions.transformer_engine import TEDotProductAttention, TENorm
+from megatron.core.extensions.transformer_engine import (
+    TEDotProductAttention,
+    TELayerNormColumnParallelLinear,
+    TELinear,
+    TENorm,
+)
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
@@ -37,3 +42,16 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     layer.submodules.self_attention.submodules.core_attention = TeAttention
     layer.submodules.mlp.submodules.activation_func = GatedSilu
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=TENorm)
+
+
+def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
+    """Let the linear layers add a row's weight gradient to `main_grad` in the kernel that computes it: in the gradient
+    buffer's precision, without a tensor of its own and a pass over the buffer for each row. The model must be wrapped
+    in megatron's DistributedDataParallel before a backward pass.
+
+    Not set by megatron's `gradient_accumulation_fusion`, with which its own linear layers, the vocabulary projection
+    among them, ask for a kernel of Apex.
+    """
+    for module in model.modules():
+        if isinstance(module, TELinear | TELayerNormColumnParallelLinear):
+            module.fuse_wgrad_accumulation = True
