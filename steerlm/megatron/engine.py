@@ -3,6 +3,7 @@
 Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ def build_engine(
         raise ValueError("give either model_folder or shape")
     shape = shape or LlamaShape.from_folder(model_folder or "")
     layout.check_fits(shape)
-    here = parallel.initialize(layout, settings.seed)
+    here = dataclasses.replace(parallel.initialize(layout, settings.seed), equal_rows=layout.pipeline > 1)
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
     own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
@@ -155,8 +156,8 @@ class MegatronEngine:
             has = "a reward head" if self.outputs else "a vocabulary head"
             raise ValueError(f"the model has {has}, it does not give {output}")
 
-    def _tensors(self, row: Row) -> RowTensors:
-        return row_tensors(row, self.layout.row_multiple, self.device, self.outputs)
+    def _tensors(self, row: Row, multiple: int) -> RowTensors:
+        return row_tensors(row, multiple, self.device, self.outputs)
 
     def _run(self, rows: Sequence[Row], objective: Objective, train: bool) -> list[Sums]:
         """The sums of this rank's rows, on the last stage; with `train`, gradients of sum(loss) / sum(count) over the
@@ -171,9 +172,10 @@ class MegatronEngine:
 
     def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
         """Each row through the pipeline; `collect(row, output)` on the last stage, elsewhere the list is empty."""
+        multiple = self.layout.padding(row.tokens for row in rows)
 
         def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            row = self._tensors(next(left))
+            row = self._tensors(next(left), multiple)
             return model(row), functools.partial(collect, row)
 
         collected: list[Any] = self._schedule(
@@ -181,7 +183,7 @@ class MegatronEngine:
             data_iterator=iter(rows),
             model=self.ddp,
             num_microbatches=len(rows),
-            seq_length=self.layout.row_multiple,  # not used: each stage is told a row's length by the one before it
+            seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
             micro_batch_size=1,
             **how,
         )
@@ -208,7 +210,7 @@ class MegatronEngine:
 
     def _template(self, row: Row, objective: Objective) -> Sums:
         """Names and shapes of the statistics, for a stage that computes none."""
-        tensors = self._tensors(row)
+        tensors = self._tensors(row, self.layout.row_multiple)
         size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
         return objective.loss(torch.zeros(size, device=self.device), tensors)
 

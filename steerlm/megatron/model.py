@@ -165,8 +165,10 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
         use_cpu_initialization=not device.on_accelerator(),
         calculate_per_token_loss=True,  # sum of losses over sum of counts, over micro-batches and ranks
-        variable_seq_lengths=layout.pipeline > 1,
-        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, without any expert
+        # The rows of a step have one length, so stages do not exchange shapes before each transfer; nor do they wait
+        # for the device after it, which is a workaround for versions of torch older than any that we support.
+        variable_seq_lengths=False,
+        batch_p2p_sync=False,
         deallocate_pipeline_outputs=layout.pipeline > 1,
         **recompute,
     )

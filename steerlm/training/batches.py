@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from steerlm.errors import ConfigError
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Layout
-from steerlm.training.rows import Row, plan
+from steerlm.training.rows import Row, padded, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,11 @@ def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Lay
     lengths = [int(data.lengths[item].sum()) for item in items]
     planned = plan(lengths, row_tokens, layout.dp_size)
     rows = [Row(tuple(data.sample(s) for item in row for s in items[item])) for row in planned[layout.dp_rank]]
-    multiple = layout.row_multiple
-    filled = (sum(lengths[item] for item in row) for rank in planned for row in rank)
-    computed = sum(max(1, -(-tokens // multiple)) * multiple for tokens in filled)
+    computed = 0
+    for replica in planned:
+        filled = [sum(lengths[item] for item in row) for row in replica]
+        multiple = layout.padding(filled)
+        computed += sum(padded(tokens, multiple) for tokens in filled)
     return Batch(rows, sum(lengths), computed)
 
 

@@ -4,12 +4,12 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from steerlm.training.rows import Row, Sample
+from steerlm.training.rows import Row, Sample, padded
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,27 @@ Statistics = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP)."""
+    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP).
+
+    `equal_rows`: all rows of a replica's step are padded to its longest, so that the stages of a pipeline know the
+    shape of what they receive without exchanging it.
+    """
 
     dp_rank: int = 0
     dp_size: int = 1
     row_multiple: int = 1
     rank: int = 0
     world_size: int = 1
+    equal_rows: bool = False
+
+    def padding(self, tokens: Iterable[int]) -> int:
+        """What each row of a replica's step is padded to a multiple of; `tokens`: those of all its rows."""
+        return padded(max(tokens), self.row_multiple) if self.equal_rows else self.row_multiple
 
 
 @dataclass(frozen=True, slots=True)
 class RowTensors:
-    """A row on the device, padded to `row_multiple` with a tail segment of weight 0. T: padded tokens, K: samples.
+    """A row on the device, padded with a tail segment of weight 0. T: padded tokens, K: samples.
 
     `tokens` [T] int64; `positions` [T] int64 (restart per segment); `cu_seqlens` [segments+1] int32 (tail included);
     `targets` [T] int64: the next token of the same segment (0 at a segment's last); `weights` [T] fp32: loss weight of

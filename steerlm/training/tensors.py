@@ -5,7 +5,7 @@ import torch
 
 from steerlm.attributes import MASKED
 from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row
+from steerlm.training.rows import Row, padded
 
 
 def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width: int | None = None) -> RowTensors:
@@ -17,7 +17,7 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
     none. None: labels are None. Raises ValueError for labels of another width.
     """
     real = row.tokens
-    total = max(1, -(-real // multiple)) * multiple
+    total = padded(real, multiple)
     tokens = np.zeros(total, np.int64)
     targets = np.zeros(total, np.int64)
     positions = np.zeros(total, np.int64)

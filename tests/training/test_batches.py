@@ -32,6 +32,12 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
     assert {part.computed for part in parts} == {padded}
 
 
+def test_rows_of_equal_length_are_computed_at_the_longest_of_their_replica(data: TokenDataset) -> None:
+    parts = [batch(data, range(7), 13, Layout(rank, 2, 4, equal_rows=True)) for rank in range(2)]
+    assert [[row.tokens for row in part.rows] for part in parts] == [[13, 8, 6], [11, 9, 6]]
+    assert [part.computed for part in parts] == [3 * 16 + 3 * 12] * 2
+
+
 def test_samples_that_belong_together_lie_in_one_row(
     tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
