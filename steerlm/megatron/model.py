@@ -116,11 +116,9 @@ class Llama(GPTModel):
             logits, _ = self.output_layer(hidden, weight=weight)
             return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
         # Elsewhere nothing is learned, so the largest matrix of a small model, and its logits, are spared there.
-        at = row.weights.nonzero()[:, 0]
-        if not len(at):
-            at = torch.zeros_like(row.targets[:1])
+        at = row.learned
         logits, _ = self.output_layer(hidden.index_select(0, at), weight=weight)
-        losses = vocab_parallel_cross_entropy(logits, row.targets[at][:, None]).squeeze(1)
+        losses = vocab_parallel_cross_entropy(logits, row.targets.index_select(0, at)[:, None]).squeeze(1)
         return torch.zeros_like(row.weights).index_copy(0, at, -losses)
 
 

@@ -46,8 +46,9 @@ class RowTensors:
 
     `tokens` [T] int64; `positions` [T] int64 (restart per segment); `cu_seqlens` [segments+1] int32 (tail included);
     `targets` [T] int64: the next token of the same segment (0 at a segment's last); `weights` [T] fp32: loss weight of
-    `targets`; `readouts` [K] int64: index of each sample's last token; `labels` [K, A] fp32 or None;
-    `sample_of` [T] int64: which sample a token belongs to (K for the tail).
+    `targets`; `learned` [L] int64: the positions whose weight is not 0, position 0 if there is none; `readouts` [K]
+    int64: index of each sample's last token; `labels` [K, A] fp32 or None; `sample_of` [T] int64: which sample a token
+    belongs to (K for the tail). On the host: `lengths` of the segments (tail included), and the row's `count`.
     """
 
     tokens: "torch.Tensor"
@@ -55,10 +56,12 @@ class RowTensors:
     cu_seqlens: "torch.Tensor"
     targets: "torch.Tensor"
     weights: "torch.Tensor"
+    learned: "torch.Tensor"
     readouts: "torch.Tensor"
-    labels: "torch.Tensor | None"
     sample_of: "torch.Tensor"
+    lengths: tuple[int, ...]
     count: int
+    labels: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True, slots=True)

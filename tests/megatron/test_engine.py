@@ -1,6 +1,10 @@
 """One process against the oracle: losses, gradients, statistics, updated weights; packing; what must not happen."""
 
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +176,52 @@ def _wrong_head() -> None:
 
 def test_what_cannot_be_asked() -> None:
     one(_wrong_head)
+
+
+READ_BACKS = ("tolist", "item", "nonzero", "cpu", "__bool__", "__int__", "__float__")
+"""Methods of a tensor for which the host waits until the device has computed it."""
+
+
+def _waits(outputs: int | None, layout: dict[str, Any]) -> list[tuple[int, Counter[str]]]:
+    """Rows of a step and what it waited for, for a step of few and one of many rows."""
+    of, learn, seen = engine(outputs=outputs, layout=layout), objective(outputs), Counter[str]()
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            # Under sequence parallelism megatron compares the host's random state before and after.
+            seen[name] += not sys._getframe(1).f_code.co_filename.endswith("tensor_parallel/random.py")
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    curve(of, outputs, range(2))
+    for name in READ_BACKS:
+        setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name)))
+    torch.cuda.synchronize = counted("synchronize", torch.cuda.synchronize)
+    found = []
+    for count in (6, 30):
+        rows = packed(samples(count, outputs, count), of.layout)
+        seen.clear()
+        of.step(rows, learn, LR)
+        found.append((len(rows), Counter(seen)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("outputs", "layout"),
+    [
+        (None, {}),
+        (None, {"devices": 2, "pipeline": 2}),
+        (OUTPUTS, {"devices": 2, "pipeline": 2}),
+        (OUTPUTS, {"devices": 2, "tensor": 2, "sequence_parallel": True}),
+    ],
+    ids=["text", "text pp2", "reward pp2", "reward tp2 sp"],
+)
+def test_no_row_waits_for_the_device(outputs: int | None, layout: dict[str, Any]) -> None:
+    for (few, waits), (many, waits_of_many) in ranks(layout.get("devices", 1), _waits, outputs, layout):
+        assert many > few + 3 and waits_of_many == waits
+        # What a step waits for once: its sums, the norm. (The numbers of the sums are read on the host.)
+        assert waits <= Counter(cpu=1, item=3, __bool__=1)
 
 
 def _votes() -> list[bool]:
