@@ -52,10 +52,11 @@ class ReferenceEngine:
             groups, lr=0.0, betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
         )
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        count = sum(row.count for row in rows)
+        assert count in (None, sum(row.count for row in rows))  # one replica has the whole batch
+        count = max(1, sum(row.count for row in rows))
         result = self._run(rows, objective, lambda loss: (loss / count).backward())
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or math.inf))
         if not math.isfinite(result.loss) or not math.isfinite(norm):

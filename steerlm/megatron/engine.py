@@ -87,17 +87,20 @@ class MegatronEngine:
         if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
             for group in self.ddp.bucket_groups:
                 group.start_grad_sync = group.start_param_sync = _nothing
-        model.config.finalize_model_grads_func = finalize_model_grads
+        model.config.finalize_model_grads_func = _finish_gradients
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
         self.optimizer = _optimizer(self.ddp, settings)
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
+        count = sum(row.count for row in rows) if count is None else count
         self.ddp.train()
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()  # its fp32 copies of the last gradient
-        result = self._sums(self._run(rows, objective, train=True), rows, objective)
+        result = self._sums(self._run(rows, objective, 1 / max(1, count)), rows, objective)
+        if result.count != count:
+            raise ValueError(f"the rows of all replicas have a count of {result.count}, the step was given {count}")
         if not math.isfinite(result.loss_sum):
             raise TrainingError(f"the loss is {result.loss}")
         norm = self._update(lr)
@@ -106,7 +109,7 @@ class MegatronEngine:
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
         self.ddp.eval()
         with torch.no_grad():
-            return self._sums(self._run(rows, objective, train=False), rows, objective)
+            return self._sums(self._run(rows, objective, None), rows, objective)
 
     @torch.no_grad()
     def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> list[torch.Tensor]:
@@ -159,16 +162,17 @@ class MegatronEngine:
     def _tensors(self, row: Row, multiple: int) -> RowTensors:
         return row_tensors(row, multiple, self.device, self.outputs)
 
-    def _run(self, rows: Sequence[Row], objective: Objective, train: bool) -> list[Sums]:
-        """The sums of this rank's rows, on the last stage; with `train`, gradients of sum(loss) / sum(count) over the
-        global batch."""
+    def _run(self, rows: Sequence[Row], objective: Objective, scale: float | None) -> list[Sums]:
+        """The sums of this rank's rows, on the last stage; and the gradient of `scale` * sum(loss) over the global
+        batch, unless `scale` is None."""
         self._check(objective.output)
 
         def loss(row: RowTensors, out: torch.Tensor) -> tuple[torch.Tensor, int, Sums]:
             total, count, statistics = objective.loss(out, row)
-            return total, count, (total.detach(), count, statistics)
+            sums = total.detach(), count, statistics
+            return total if scale is None else total * scale, count, sums
 
-        return self._through(rows, loss, forward_only=not train)
+        return self._through(rows, loss, forward_only=scale is None)
 
     def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
         """Each row through the pipeline; `collect(row, output)` on the last stage, elsewhere the list is empty."""
@@ -226,6 +230,12 @@ class MegatronEngine:
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]  # 0 for 1-D parameters
         optimizer.step_with_ready_grads()
         return norm
+
+
+def _finish_gradients(model: list[Any], num_tokens: torch.Tensor | None, **how: Any) -> None:
+    """Megatron's last part of a backward pass without its division of every gradient by the number of tokens, which it
+    learns only then, from all processes: the loss has been divided already."""
+    finalize_model_grads(model, None, **how)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None: ...

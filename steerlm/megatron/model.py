@@ -162,7 +162,7 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         bf16=dtype == torch.bfloat16,
         perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
         use_cpu_initialization=not device.on_accelerator(),
-        calculate_per_token_loss=True,  # sum of losses over sum of counts, over micro-batches and ranks
+        calculate_per_token_loss=True,  # gradients are summed over rows and ranks: the loss carries the denominator
         # The rows of a step have one length, so stages do not exchange shapes before each transfer; nor do they wait
         # for the device after it, which is a workaround for versions of torch older than any that we support.
         variable_seq_lengths=False,

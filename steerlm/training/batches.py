@@ -11,9 +11,11 @@ from steerlm.training.rows import Row, padded, plan
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """This rank's rows, and how many tokens the whole global batch holds and makes all ranks compute."""
+    """This rank's rows; of the whole global batch, the loss's denominator, and how many tokens it holds and makes all
+    ranks compute."""
 
     rows: list[Row]
+    count: int
     tokens: int
     computed: int
 
@@ -32,7 +34,8 @@ def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Lay
         filled = [sum(lengths[item] for item in row) for row in replica]
         multiple = layout.padding(filled)
         computed += sum(padded(tokens, multiple) for tokens in filled)
-    return Batch(rows, sum(lengths), computed)
+    count = int(data.denominators[[sample for item in items for sample in item]].sum())
+    return Batch(rows, count, sum(lengths), computed)
 
 
 def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:

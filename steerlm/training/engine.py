@@ -120,11 +120,13 @@ class Engine(Protocol):
 
     layout: Layout
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.
 
-        The gradient is that of sum(loss) / sum(count) over the global batch. Raises `TrainingError` on every rank,
-        before the update, if the loss or the gradient norm is not finite.
+        The gradient is that of sum(loss) / max(1, count), where `count` is the sum of the samples' counts over the
+        global batch, known to every rank from the batch's plan. None: `rows` are the whole batch (one replica). Raises
+        `TrainingError` on every rank, before the update, if the loss or the gradient norm is not finite; `ValueError`
+        on every rank, before the update, if the rows of all replicas add up to another count.
         """
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:

@@ -137,7 +137,7 @@ class _Loop:
         work = batch(self.data, units.tolist(), self.row_tokens, self.engine.layout)
         lr = learning_rate(settings.optimizer, progress.step, self.total)
         try:
-            result = self.engine.step(work.rows, self.objective, lr)
+            result = self.engine.step(work.rows, self.objective, lr, work.count)
         except TrainingError as error:
             last = f"the newest checkpoint is of step {self.saved}" if self.saved else "there is no checkpoint yet"
             raise TrainingError(f"step {progress.step + 1}: {error}; {last}") from error

@@ -21,6 +21,7 @@ from tests.megatron.material import (
     OUTPUTS,
     SHAPES,
     curve,
+    denominator,
     engine,
     objective,
     oracle,
@@ -134,15 +135,15 @@ def test_bf16_keeps_masters_in_fp32(tmp_path: Path) -> None:
 
 def _poisoned(folder: Path, bad_rank: int) -> str:
     of, learn = engine(layout={"devices": 2}), objective(None)
-    of.step(packed(samples(0), of.layout), learn, LR)
+    curve(of, None, range(1))
     of.write_hf(folder / "before")
-    rows = packed(samples(1), of.layout)
+    rows, count = packed(samples(1), of.layout), denominator(samples(1))
     if of.layout.rank == bad_rank:
         rows[0].samples[0].weights[1] = np.nan
     with pytest.raises(TrainingError) as caught:
-        of.step(rows, learn, LR)
+        of.step(rows, learn, LR, count)
     of.write_hf(folder / "after")
-    assert of.step(packed(samples(1), of.layout), learn, LR).loss > 0
+    assert of.step(packed(samples(1), of.layout), learn, LR, count).loss > 0
     return str(caught.value)
 
 
@@ -165,6 +166,24 @@ def _infinite() -> None:
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
     one(_infinite)
+
+
+def _nothing_counts() -> None:
+    of, learn = engine(layout={"devices": 2}), objective(None)
+    before = [parameter.detach().clone() for parameter in of.model.parameters()]
+    empty = of.step([Row(), Row()], learn, LR, 0)
+    assert (empty.loss, empty.count, empty.grad_norm) == (0.0, 0, 0.0)
+    decayed = [parameter.detach().clone() for parameter in of.model.parameters()]
+    assert all(
+        torch.allclose(a * (1 - LR * 0.1) if a.dim() > 1 else a, b) for a, b in zip(before, decayed, strict=True)
+    )
+    with pytest.raises(ValueError, match=r"replicas have a count of \d+, the step was given 7"):
+        of.step(packed(samples(0), of.layout), learn, LR, 7)
+    assert all(torch.equal(a, b) for a, b in zip(decayed, of.model.parameters(), strict=True))
+
+
+def test_a_step_without_a_count_has_no_gradient_and_a_wrong_count_is_refused_before_the_update() -> None:
+    ranks(2, _nothing_counts)
 
 
 def _wrong_head() -> None:
@@ -221,7 +240,7 @@ def test_no_row_waits_for_the_device(outputs: int | None, layout: dict[str, Any]
     for (few, waits), (many, waits_of_many) in ranks(layout.get("devices", 1), _waits, outputs, layout):
         assert many > few + 3 and waits_of_many == waits
         # What a step waits for once: its sums, the norm. (The numbers of the sums are read on the host.)
-        assert waits <= Counter(cpu=1, item=3, __bool__=1)
+        assert waits <= Counter(cpu=1, item=3)
 
 
 def _votes() -> list[bool]:

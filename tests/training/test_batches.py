@@ -28,6 +28,7 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
     assert ids == sorted(data.unit(u).samples[0].ids.tolist() for u in units)
     assert len({len(part.rows) for part in parts}) == 1
     assert {part.tokens for part in parts} == {sum(map(len, ids))}
+    assert {part.count for part in parts} == {sum(row.count for part in parts for row in part.rows)}
     padded = sum(max(multiple, -(-row.tokens // multiple) * multiple) for part in parts for row in part.rows)
     assert {part.computed for part in parts} == {padded}
 
