@@ -79,9 +79,13 @@ class MegatronEngine:
         self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
         self.model, self.outputs = model, model.outputs
         self.device = device.device()
-        overlap = layout.dp_size > 1  # a layer's gradients travel while those of the layers before it are computed
+        # A layer's gradients travel while those of the layers before it are computed, its weights while those compute.
+        overlap = layout.dp_size > 1
         ddp = DistributedDataParallelConfig(
-            use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=overlap
+            use_distributed_optimizer=True,
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=overlap,
+            overlap_param_gather=overlap,
         )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
         if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
@@ -138,7 +142,13 @@ class MegatronEngine:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return bool(votes.item())
 
+    def gather_weights(self) -> None:
+        """Bring every replica's weights up to date with the last update, of which each computed its share; to be called
+        by what reads weights. A forward pass does the same bucket by bucket, each just before it is used."""
+        self.ddp.start_param_sync(force_sync=True)
+
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        self.gather_weights()
         checkpoint.save(folder, self.model, self.optimizer, self.shape, state)
 
     def state_of(self, folder: Path) -> dict[str, Any]:
@@ -152,6 +162,7 @@ class MegatronEngine:
         self.optimizer.reload_model_params()
 
     def write_hf(self, folder: Path) -> None:
+        self.gather_weights()
         hf_io.write(self.model, self.own, self.shape, parallel.place(), self.outputs, folder)
 
     def _check(self, output: str) -> None:
@@ -255,6 +266,7 @@ def _optimizer(ddp: DistributedDataParallel, settings: OptimizerSettings) -> Any
         bf16=ddp.config.bf16,
         params_dtype=ddp.config.params_dtype,
         use_distributed_optimizer=True,
+        overlap_param_gather=ddp.ddp_config.overlap_param_gather,
     )
     (optimizer,) = get_megatron_optimizer(config, [ddp], use_gloo_process_groups=False).chained_optimizers
     if isinstance(optimizer.optimizer, torch.optim.AdamW):

@@ -26,6 +26,7 @@ from tests.megatron.material import (
     objective,
     oracle,
     packed,
+    same,
     samples,
     settings,
     weights,
@@ -173,12 +174,14 @@ def _nothing_counts() -> None:
     before = [parameter.detach().clone() for parameter in of.model.parameters()]
     empty = of.step([Row(), Row()], learn, LR, 0)
     assert (empty.loss, empty.count, empty.grad_norm) == (0.0, 0, 0.0)
+    of.gather_weights()
     decayed = [parameter.detach().clone() for parameter in of.model.parameters()]
     assert all(
         torch.allclose(a * (1 - LR * 0.1) if a.dim() > 1 else a, b) for a, b in zip(before, decayed, strict=True)
     )
     with pytest.raises(ValueError, match=r"replicas have a count of \d+, the step was given 7"):
         of.step(packed(samples(0), of.layout), learn, LR, 7)
+    of.gather_weights()
     assert all(torch.equal(a, b) for a, b in zip(decayed, of.model.parameters(), strict=True))
 
 
@@ -195,6 +198,26 @@ def _wrong_head() -> None:
 
 def test_what_cannot_be_asked() -> None:
     one(_wrong_head)
+
+
+def _read_after_an_update(folder: Path) -> None:
+    of = engine(layout={"devices": 2}, precision="bf16")
+    curve(of, None, range(2))
+    of.write_hf(folder / "at once")
+    of.evaluate(packed(samples(0), of.layout), objective(None))
+    of.write_hf(folder / "after a forward pass")
+    curve(of, None, range(2, 4))
+    of.save(folder / "checkpoint", {})
+    of.write_hf(folder / "when saved")
+    again = engine(layout={"devices": 2}, precision="bf16", seed=7)
+    again.load(folder / "checkpoint")
+    again.write_hf(folder / "loaded")
+
+
+def test_weights_are_whole_when_no_forward_pass_gathered_them(tmp_path: Path) -> None:
+    ranks(2, _read_after_an_update, tmp_path)
+    same(tmp_path / "at once", tmp_path / "after a forward pass")
+    same(tmp_path / "when saved", tmp_path / "loaded")
 
 
 READ_BACKS = ("tolist", "item", "nonzero", "cpu", "__bool__", "__int__", "__float__")
