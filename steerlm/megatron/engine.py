@@ -62,7 +62,7 @@ def build_engine(
         folder = hf_io.Folder(model_folder)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
-    return MegatronEngine(model, own, shape, settings.optimizer, here)
+    return MegatronEngine(model, own, shape, settings, here)
 
 
 class MegatronEngine:
@@ -73,17 +73,17 @@ class MegatronEngine:
         model: models.Llama,
         own: Sequence[Parameter],
         shape: LlamaShape,
-        settings: OptimizerSettings,
+        settings: TrainSettings,
         layout: Layout,
     ) -> None:
-        self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
+        self.layout, self.shape, self.own, self.settings = layout, shape, own, settings.optimizer
         self.model, self.outputs = model, model.outputs
         self.device = device.device()
         # A layer's gradients travel while those of the layers before it are computed, its weights while those compute.
         overlap = layout.dp_size > 1
         ddp = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=settings.reduce_gradients == "fp32",  # else in the weights' type
             overlap_grad_reduce=overlap,
             overlap_param_gather=overlap,
         )
@@ -93,7 +93,7 @@ class MegatronEngine:
                 group.start_grad_sync = group.start_param_sync = _nothing
         model.config.finalize_model_grads_func = _finish_gradients
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
-        self.optimizer = _optimizer(self.ddp, settings)
+        self.optimizer = _optimizer(self.ddp, settings.optimizer)
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
 

@@ -134,6 +134,20 @@ def test_bf16_keeps_masters_in_fp32(tmp_path: Path) -> None:
     one(_half, tmp_path)
 
 
+def _reduced(kind: str) -> tuple[list[tuple[float, float]], int]:
+    of = engine(layout={"devices": 2}, precision="bf16", reduce_gradients=kind)
+    return curve(of, None, range(6)), sum(buffer.grad_data.nbytes for buffer in of.ddp.buffers)
+
+
+def test_gradients_summed_in_bf16_halve_their_bytes_and_hardly_change_the_curve() -> None:
+    (whole, of_whole), *_ = ranks(2, _reduced, "fp32")
+    (half, of_half), *_ = ranks(2, _reduced, "bf16")
+    assert of_half == of_whole / 2
+    assert half != whole and half[0][0] == whole[0][0]
+    for (loss, norm), (wanted, wanted_norm) in zip(half, whole, strict=True):
+        assert loss == pytest.approx(wanted, abs=0.02) and norm == pytest.approx(wanted_norm, rel=0.02)
+
+
 def _poisoned(folder: Path, bad_rank: int) -> str:
     of, learn = engine(layout={"devices": 2}), objective(None)
     curve(of, None, range(1))
