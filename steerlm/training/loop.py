@@ -16,6 +16,7 @@ from steerlm.training.checkpoints import Checkpoints
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
+from steerlm.training.garbage import collect_at, scheduled_collection
 from steerlm.training.progress import Progress, TrainResult
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
@@ -43,7 +44,8 @@ def train(
     """
     loop = _Loop(engine, objective, data, validation, settings, layout, folder, sink, stop)
     loop.resume()
-    loop.run()
+    with scheduled_collection():
+        loop.run()
     return loop.finish()
 
 
@@ -158,6 +160,7 @@ class _Loop:
             "train/consumed_units": progress.consumed,
         }
         self.sink.log(metrics, progress.step)
+        collect_at(progress.step)
 
     def _validate(self, data: TokenDataset) -> bool:
         """Validate the current weights; True if no earlier ones were better."""
