@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import TrainingError
+from steerlm.models.shape import LlamaShape
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.engine import Layout, Objective, Statistics, StepResult
 from steerlm.training.rows import Row
@@ -42,7 +43,9 @@ class ReferenceEngine:
         else:
             assert config is not None
             self.model = kind(LlamaConfig(**{**config.to_dict(), **extra})).float()
-        self.layout = Layout()
+        self.layout, self.device_name = Layout(), "cpu"
+        sizes = {name for name in LlamaShape.model_fields if not name.startswith("rope")}
+        self.shape = LlamaShape.model_validate({name: getattr(self.model.config, name) for name in sizes})
         self.outputs = outputs
         self.clip = optimizer.clip
         decayed = [p for p in self.model.parameters() if p.dim() > 1]

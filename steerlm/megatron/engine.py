@@ -78,7 +78,7 @@ class MegatronEngine:
     ) -> None:
         self.layout, self.shape, self.own, self.settings = layout, shape, own, settings.optimizer
         self.model, self.outputs = model, model.outputs
-        self.device = device.device()
+        self.device, self.device_name = device.device(), device.name()
         # A layer's gradients travel while those of the layers before it are computed, its weights while those compute.
         overlap = layout.dp_size > 1
         ddp = DistributedDataParallelConfig(

@@ -14,6 +14,7 @@ from steerlm.training.rows import Row, Sample, padded
 if TYPE_CHECKING:
     import torch
 
+    from steerlm.models.shape import LlamaShape
     from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
@@ -116,9 +117,16 @@ class StepResult:
 
 
 class Engine(Protocol):
-    """A model with its optimizer on this process's share of the devices."""
+    """A model with its optimizer on this process's share of the devices.
+
+    `shape`, and `outputs` of its reward head if it has one: of the whole model. `device_name`: what the driver calls
+    this process's accelerator, "cpu" without one.
+    """
 
     layout: Layout
+    shape: "LlamaShape"
+    outputs: int | None
+    device_name: str
 
     def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.

@@ -21,6 +21,7 @@ from steerlm.training.progress import Progress, TrainResult
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
 from steerlm.training.sink import Sink
+from steerlm.training.speed import speed
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,9 @@ class _Loop:
             "train/epoch": progress.consumed / len(self.data),
             "train/consumed_units": progress.consumed,
         }
+        engine = self.engine
+        fast = speed(work, seconds, engine.layout.world_size, engine.shape, engine.outputs, engine.device_name)
+        metrics.update({f"train/{name}": value for name, value in fast.items()})
         self.sink.log(metrics, progress.step)
         collect_at(progress.step)
 

@@ -31,6 +31,9 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
     assert {part.count for part in parts} == {sum(row.count for part in parts for row in part.rows)}
     padded = sum(max(multiple, -(-row.tokens // multiple) * multiple) for part in parts for row in part.rows)
     assert {part.computed for part in parts} == {padded}
+    for part in parts:
+        squares = [sum(len(s.ids) ** 2 for row in of.rows for s in row.samples) for of in parts]
+        assert [load.squares for load in part.loads] == squares
 
 
 def test_rows_of_equal_length_are_computed_at_the_longest_of_their_replica(data: TokenDataset) -> None:

@@ -99,6 +99,8 @@ def test_loss_falls_and_everything_is_logged(world: World) -> None:
     assert all(
         value > 0 for key in ("grad_norm", "tokens_per_second") for value in world.lines(key=f"train/{key}").values()
     )
+    assert all(value > 0 for value in world.lines(key="train/tflops_per_gpu").values())
+    assert set(world.lines(key="train/row_imbalance").values()) == {1.0}  # one replica
     assert result.steps == 30 and result.unused_units == 0 and result.seconds > 0
     assert result.counts["train"]["records"] == 18 and result.counts["validation"]["records"] == 3
     assert result.real_token_share == 1.0
