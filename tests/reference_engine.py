@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import TrainingError
+from steerlm.models.shape import LlamaShape
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
 from steerlm.training.rows import Row
@@ -42,7 +43,9 @@ class ReferenceEngine:
         else:
             assert config is not None
             self.model = kind(LlamaConfig(**{**config.to_dict(), **extra})).float()
-        self.layout = Layout()
+        self.layout, self.device_name = Layout(), "cpu"
+        sizes = {name for name in LlamaShape.model_fields if not name.startswith("rope")}
+        self.shape = LlamaShape.model_validate({name: getattr(self.model.config, name) for name in sizes})
         self.saved: SaveResult | None = None
         self.outputs = outputs
         self.clip = optimizer.clip
@@ -53,10 +56,11 @@ class ReferenceEngine:
             groups, lr=0.0, betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
         )
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        count = sum(row.count for row in rows)
+        assert count in (None, sum(row.count for row in rows))  # one replica has the whole batch
+        count = max(1, sum(row.count for row in rows))
         result = self._run(rows, objective, lambda loss: (loss / count).backward())
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or math.inf))
         if not math.isfinite(result.loss) or not math.isfinite(norm):

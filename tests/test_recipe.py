@@ -150,6 +150,7 @@ def test_a_recipe_is_read_from_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["sft.precision=fp32", "sft.reduce_gradients=bf16"], r"reduce_gradients bf16 needs precision bf16"),
         (["reward=null"], "annotate needs a reward model"),
         (["base=null"], "reward and sft start from a model"),
         (["base.train=null"], "give fetch"),

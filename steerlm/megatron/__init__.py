@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from steerlm.errors import InputError
+from steerlm.megatron import device
 
 # Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, as it should;
 # and it calls torch.distributed by names that are to be replaced in some later torch.
@@ -21,8 +22,8 @@ warnings.filterwarnings("ignore", category=FutureWarning, module=r"(megatron|tor
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Leave functions that megatron decorates with torch.compile as they are. It does so to kernels of fusions that are
-    off here, and the first one loads the whole compiler: 4 of the 8 seconds of a process's imports."""
+    """Leave functions that megatron decorates with torch.compile as they are. Without an accelerator none of these
+    fusions is used, and the first one loads the whole compiler: 4 of the 8 seconds of a process's imports."""
 
     def plain(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
         return function if function is not None else plain
@@ -35,7 +36,7 @@ def _without_compiler() -> Iterator[None]:
 
 
 try:
-    with _without_compiler():
+    with contextlib.nullcontext() if device.on_accelerator() else _without_compiler():
         import megatron.core.models.gpt.gpt_layer_specs
         import megatron.core.optimizer
         import megatron.core.pipeline_parallel  # noqa: F401

@@ -4,12 +4,12 @@ Megatron's layers see a row as one sequence [T, 1, heads, size]; its own rotary 
 segments once per layer, waiting for the device each time) are not used. What a row's layers share is made once.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -19,6 +19,7 @@ from megatron.core.transformer.module import MegatronModule
 from steerlm.megatron import device
 from steerlm.models.shape import LlamaShape
 from steerlm.training.engine import RowTensors
+from steerlm.training.tensors import on_device
 
 SPREAD = 1.25
 """Segments share one padded call if their lengths are within this factor."""
@@ -74,10 +75,9 @@ class Rotary(torch.nn.Module):
 
 def segments(row: RowTensors, rotary: Rotary, padded: bool) -> Segments:
     """`padded`: the kernel wants segments padded into blocks."""
-    lengths = [end - start for start, end in itertools.pairwise(row.cu_seqlens.tolist())]
     cos, sin = rotary(row.positions)
-    blocks = _blocks(lengths, row.tokens.device) if padded else None
-    return Segments(cos, sin, row.cu_seqlens, max(lengths), blocks)
+    blocks = _blocks(row.lengths, row.tokens.device) if padded else None
+    return Segments(cos, sin, row.cu_seqlens, max(row.lengths), blocks)
 
 
 def _blocks(lengths: Sequence[int], where: torch.device) -> Blocks:
@@ -89,15 +89,14 @@ def _blocks(lengths: Sequence[int], where: torch.device) -> Blocks:
             groups.append([])
         groups[-1].append(i)
     sizes = [(len(group), lengths[group[0]]) for group in groups]
-    starts = torch.empty(len(lengths), dtype=torch.int64)
+    starts = np.empty(len(lengths), np.int64)
     total = 0
     for group, (count, longest) in zip(groups, sizes, strict=True):
-        starts[group] = total + longest * torch.arange(count)
+        starts[group] = total + longest * np.arange(count)
         total += count * longest
-    counts = torch.tensor(lengths)
-    begins = counts.cumsum(0) - counts
-    slots = torch.arange(sum(lengths)) + (starts - begins).repeat_interleave(counts)
-    return Blocks(sizes, total, slots.to(where))
+    begins = np.cumsum(lengths) - lengths
+    slots = np.arange(sum(lengths)) + np.repeat(starts - begins, lengths)
+    return Blocks(sizes, total, on_device({"slots": slots}, where)["slots"])
 
 
 class _Rotate(torch.autograd.Function):

@@ -30,6 +30,11 @@ def device() -> torch.device:
     return torch.device(ACCELERATOR, torch.cuda.current_device()) if on_accelerator() else _CPU
 
 
+def name() -> str:
+    """What the driver calls this process's device, as "NVIDIA H100 80GB HBM3"; "cpu" without an accelerator."""
+    return torch.cuda.get_device_name() if on_accelerator() else "cpu"
+
+
 def backend() -> str:
     """The process groups' backend."""
     return "nccl" if on_accelerator() else "gloo"

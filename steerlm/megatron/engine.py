@@ -3,6 +3,7 @@
 Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -52,7 +53,7 @@ def build_engine(
         raise ValueError("give either model_folder or shape")
     shape = shape or LlamaShape.from_folder(model_folder or "")
     layout.check_fits(shape)
-    here = parallel.initialize(layout, settings.seed)
+    here = dataclasses.replace(parallel.initialize(layout, settings.seed), equal_rows=layout.pipeline > 1)
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
     own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
@@ -64,7 +65,7 @@ def build_engine(
         folder = hf_io.Folder(model_folder)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
-    return MegatronEngine(model, own, shape, settings.optimizer, here, layout.bucket_size)
+    return MegatronEngine(model, own, shape, settings, here, layout.bucket_size)
 
 
 class MegatronEngine:
@@ -75,38 +76,43 @@ class MegatronEngine:
         model: models.Llama,
         own: Sequence[Parameter],
         shape: LlamaShape,
-        settings: OptimizerSettings,
+        settings: TrainSettings,
         layout: Layout,
         bucket_size: int | None = None,
     ) -> None:
-        self.layout, self.shape, self.own, self.settings = layout, shape, own, settings
+        self.layout, self.shape, self.own, self.settings = layout, shape, own, settings.optimizer
         self.model, self.outputs = model, model.outputs
-        self.device = device.device()
-        overlap = layout.dp_size > 1  # a layer's gradients travel while those of the layers before it are computed
+        self.device, self.device_name = device.device(), device.name()
+        # A layer's gradients travel while those of the layers before it are computed, its weights while those compute.
+        overlap = layout.dp_size > 1
         ddp = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
-            grad_reduce_in_fp32=True,
+            grad_reduce_in_fp32=settings.reduce_gradients == "fp32",  # else in the weights' type
             overlap_grad_reduce=overlap,
+            overlap_param_gather=overlap,
             bucket_size=bucket_size,
         )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
         if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
             for group in self.ddp.bucket_groups:
                 group.start_grad_sync = group.start_param_sync = _nothing
-        model.config.finalize_model_grads_func = finalize_model_grads
+        model.config.finalize_model_grads_func = _finish_gradients
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
-        self.optimizer = _optimizer(self.ddp, settings)
+        self.optimizer = _optimizer(self.ddp, settings.optimizer)
         self.trained = checkpoint.Trained(model, own, self.optimizer, shape)
         self._saver = checkpoint.Saver()
         self._saving: checkpoint.Saving | None = None
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
+        count = sum(row.count for row in rows) if count is None else count
         self.ddp.train()
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()  # its fp32 copies of the last gradient
-        result = self._sums(self._run(rows, objective, train=True), rows, objective)
+        result = self._sums(self._run(rows, objective, 1 / max(1, count)), rows, objective)
+        if result.count != count:
+            raise ValueError(f"the rows of all replicas have a count of {result.count}, the step was given {count}")
         if not math.isfinite(result.loss_sum):
             raise TrainingError(f"the loss is {result.loss}")
         norm = self._update(lr)
@@ -115,7 +121,7 @@ class MegatronEngine:
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
         self.ddp.eval()
         with torch.no_grad():
-            return self._sums(self._run(rows, objective, train=False), rows, objective)
+            return self._sums(self._run(rows, objective, None), rows, objective)
 
     @torch.no_grad()
     def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> list[torch.Tensor]:
@@ -144,8 +150,14 @@ class MegatronEngine:
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return tuple(map(bool, votes.tolist()))
 
+    def gather_weights(self) -> None:
+        """Bring every replica's weights up to date with the last update, of which each computed its share; to be called
+        by what reads weights. A forward pass does the same bucket by bucket, each just before it is used."""
+        self.ddp.start_param_sync(force_sync=True)
+
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.finish_save()
+        # No gathering: a process saves the shares that it updates itself.
         self._saving = self._saver.begin(folder, self.trained, state)
 
     @property
@@ -165,13 +177,14 @@ class MegatronEngine:
 
     def load(self, folder: Path) -> None:
         checkpoint.load(folder, self.trained)
-        self.ddp.start_param_sync(force_sync=True)  # each replica has read its share
+        self.gather_weights()  # each replica has read its share
 
     def load_weights(self, folder: Path) -> None:
         checkpoint.load_weights(folder, self.model, self.own, self.shape)
         self.optimizer.reload_model_params()
 
     def write_hf(self, folder: Path) -> None:
+        self.gather_weights()
         hf_io.write(self.model, self.own, self.shape, parallel.place(), self.outputs, folder)
 
     def _check(self, output: str) -> None:
@@ -179,25 +192,27 @@ class MegatronEngine:
             has = "a reward head" if self.outputs else "a vocabulary head"
             raise ValueError(f"the model has {has}, it does not give {output}")
 
-    def _tensors(self, row: Row) -> RowTensors:
-        return row_tensors(row, self.layout.row_multiple, self.device, self.outputs)
+    def _tensors(self, row: Row, multiple: int) -> RowTensors:
+        return row_tensors(row, multiple, self.device, self.outputs)
 
-    def _run(self, rows: Sequence[Row], objective: Objective, train: bool) -> list[Sums]:
-        """The sums of this rank's rows, on the last stage; with `train`, gradients of sum(loss) / sum(count) over the
-        global batch."""
+    def _run(self, rows: Sequence[Row], objective: Objective, scale: float | None) -> list[Sums]:
+        """The sums of this rank's rows, on the last stage; and the gradient of `scale` * sum(loss) over the global
+        batch, unless `scale` is None."""
         self._check(objective.output)
 
         def loss(row: RowTensors, out: torch.Tensor) -> tuple[torch.Tensor, int, Sums]:
             total, count, statistics = objective.loss(out, row)
-            return total, count, (total.detach(), count, statistics)
+            sums = total.detach(), count, statistics
+            return total if scale is None else total * scale, count, sums
 
-        return self._through(rows, loss, forward_only=not train)
+        return self._through(rows, loss, forward_only=scale is None)
 
     def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
         """Each row through the pipeline; `collect(row, output)` on the last stage, elsewhere the list is empty."""
+        multiple = self.layout.padding(row.tokens for row in rows)
 
         def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            row = self._tensors(next(left))
+            row = self._tensors(next(left), multiple)
             return model(row), functools.partial(collect, row)
 
         collected: list[Any] = self._schedule(
@@ -205,7 +220,7 @@ class MegatronEngine:
             data_iterator=iter(rows),
             model=self.ddp,
             num_microbatches=len(rows),
-            seq_length=self.layout.row_multiple,  # not used: each stage is told a row's length by the one before it
+            seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
             micro_batch_size=1,
             **how,
         )
@@ -232,7 +247,7 @@ class MegatronEngine:
 
     def _template(self, row: Row, objective: Objective) -> Sums:
         """Names and shapes of the statistics, for a stage that computes none."""
-        tensors = self._tensors(row)
+        tensors = self._tensors(row, self.layout.row_multiple)
         size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
         return objective.loss(torch.zeros(size, device=self.device), tensors)
 
@@ -248,6 +263,12 @@ class MegatronEngine:
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]  # 0 for 1-D parameters
         optimizer.step_with_ready_grads()
         return norm
+
+
+def _finish_gradients(model: list[Any], num_tokens: torch.Tensor | None, **how: Any) -> None:
+    """Megatron's last part of a backward pass without its division of every gradient by the number of tokens, which it
+    learns only then, from all processes: the loss has been divided already."""
+    finalize_model_grads(model, None, **how)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None: ...
@@ -267,6 +288,7 @@ def _optimizer(ddp: DistributedDataParallel, settings: OptimizerSettings) -> Any
         bf16=ddp.config.bf16,
         params_dtype=ddp.config.params_dtype,
         use_distributed_optimizer=True,
+        overlap_param_gather=ddp.ddp_config.overlap_param_gather,
     )
     (optimizer,) = get_megatron_optimizer(config, [ddp], use_gloo_process_groups=False).chained_optimizers
     if isinstance(optimizer.optimizer, torch.optim.AdamW):

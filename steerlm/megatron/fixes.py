@@ -2,7 +2,8 @@
 
 Its DistributedOptimizer, where torch's AdamW is used (neither Transformer Engine nor Apex installed), cannot load a
 checkpoint; and once it can, one `step` tensor is shared by all parameters, so that Adam's bias correction silently runs
-ahead by the number of parameters. The tests of resume hold each of these. Its checkpoint writer starts a server process
+ahead by the number of parameters. The tests of resume hold each of these. Its gradient norm, where neither of the two
+is installed, reads one number per parameter back from the device. Its checkpoint writer starts a server process
 that imports the main module again, and forks a process full of threads, for which it waits for ever if one is killed.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import megatron.core
 import torch
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.optimizer import distrib_optimizer
+from megatron.core.optimizer import clip_grads, distrib_optimizer
 
 from steerlm.errors import InputError
 
@@ -36,6 +37,8 @@ def install() -> None:
     filesystem_async._results_queue = queue.SimpleQueue()
     filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write)
     distrib_optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
+    if not distrib_optimizer.HAVE_APEX_OR_TE:
+        clip_grads.l2_norm_impl = _l2_norm
 
 
 def _write(transforms: list[Any], use_msc: bool, rank: int, buckets: Sequence[Any], results: Any) -> None:
@@ -58,6 +61,11 @@ def _set_states(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, t
     for name, target in {"param": main, **self.optimizer.state[main]}.items():
         if name != "step":  # travels in the parameter groups
             target.copy_(tensors[name])
+
+
+def _l2_norm(chunk_size: int, flag: torch.Tensor, tensors: list[list[torch.Tensor]], each: bool) -> tuple[Any, None]:
+    """The norm [1] of all tensors together, left on the device; signature of Apex's multi_tensor_l2norm."""
+    return torch.stack(torch._foreach_norm(tensors[0])).norm().view(1), None
 
 
 def make_adam_state(optimizer: Any) -> None:

@@ -118,11 +118,9 @@ class Llama(GPTModel):
             logits, _ = self.output_layer(hidden, weight=weight)
             return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
         # Elsewhere nothing is learned, so the largest matrix of a small model, and its logits, are spared there.
-        at = row.weights.nonzero()[:, 0]
-        if not len(at):
-            at = torch.zeros_like(row.targets[:1])
+        at = row.learned
         logits, _ = self.output_layer(hidden.index_select(0, at), weight=weight)
-        losses = vocab_parallel_cross_entropy(logits, row.targets[at][:, None]).squeeze(1)
+        losses = vocab_parallel_cross_entropy(logits, row.targets.index_select(0, at)[:, None]).squeeze(1)
         return torch.zeros_like(row.weights).index_copy(0, at, -losses)
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -177,9 +175,11 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         bf16=dtype == torch.bfloat16,
         perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
         use_cpu_initialization=not device.on_accelerator(),
-        calculate_per_token_loss=True,  # sum of losses over sum of counts, over micro-batches and ranks
-        variable_seq_lengths=layout.pipeline > 1,
-        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, without any expert
+        calculate_per_token_loss=True,  # gradients are summed over rows and ranks: the loss carries the denominator
+        # The rows of a step have one length, so stages do not exchange shapes before each transfer; nor do they wait
+        # for the device after it, which is a workaround for versions of torch older than any that we support.
+        variable_seq_lengths=False,
+        batch_p2p_sync=False,
         deallocate_pipeline_outputs=layout.pipeline > 1,
         **recompute,
     )

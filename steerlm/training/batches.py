@@ -3,19 +3,36 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from steerlm.errors import ConfigError
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Layout
-from steerlm.training.rows import Row, plan
+from steerlm.training.rows import Row, padded, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a replica computes in a step: tokens with their padding, and, for attention, its samples' squared lengths
+    summed."""
+
+    computed: int
+    squares: int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """This rank's rows, and how many tokens the whole global batch holds and makes all ranks compute."""
+    """This rank's rows; of the whole global batch, the loss's denominator, its tokens, and the load of each replica."""
 
     rows: list[Row]
+    count: int
     tokens: int
-    computed: int
+    loads: list[Load]
+
+    @property
+    def computed(self) -> int:
+        """Tokens of the global batch, with padding."""
+        return sum(load.computed for load in self.loads)
 
 
 def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Layout) -> Batch:
@@ -24,13 +41,18 @@ def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Lay
     for unit in units:
         samples = list(data.samples(unit))
         items += [samples] if data.in_one_row(unit) else [[s] for s in samples]
-    lengths = [int(data.lengths[item].sum()) for item in items]
+    of_samples = [data.lengths[item].astype(np.int64) for item in items]
+    lengths = [int(each.sum()) for each in of_samples]
     planned = plan(lengths, row_tokens, layout.dp_size)
     rows = [Row(tuple(data.sample(s) for item in row for s in items[item])) for row in planned[layout.dp_rank]]
-    multiple = layout.row_multiple
-    filled = (sum(lengths[item] for item in row) for rank in planned for row in rank)
-    computed = sum(max(1, -(-tokens // multiple)) * multiple for tokens in filled)
-    return Batch(rows, sum(lengths), computed)
+    loads = []
+    for replica in planned:
+        filled = [sum(lengths[item] for item in row) for row in replica]
+        multiple = layout.padding(filled)
+        squares = sum(int(of_samples[item] @ of_samples[item]) for row in replica for item in row)
+        loads.append(Load(sum(padded(tokens, multiple) for tokens in filled), squares))
+    count = int(data.denominators[[sample for item in items for sample in item]].sum())
+    return Batch(rows, count, sum(lengths), loads)
 
 
 def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:

@@ -58,6 +58,9 @@ class TrainSettings(Settings):
     window: PositiveInt = 4096
     over_long: Literal["drop", "keep_end", "error"] = "drop"
     precision: Literal["bf16", "fp32"] = "bf16"
+    reduce_gradients: Literal["fp32", "bf16"] = "fp32"
+    """What gradients are summed in, over a step's rows and over replicas. bf16 (with precision bf16 alone) halves the
+    gradient buffer and the bytes of its reduce-scatter, and rounds each partial sum to 8 bits."""
     seed: int = 1234
     optimizer: OptimizerSettings = OptimizerSettings()
     validate_every: PositiveInt | None = None
@@ -77,6 +80,12 @@ class TrainSettings(Settings):
     def _lengths(self) -> Self:
         if self.max_steps is None and self.epochs is None:
             raise ValueError("give max_steps, epochs or both")
+        return self
+
+    @model_validator(mode="after")
+    def _reduction(self) -> Self:
+        if self.reduce_gradients == "bf16" and self.precision != "bf16":
+            raise ValueError("reduce_gradients bf16 needs precision bf16: an fp32 weight's gradient is summed in fp32")
         return self
 
 

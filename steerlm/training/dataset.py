@@ -51,7 +51,8 @@ there are none). Per unit: units (ends, in samples), together (1: one row)."""
 class TokenDataset:
     """Units in the order of the files. `counts`: what the objective counted, and records, units, samples, tokens.
 
-    `lengths` [samples] int32: tokens per sample. `key`: the digest that names the index.
+    `lengths` [samples] int32: tokens per sample; `denominators` [samples] int32: what each adds to the loss's
+    denominator. `key`: the digest that names the index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,6 +64,7 @@ class TokenDataset:
         self._has_weights = bool(len(self._arrays["weights"]))
         width = len(self._arrays["labels"]) // samples if samples else 0
         self._labels = self._arrays["labels"].reshape(samples, width) if width else None
+        self.denominators: Ints = self._arrays["counts"]
         self.lengths: Ints = np.diff(self._arrays["offsets"], prepend=0).astype(np.int32)
 
     @classmethod

@@ -4,16 +4,17 @@
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from steerlm.training.rows import Row, Sample
+from steerlm.training.rows import Row, Sample, padded
 
 if TYPE_CHECKING:
     import torch
 
+    from steerlm.models.shape import LlamaShape
     from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
@@ -22,23 +23,33 @@ Statistics = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP)."""
+    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP).
+
+    `equal_rows`: all rows of a replica's step are padded to its longest, so that the stages of a pipeline know the
+    shape of what they receive without exchanging it.
+    """
 
     dp_rank: int = 0
     dp_size: int = 1
     row_multiple: int = 1
     rank: int = 0
     world_size: int = 1
+    equal_rows: bool = False
+
+    def padding(self, tokens: Iterable[int]) -> int:
+        """What each row of a replica's step is padded to a multiple of; `tokens`: those of all its rows."""
+        return padded(max(tokens), self.row_multiple) if self.equal_rows else self.row_multiple
 
 
 @dataclass(frozen=True, slots=True)
 class RowTensors:
-    """A row on the device, padded to `row_multiple` with a tail segment of weight 0. T: padded tokens, K: samples.
+    """A row on the device, padded with a tail segment of weight 0. T: padded tokens, K: samples.
 
     `tokens` [T] int64; `positions` [T] int64 (restart per segment); `cu_seqlens` [segments+1] int32 (tail included);
     `targets` [T] int64: the next token of the same segment (0 at a segment's last); `weights` [T] fp32: loss weight of
-    `targets`; `readouts` [K] int64: index of each sample's last token; `labels` [K, A] fp32 or None;
-    `sample_of` [T] int64: which sample a token belongs to (K for the tail).
+    `targets`; `learned` [L] int64: the positions whose weight is not 0, position 0 if there is none; `readouts` [K]
+    int64: index of each sample's last token; `labels` [K, A] fp32 or None; `sample_of` [T] int64: which sample a token
+    belongs to (K for the tail). On the host: `lengths` of the segments (tail included), and the row's `count`.
     """
 
     tokens: "torch.Tensor"
@@ -46,10 +57,12 @@ class RowTensors:
     cu_seqlens: "torch.Tensor"
     targets: "torch.Tensor"
     weights: "torch.Tensor"
+    learned: "torch.Tensor"
     readouts: "torch.Tensor"
-    labels: "torch.Tensor | None"
     sample_of: "torch.Tensor"
+    lengths: tuple[int, ...]
     count: int
+    labels: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +128,24 @@ class SaveResult:
 
 
 class Engine(Protocol):
-    """A model with its optimizer on this process's share of the devices."""
+    """A model with its optimizer on this process's share of the devices.
+
+    `shape`, and `outputs` of its reward head if it has one: of the whole model. `device_name`: what the driver calls
+    this process's accelerator, "cpu" without one.
+    """
 
     layout: Layout
+    shape: "LlamaShape"
+    outputs: int | None
+    device_name: str
 
-    def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.
 
-        The gradient is that of sum(loss) / sum(count) over the global batch. Raises `TrainingError` on every rank,
-        before the update, if the loss or the gradient norm is not finite.
+        The gradient is that of sum(loss) / max(1, count), where `count` is the sum of the samples' counts over the
+        global batch, known to every rank from the batch's plan. None: `rows` are the whole batch (one replica). Raises
+        `TrainingError` on every rank, before the update, if the loss or the gradient norm is not finite; `ValueError`
+        on every rank, before the update, if the rows of all replicas add up to another count.
         """
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:

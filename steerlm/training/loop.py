@@ -16,10 +16,12 @@ from steerlm.training.checkpoints import Checkpoints
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
+from steerlm.training.garbage import collect_at, scheduled_collection
 from steerlm.training.progress import Progress, TrainResult
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
 from steerlm.training.sink import Sink
+from steerlm.training.speed import speed
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ def train(
     """
     loop = _Loop(engine, objective, data, validation, settings, layout, folder, sink, stop)
     loop.resume()
-    loop.run()
+    with scheduled_collection():
+        loop.run()
     return loop.finish()
 
 
@@ -142,7 +145,7 @@ class _Loop:
         work = batch(self.data, units.tolist(), self.row_tokens, self.engine.layout)
         lr = learning_rate(settings.optimizer, progress.step, self.total)
         try:
-            result = self.engine.step(work.rows, self.objective, lr)
+            result = self.engine.step(work.rows, self.objective, lr, work.count)
         except TrainingError as error:
             last = f"the newest checkpoint is of step {self.saved}" if self.saved else "there is no checkpoint yet"
             raise TrainingError(f"step {progress.step + 1}: {error}; {last}") from error
@@ -162,7 +165,11 @@ class _Loop:
             "train/epoch": progress.consumed / len(self.data),
             "train/consumed_units": progress.consumed,
         }
+        engine = self.engine
+        fast = speed(work, seconds, engine.layout.world_size, engine.shape, engine.outputs, engine.device_name)
+        metrics.update({f"train/{name}": value for name, value in fast.items()})
         self.sink.log(metrics, progress.step)
+        collect_at(progress.step)
 
     def _validate(self, data: TokenDataset) -> bool:
         """Validate the current weights; True if no earlier ones were better."""

@@ -46,6 +46,11 @@ class Row:
         return sum(s.count for s in self.samples)
 
 
+def padded(tokens: int, multiple: int) -> int:
+    """Tokens that a row of `tokens` is computed with: rounded up to `multiple`, and for an empty row one `multiple`."""
+    return max(1, -(-tokens // multiple)) * multiple
+
+
 def plan(lengths: Sequence[int], row_tokens: int, dp_size: int) -> list[list[list[int]]]:
     """Pack samples into rows and deal the rows to ranks: `plan(...)[rank][row]` lists indices into `lengths`.
 

@@ -1,11 +1,19 @@
-"""A row as tensors on a device. Knows padding and the shift by one; nothing of models, losses or processes."""
+"""A row as tensors on a device. Knows padding and the shift by one; nothing of models, losses or processes.
+
+Whatever needs only the row's content is computed here on the host, and all of it reaches the device in one copy: the
+host never waits for the device to learn what it knew before.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from steerlm.attributes import MASKED
 from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row
+from steerlm.training.rows import Row, padded
 
 
 def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width: int | None = None) -> RowTensors:
@@ -17,7 +25,7 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
     none. None: labels are None. Raises ValueError for labels of another width.
     """
     real = row.tokens
-    total = max(1, -(-real // multiple)) * multiple
+    total = padded(real, multiple)
     tokens = np.zeros(total, np.int64)
     targets = np.zeros(total, np.int64)
     positions = np.zeros(total, np.int64)
@@ -42,14 +50,33 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
                 if len(sample.labels) != label_width:
                     raise ValueError(f"a sample has {len(sample.labels)} labels, the model {label_width} outputs")
                 labels[k] = sample.labels
-    return RowTensors(
-        tokens=torch.from_numpy(tokens).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        cu_seqlens=torch.tensor(borders, dtype=torch.int32, device=device),
-        targets=torch.from_numpy(targets).to(device),
-        weights=torch.from_numpy(weights).to(device),
-        readouts=torch.from_numpy(ends - 1).to(device),
-        labels=None if labels is None else torch.from_numpy(labels).to(device),
-        sample_of=torch.from_numpy(sample_of).to(device),
-        count=row.count,
-    )
+    learned = np.flatnonzero(weights)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "tokens": tokens,
+        "positions": positions,
+        "cu_seqlens": np.array(borders, np.int32),
+        "targets": targets,
+        "weights": weights,
+        "learned": learned if len(learned) else np.zeros(1, np.int64),
+        "readouts": ends - 1,
+        "sample_of": sample_of,
+        **({} if labels is None else {"labels": labels}),
+    }
+    return RowTensors(**on_device(arrays, device), lengths=tuple(np.diff(borders).tolist()), count=row.count)
+
+
+def on_device(arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """`arrays` as tensors on `device`, in one copy: views of one buffer, which the device fills from pinned memory
+    while the host goes on."""
+    starts, total = {}, 0
+    for name, array in arrays.items():
+        starts[name] = total
+        total += -(-array.nbytes // 8) * 8  # where a view of any dtype may start
+    host = torch.empty(total, dtype=torch.uint8, pin_memory=torch.device(device).type != "cpu")
+    for name, array in arrays.items():
+        host.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
+    packed = host.to(device, non_blocking=True)
+    return {
+        name: packed[starts[name] : starts[name] + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        for name, array in arrays.items()
+    }

@@ -99,6 +99,10 @@ def packed(of: list[Sample], layout: Layout = Layout()) -> list[Row]:  # noqa: B
     return [Row(tuple(of[i] for i in row)) for row in planned[layout.dp_rank]]
 
 
+def denominator(of: list[Sample]) -> int:
+    return sum(sample.count for sample in of)
+
+
 def write_config(folder: Path, shape: LlamaShape, outputs: int | None) -> None:
     kind = {"architectures": ["LlamaForCausalLM"]}
     if outputs is not None:
@@ -147,6 +151,9 @@ def same(a: Path, b: Path) -> None:
 
 def curve(of: MegatronEngine, outputs: int | None, steps: range) -> list[tuple[float, float]]:
     """Loss and gradient norm per step."""
-    learn = objective(outputs)
-    results = (of.step(packed(samples(step, outputs), of.layout), learn, LR) for step in steps)
-    return [(result.loss, result.grad_norm) for result in results]
+    learn, found = objective(outputs), []
+    for step in steps:
+        some = samples(step, outputs)
+        result = of.step(packed(some, of.layout), learn, LR, denominator(some))
+        found.append((result.loss, result.grad_norm))
+    return found

@@ -19,7 +19,7 @@ from steerlm.megatron import shard_files
 from steerlm.megatron.checkpoint_folder import digest
 from steerlm.training.config import LayoutSettings
 from tests.megatron.forked import one, ranks
-from tests.megatron.material import GQA, LR, OUTPUTS, SHAPES, curve, engine, objective, packed, same, samples, weights
+from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine, objective, packed, same, samples, weights
 
 STATE = {"step": 3, "consumed": 27, "note": "é"}
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def _whole(folder: Path, outputs: int | None, layout: dict[str, Any], precision:
 def _resumed(folders: list[Path], outputs: int | None, layout: dict[str, Any], precision: str) -> list[Curve]:
     """From each checkpoint on, all in one engine: what is loaded replaces everything that was there."""
     of = engine(outputs=outputs, layout=layout, precision=precision, seed=99)
-    of.step(packed(samples(50, outputs), of.layout), objective(outputs), LR)
+    curve(of, outputs, range(50, 51))
     found = []
     for folder in folders:
         assert of.state_of(folder / "step") == STATE

@@ -1,6 +1,10 @@
 """One process against the oracle: losses, gradients, statistics, updated weights; packing; what must not happen."""
 
+import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +21,12 @@ from tests.megatron.material import (
     OUTPUTS,
     SHAPES,
     curve,
+    denominator,
     engine,
     objective,
     oracle,
     packed,
+    same,
     samples,
     settings,
     weights,
@@ -128,17 +134,31 @@ def test_bf16_keeps_masters_in_fp32(tmp_path: Path) -> None:
     one(_half, tmp_path)
 
 
+def _reduced(kind: str) -> tuple[list[tuple[float, float]], int]:
+    of = engine(layout={"devices": 2}, precision="bf16", reduce_gradients=kind)
+    return curve(of, None, range(6)), sum(buffer.grad_data.nbytes for buffer in of.ddp.buffers)
+
+
+def test_gradients_summed_in_bf16_halve_their_bytes_and_hardly_change_the_curve() -> None:
+    (whole, of_whole), *_ = ranks(2, _reduced, "fp32")
+    (half, of_half), *_ = ranks(2, _reduced, "bf16")
+    assert of_half == of_whole / 2
+    assert half != whole and half[0][0] == whole[0][0]
+    for (loss, norm), (wanted, wanted_norm) in zip(half, whole, strict=True):
+        assert loss == pytest.approx(wanted, abs=0.02) and norm == pytest.approx(wanted_norm, rel=0.02)
+
+
 def _poisoned(folder: Path, bad_rank: int) -> str:
     of, learn = engine(layout={"devices": 2}), objective(None)
-    of.step(packed(samples(0), of.layout), learn, LR)
+    curve(of, None, range(1))
     of.write_hf(folder / "before")
-    rows = packed(samples(1), of.layout)
+    rows, count = packed(samples(1), of.layout), denominator(samples(1))
     if of.layout.rank == bad_rank:
         rows[0].samples[0].weights[1] = np.nan
     with pytest.raises(TrainingError) as caught:
-        of.step(rows, learn, LR)
+        of.step(rows, learn, LR, count)
     of.write_hf(folder / "after")
-    assert of.step(packed(samples(1), of.layout), learn, LR).loss > 0
+    assert of.step(packed(samples(1), of.layout), learn, LR, count).loss > 0
     return str(caught.value)
 
 
@@ -163,6 +183,26 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
     one(_infinite)
 
 
+def _nothing_counts() -> None:
+    of, learn = engine(layout={"devices": 2}), objective(None)
+    before = [parameter.detach().clone() for parameter in of.model.parameters()]
+    empty = of.step([Row(), Row()], learn, LR, 0)
+    assert (empty.loss, empty.count, empty.grad_norm) == (0.0, 0, 0.0)
+    of.gather_weights()
+    decayed = [parameter.detach().clone() for parameter in of.model.parameters()]
+    assert all(
+        torch.allclose(a * (1 - LR * 0.1) if a.dim() > 1 else a, b) for a, b in zip(before, decayed, strict=True)
+    )
+    with pytest.raises(ValueError, match=r"replicas have a count of \d+, the step was given 7"):
+        of.step(packed(samples(0), of.layout), learn, LR, 7)
+    of.gather_weights()
+    assert all(torch.equal(a, b) for a, b in zip(decayed, of.model.parameters(), strict=True))
+
+
+def test_a_step_without_a_count_has_no_gradient_and_a_wrong_count_is_refused_before_the_update() -> None:
+    ranks(2, _nothing_counts)
+
+
 def _wrong_head() -> None:
     with pytest.raises(ValueError, match="reward head"):
         engine(outputs=OUTPUTS).step(packed(samples(0)), objective(None), LR)
@@ -172,6 +212,72 @@ def _wrong_head() -> None:
 
 def test_what_cannot_be_asked() -> None:
     one(_wrong_head)
+
+
+def _read_after_an_update(folder: Path) -> None:
+    of = engine(layout={"devices": 2}, precision="bf16")
+    curve(of, None, range(2))
+    of.write_hf(folder / "at once")
+    of.evaluate(packed(samples(0), of.layout), objective(None))
+    of.write_hf(folder / "after a forward pass")
+    curve(of, None, range(2, 4))
+    of.save(folder / "checkpoint", {})
+    of.write_hf(folder / "when saved")
+    again = engine(layout={"devices": 2}, precision="bf16", seed=7)
+    again.load(folder / "checkpoint")
+    again.write_hf(folder / "loaded")
+
+
+def test_weights_are_whole_when_no_forward_pass_gathered_them(tmp_path: Path) -> None:
+    ranks(2, _read_after_an_update, tmp_path)
+    same(tmp_path / "at once", tmp_path / "after a forward pass")
+    same(tmp_path / "when saved", tmp_path / "loaded")
+
+
+READ_BACKS = ("tolist", "item", "nonzero", "cpu", "__bool__", "__int__", "__float__")
+"""Methods of a tensor for which the host waits until the device has computed it."""
+
+
+def _waits(outputs: int | None, layout: dict[str, Any]) -> list[tuple[int, Counter[str]]]:
+    """Rows of a step and what it waited for, for a step of few and one of many rows."""
+    of, learn, seen = engine(outputs=outputs, layout=layout), objective(outputs), Counter[str]()
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            # Under sequence parallelism megatron compares the host's random state before and after.
+            seen[name] += not sys._getframe(1).f_code.co_filename.endswith("tensor_parallel/random.py")
+            return original(*args, **kwargs)
+
+        return wrapper
+
+    curve(of, outputs, range(2))
+    for name in READ_BACKS:
+        setattr(torch.Tensor, name, counted(name, getattr(torch.Tensor, name)))
+    torch.cuda.synchronize = counted("synchronize", torch.cuda.synchronize)
+    found = []
+    for count in (6, 30):
+        rows = packed(samples(count, outputs, count), of.layout)
+        seen.clear()
+        of.step(rows, learn, LR)
+        found.append((len(rows), Counter(seen)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("outputs", "layout"),
+    [
+        (None, {}),
+        (None, {"devices": 2, "pipeline": 2}),
+        (OUTPUTS, {"devices": 2, "pipeline": 2}),
+        (OUTPUTS, {"devices": 2, "tensor": 2, "sequence_parallel": True}),
+    ],
+    ids=["text", "text pp2", "reward pp2", "reward tp2 sp"],
+)
+def test_no_row_waits_for_the_device(outputs: int | None, layout: dict[str, Any]) -> None:
+    for (few, waits), (many, waits_of_many) in ranks(layout.get("devices", 1), _waits, outputs, layout):
+        assert many > few + 3 and waits_of_many == waits
+        # What a step waits for once: its sums, the norm. (The numbers of the sums are read on the host.)
+        assert waits <= Counter(cpu=1, item=3)
 
 
 def _votes() -> list[bool]:

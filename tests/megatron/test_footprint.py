@@ -63,7 +63,7 @@ def _measure(precision: str, recompute: str) -> None:
 
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        out = built.ddp(built._tensors(_row()))
+        out = built.ddp(built._tensors(_row(), 1))
     own = {p.untyped_storage().data_ptr() for p in weights}
     found = _bytes(t for t in kept if t.untyped_storage().data_ptr() not in own)
     expected = activation_bytes(SHAPE, LayoutSettings(**layout), precision, TOKENS) + _more_on_a_cpu(

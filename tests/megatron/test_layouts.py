@@ -10,7 +10,18 @@ from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
 from steerlm.training.rows import Row
 from tests.megatron.forked import ranks
-from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine, objective, packed, samples, weights
+from tests.megatron.material import (
+    GQA,
+    OUTPUTS,
+    SHAPES,
+    curve,
+    denominator,
+    engine,
+    objective,
+    packed,
+    samples,
+    weights,
+)
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"devices": 2, "tensor": 2},
@@ -34,7 +45,7 @@ def _run(folder: Path, shape: LlamaShape, outputs: int | None, layout: dict[str,
     losses = curve(of, outputs, range(4))
     rows = [*packed(samples(0, outputs), of.layout), Row()]  # an empty row last, where gradients are sent
     evaluated = of.evaluate(rows, learn)
-    result = of.step(rows, learn, 0.0)
+    result = of.step(rows, learn, 0.0, denominator(samples(0, outputs)))
     of.write_hf(folder / "trained")
     return {
         "curve": losses,

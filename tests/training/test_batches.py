@@ -28,8 +28,18 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
     assert ids == sorted(data.unit(u).samples[0].ids.tolist() for u in units)
     assert len({len(part.rows) for part in parts}) == 1
     assert {part.tokens for part in parts} == {sum(map(len, ids))}
+    assert {part.count for part in parts} == {sum(row.count for part in parts for row in part.rows)}
     padded = sum(max(multiple, -(-row.tokens // multiple) * multiple) for part in parts for row in part.rows)
     assert {part.computed for part in parts} == {padded}
+    for part in parts:
+        squares = [sum(len(s.ids) ** 2 for row in of.rows for s in row.samples) for of in parts]
+        assert [load.squares for load in part.loads] == squares
+
+
+def test_rows_of_equal_length_are_computed_at_the_longest_of_their_replica(data: TokenDataset) -> None:
+    parts = [batch(data, range(7), 13, Layout(rank, 2, 4, equal_rows=True)) for rank in range(2)]
+    assert [[row.tokens for row in part.rows] for part in parts] == [[13, 8, 6], [11, 9, 6]]
+    assert [part.computed for part in parts] == [3 * 16 + 3 * 12] * 2
 
 
 def test_samples_that_belong_together_lie_in_one_row(

@@ -99,6 +99,8 @@ def test_loss_falls_and_everything_is_logged(world: World) -> None:
     assert all(
         value > 0 for key in ("grad_norm", "tokens_per_second") for value in world.lines(key=f"train/{key}").values()
     )
+    assert all(value > 0 for value in world.lines(key="train/tflops_per_gpu").values())
+    assert set(world.lines(key="train/row_imbalance").values()) == {1.0}  # one replica
     assert result.steps == 30 and result.unused_units == 0 and result.seconds > 0
     assert result.counts["train"]["records"] == 18 and result.counts["validation"]["records"] == 3
     assert result.real_token_share == 1.0
@@ -138,11 +140,11 @@ def test_a_kill_between_checkpoints_goes_on_from_the_last(world: World) -> None:
     class Killed(ReferenceEngine):
         left = 8
 
-        def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+        def step(self, rows: Sequence[Row], *args: Any) -> StepResult:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
-            return super().step(rows, objective, lr)
+            return super().step(rows, *args)
 
     world.run("whole")
     settings = TextSettings.model_validate(SETTINGS)
@@ -298,13 +300,13 @@ def test_validation_batches_limit_what_is_read(world: World) -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(world: World) -> None:
     class Breaks(ReferenceEngine):
-        def step(self, rows: Sequence[Row], objective: Objective, lr: float) -> StepResult:
+        def step(self, rows: Sequence[Row], *args: Any) -> StepResult:
             if self.optimizer.state and next(iter(self.optimizer.state.values()))["step"] == 6:
                 self.kept = {name: value.clone() for name, value in self.model.state_dict().items()}
                 with torch.no_grad():
                     self.model.model.norm.weight[0] = math.nan
                     self.kept["model.norm.weight"][0] = math.nan
-            return super().step(rows, objective, lr)
+            return super().step(rows, *args)
 
     settings = TextSettings.model_validate(SETTINGS)
     engine = Breaks(settings.optimizer, config=CONFIG)

@@ -1,5 +1,7 @@
 """Rows as tensors: shift, restart of positions, tail, labels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,14 @@ def test_two_samples_and_a_tail() -> None:
     assert out.cu_seqlens.tolist() == [0, 3, 5, 8] and out.cu_seqlens.dtype == torch.int32
     assert out.readouts.tolist() == [2, 4]
     assert out.sample_of.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert out.learned.tolist() == [0, 1, 3] and out.lengths == (3, 2, 3)
     assert out.labels is None and out.count == 2
+
+
+def test_a_row_reaches_the_device_in_one_copy() -> None:
+    out = row_tensors(Row((sample([5, 6, 7], [0, 0.5, 1], [1, 2, 3]),)), 4, "cpu", 3)
+    tensors = [getattr(out, field.name) for field in dataclasses.fields(out)]
+    assert len({t.untyped_storage().data_ptr() for t in tensors if isinstance(t, torch.Tensor)}) == 1
 
 
 def test_no_tail_when_the_content_fills_the_row() -> None:
@@ -38,6 +47,7 @@ def test_no_tail_when_the_content_fills_the_row() -> None:
 def test_an_empty_row_is_one_tail_segment(multiple: int) -> None:
     out = row_tensors(Row(), multiple, "cpu", 3)
     assert out.cu_seqlens.tolist() == [0, multiple] and len(out.readouts) == 0 and out.count == 0
+    assert out.learned.tolist() == [0] and out.lengths == (multiple,)
     assert out.labels is not None and out.labels.shape == (0, 3)
 
 
