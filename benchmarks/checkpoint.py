@@ -46,6 +46,7 @@ SHAPE = LlamaShape(
 
 def save_0_1(engine: MegatronEngine, folder: Path) -> float:
     began = time.perf_counter()
+    engine.gather_weights()
     prepare(folder)
     fixes.make_adam_state(engine.optimizer)
     content = distributed_checkpoint._sharded(engine.model)

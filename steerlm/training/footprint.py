@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, TrainSettings
-from steerlm.training.rows import plan
+from steerlm.training.rows import padded, plan
 from steerlm.training.sampler import Sampler, total_steps
 
 ROOM = 0.85
@@ -65,12 +65,17 @@ def local_parameters(shape: LlamaShape, layout: LayoutSettings, outputs: int | N
     return count
 
 
-def state_bytes(parameters: int, replicas: int, precision: str) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer) of that many parameters: gradients are summed in fp32; two moments, and under
-    bf16 the fp32 master weights, are shared out over the data-parallel replicas."""
-    weights = parameters * (2 if precision == "bf16" else 4)
-    moments = 8 if precision == "fp32" else 12
-    return weights, parameters * 4, parameters * moments // replicas
+def gradient_bytes(settings: TrainSettings) -> int:
+    """Of an element of the buffer that gradients are summed in, and that is reduced over the replicas."""
+    return 2 if settings.reduce_gradients == "bf16" else 4
+
+
+def state_bytes(parameters: int, replicas: int, settings: TrainSettings) -> tuple[int, int, int]:
+    """(weights, gradients, optimizer) of that many parameters: two moments, and under bf16 the fp32 master weights,
+    are shared out over the data-parallel replicas."""
+    weights = parameters * (2 if settings.precision == "bf16" else 4)
+    moments = 8 if settings.precision == "fp32" else 12
+    return weights, parameters * gradient_bytes(settings), parameters * moments // replicas
 
 
 def activation_bytes(shape: LlamaShape, layout: LayoutSettings, precision: str, row_tokens: int) -> int:
@@ -101,7 +106,7 @@ def memory(
     of_stages = []
     for stage in {0, layout.pipeline - 1}:
         held = local_parameters(shape, layout, outputs, stage)
-        weights, gradients, optimizer = state_bytes(held, layout.data_parallel, settings.precision)
+        weights, gradients, optimizer = state_bytes(held, layout.data_parallel, settings)
         in_flight = min(layout.pipeline - stage, max(1, rows))  # one forward, one backward: the first stage waits most
         kept = in_flight * activation_bytes(shape, layout, settings.precision, row_tokens)
         logits = 0
@@ -157,7 +162,7 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
         longest = [max(sum(taken[i] for i in row) for row in micro_batch) for micro_batch in zip(*planned, strict=True)]
         if layout.pipeline > 1:
             longest = [max(longest)] * len(longest)
-        computed += sum(max(1, -(-row // multiple)) * multiple for row in longest) * len(planned)
+        computed += sum(padded(row, multiple) for row in longest) * len(planned)
         tokens += sum(taken)
         squares += sum(n * n for n in taken)
         rows += len(longest)
@@ -182,6 +187,7 @@ class Needs:
     rows_per_replica: float
     row_tokens: float
     context: float
+    gradient_bytes: int
     real_token_share: float | None
     flops_per_step: float
     flops_per_process: float
@@ -207,7 +213,7 @@ def needs(
         [settings.window] * settings.global_batch if lengths is None else lengths, settings, layout, 50 if known else 1
     )
     parameters, stages = shape.parameters(outputs), (0, layout.pipeline - 1)
-    weights, _, optimizer = state_bytes(parameters, 1, settings.precision)
+    weights, _, optimizer = state_bytes(parameters, 1, settings)
     local = max(local_parameters(shape, layout, outputs, stage) for stage in stages)
     flops = flops_per_token(shape, outputs, packed.context) * packed.tokens
     checkpoints = settings.keep + 2  # the newest, the best, and the one that is being written
@@ -219,6 +225,7 @@ def needs(
         rows_per_replica=packed.rows,
         row_tokens=packed.row_tokens,
         context=packed.context,
+        gradient_bytes=gradient_bytes(settings),
         real_token_share=packed.real_token_share if known else None,
         flops_per_step=flops,
         flops_per_process=flops / layout.processes,

@@ -92,7 +92,7 @@ def forward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: f
 
 
 def backward(
-    shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int = 4
+    shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int
 ) -> LayerPass:
     """Without what recomputation adds. `gradient_bytes`: of an element of the gradient buffer, 4 (fp32) or 2 (bf16)."""
     query, key, inner, whole = _widths(shape, layout)
@@ -124,15 +124,12 @@ def recomputed(shape: LlamaShape, layout: LayoutSettings, tokens: float, context
     return LayerPass(0, 0, 0, 0, 0, 0)
 
 
-def step_time(
-    shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs, gradient_bytes: int = 4
-) -> StepTime:
-    """`need`: of this training on this layout. `gradient_bytes`: of an element of the gradient buffer, as it is reduced
-    over the replicas: 4 (fp32) or 2 (bf16)."""
+def step_time(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> StepTime:
+    """`need`: of this training on this layout."""
     tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
     arguments = (shape, layout, tokens, need.context)
     ahead = [forward(*arguments)]
-    back = [backward(*arguments, gradient_bytes), recomputed(*arguments)]
+    back = [backward(*arguments, need.gradient_bytes), recomputed(*arguments)]
     speed, link = _product_speed(layout, gpu, tokens), _tensor_link(layout, gpu)
 
     def seconds(passes: list[LayerPass], *, exchanges: bool = True) -> float:
@@ -142,7 +139,7 @@ def step_time(
     row = seconds(ahead) + seconds(back) + head
     alone = seconds(ahead, exchanges=False) + seconds(back, exchanges=False) + head
     transfers = 2 * _stage_boundary(shape, layout, tokens) / _stage_link(layout, gpu) if layout.pipeline > 1 else 0.0
-    sent = traffic(shape, layout, need, gradient_bytes)
+    sent = traffic(shape, layout, need)
     replicas = _replica_link(layout, gpu)
     held, memory = need.parameters_per_process, gpu.memory_bandwidth
     return StepTime(
@@ -152,22 +149,22 @@ def step_time(
         gradients=max(0.0, sent.gradients / replicas - HIDDEN * (seconds(back) + head)),
         parameters=max(0.0, sent.parameters / replicas - HIDDEN * seconds(ahead)),
         # The gradients are read for their norm and zeroed; the update reads and writes 40 bytes per element of a share.
-        optimizer=held * 2 * gradient_bytes / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
+        optimizer=held * 2 * need.gradient_bytes / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
         host=HOST_SECONDS,
     )
 
 
-def traffic(shape: LlamaShape, layout: LayoutSettings, need: Needs, gradient_bytes: int = 4) -> Traffic:
+def traffic(shape: LlamaShape, layout: LayoutSettings, need: Needs) -> Traffic:
     """Of the process that sends most."""
     tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
     arguments = (shape, layout, tokens, need.context)
-    passes = (forward(*arguments), backward(*arguments), recomputed(*arguments))
+    passes = (forward(*arguments), backward(*arguments, need.gradient_bytes), recomputed(*arguments))
     others = (layout.data_parallel - 1) / layout.data_parallel
     neighbors = min(2, layout.pipeline - 1)  # a stage in the middle sends forward and back
     return Traffic(
         tensor=rows * layers * sum(one.sent for one in passes),
         pipeline=rows * neighbors * _stage_boundary(shape, layout, tokens),
-        gradients=need.parameters_per_process * gradient_bytes * others,
+        gradients=need.parameters_per_process * need.gradient_bytes * others,
         parameters=need.parameters_per_process * 2 * others,
     )
 

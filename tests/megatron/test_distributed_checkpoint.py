@@ -19,6 +19,7 @@ LAYOUT = {"devices": 2}
 
 def save_as_version_0_1(of: MegatronEngine, folder: Path) -> None:
     """The sharding that gathers the optimizer's state; megatron slices it with the padding of buckets still counted."""
+    of.gather_weights()
     prepare(folder)
     fixes.make_adam_state(of.optimizer)
     content = distributed_checkpoint._sharded(of.model)

@@ -1,13 +1,13 @@
 """The plan's memory figures against what a training really holds, at a small size."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
 from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.config import LayoutSettings, RewardSettings
 from steerlm.training.footprint import activation_bytes, state_bytes
 from steerlm.training.rows import Row, Sample
 from tests.megatron.forked import one
@@ -47,7 +47,7 @@ def _more_on_a_cpu(precision: str, recompute: str) -> int:
     return TOKENS * ((0 if recompute == "full" else SHAPE.num_hidden_layers * 2 * per_norm) + final)
 
 
-def _measure(precision: str, recompute: str) -> None:
+def _measure(precision: Literal["bf16", "fp32"], recompute: str) -> None:
     layout = {"recompute": recompute}
     built = engine(SHAPE, 9, layout=layout, precision=precision)
     built.step([_row()], objective(9), 1e-3)
@@ -56,7 +56,7 @@ def _measure(precision: str, recompute: str) -> None:
     inner = built.optimizer.optimizer
     states = [t for state in inner.state.values() for t in state.values() if torch.is_tensor(t) and t.dim()]
     masters = [p for group in inner.param_groups for p in group["params"]] if precision == "bf16" else []
-    planned = state_bytes(SHAPE.parameters(9), 1, precision)
+    planned = state_bytes(SHAPE.parameters(9), 1, RewardSettings(max_steps=1, precision=precision))
     measured = [_bytes(weights), _bytes(buffers), _bytes([*states, *masters])]
     for part, expected, found in zip(("weights", "gradients", "optimizer"), planned, measured, strict=True):
         assert found == pytest.approx(expected, rel=0.02), part

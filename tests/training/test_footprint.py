@@ -119,6 +119,14 @@ def test_selective_recomputation_saves_the_rotated_key_and_the_logarithms() -> N
     assert kept[0] - kept[1] == 10 * 4 * (2 * 2 * 8 + 4 * 4)
 
 
+def test_bf16_gradients_halve_their_buffer() -> None:
+    layout, settings = LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), SFTSettings(max_steps=1)
+    full = memory(LLAMA70, settings, layout, None)
+    half = memory(LLAMA70, settings.model_copy(update={"reduce_gradients": "bf16"}), layout, None)
+    assert (full.gradients, half.gradients) == (2 * full.weights, half.weights)
+    assert half.weights == full.weights
+
+
 def test_a_process_writes_its_share_of_a_checkpoint() -> None:
     """Weights 2 bytes, fp32 master weights and two moments 12, both shared out over 16 replicas."""
     settings = SFTSettings(max_steps=1, global_batch=128, window=4096)

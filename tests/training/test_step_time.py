@@ -1,7 +1,7 @@
 """The time model against cases computed by hand; what recomputation, links and kernels change."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -15,6 +15,7 @@ H100 = GPUS["h100"]
 LLAMA13, LLAMA70, LLAMA3 = (
     SHAPES[f"meta-llama/{name}"] for name in ("Llama-2-13b-hf", "Llama-2-70b-hf", "Meta-Llama-3-70B")
 )
+REDUCTIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 SMALL = SHAPES["HuggingFaceTB/SmolLM2-360M"]
 
 
@@ -141,12 +142,11 @@ def test_short_rows_take_as_long_as_their_kernels_take_to_launch() -> None:
     assert step_time(SMALL, layout, 9, slow, need).compute == pytest.approx(32 * (27 + 52) * 1e-3)
 
 
-def _time(gpu: Gpu = H100, gradient_bytes: int = 4, **layout: Any) -> tuple[StepTime, Traffic]:
+def _time(gpu: Gpu = H100, reduce: Literal["fp32", "bf16"] = "fp32", **layout: Any) -> tuple[StepTime, Traffic]:
     """Of the 13B reward model."""
     placed = LayoutSettings(**layout)
-    need = needs(LLAMA13, RewardSettings(max_steps=1, global_batch=512), placed, 9)
-    sent = traffic(LLAMA13, placed, need, gradient_bytes)
-    return step_time(LLAMA13, placed, 9, gpu, need, gradient_bytes), sent
+    need = needs(LLAMA13, RewardSettings(max_steps=1, global_batch=512, reduce_gradients=reduce), placed, 9)
+    return step_time(LLAMA13, placed, 9, gpu, need), traffic(LLAMA13, placed, need)
 
 
 def test_selective_recomputation_repeats_attention() -> None:
@@ -175,7 +175,7 @@ def test_transformer_engine_adds_to_the_fp32_buffer_within_the_product() -> None
 def test_replicas_use_the_ports_of_all_members_in_a_node(layout: dict[str, Any], bandwidth: float) -> None:
     """Links a million times slower, so that fp32 and bf16 gradients both outlast the backward pass they hide behind."""
     slow = dataclasses.replace(H100, intra_node_bandwidth=380e3, inter_node_bandwidth=42e3)
-    (full, sent), (half, sent_half) = (_time(slow, size, **layout) for size in (4, 2))
+    (full, sent), (half, sent_half) = (_time(slow, how, **layout) for how in REDUCTIONS)
     assert sent_half.gradients == sent.gradients / 2 == sent.parameters
     assert full.gradients - half.gradients == pytest.approx(sent_half.gradients / (bandwidth / 1e6), rel=1e-5)
     assert half.parameters == full.parameters
@@ -200,7 +200,7 @@ def test_a_middle_stage_sends_forward_and_back() -> None:
 
 def test_bf16_gradients_halve_the_buffer_that_rows_are_added_to() -> None:
     """Per row and weight 4 bytes less are read and written, and 4 less for the norm and zeroing."""
-    (full, _), (half, _) = (_time(H100, size, nodes=32, devices=8, tensor=4) for size in (4, 2))
+    (full, _), (half, _) = (_time(H100, how, nodes=32, devices=8, tensor=4) for how in REDUCTIONS)
     matrices = (4 * 5120 * 5120 + 3 * 5120 * 13824) / 4
     assert full.compute - half.compute == pytest.approx(8 * 40 * 4 * matrices / 2.6e12)
     held = 40 * (matrices + 2 * 5120) + 32000 * 5120 / 4 + 5120 + 9 * 5120
