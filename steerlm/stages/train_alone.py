@@ -16,6 +16,7 @@ from steerlm.stages.base import Work
 from steerlm.stages.events import Events
 from steerlm.stages.keys import explain
 from steerlm.stages.planning import trainings
+from steerlm.stages.tokens import with_index
 from steerlm.stages.tracking import recording
 from steerlm.stages.train import TrainSpec
 from steerlm.storage import digest_source
@@ -109,6 +110,11 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
         raise ModelError(f"{files.model}: no *.safetensors file; a Hugging Face model folder was expected")
     check_tokenizer_folder(tokenizer)
     return spec
+
+
+def write_spec(objective: str, resolved: ResolvedRecipe, files: Files, path: Path, say: Callable[[str], None]) -> None:
+    """Write the worker's SPEC.json to `path`, after building its token indexes, so that every machine finds them."""
+    write_json(path, with_index(make_spec(objective, resolved, files), say))
 
 
 def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
