@@ -17,6 +17,7 @@ from typing import Any
 from steerlm import locks
 from steerlm.errors import InputError, SteerLMError
 from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.environment import added_to
 from steerlm.records import write_json
 
 SAVED = 128 + signal.SIGTERM
@@ -62,7 +63,11 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **added_to(os.environ, job.environment),
+                    "OMP_NUM_THREADS": str(job.threads),
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
         self._children[name] = child
         record = {

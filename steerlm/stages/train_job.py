@@ -9,6 +9,7 @@ from typing import Any
 
 from steerlm.artifact import Artifact
 from steerlm.attributes import AttributeSchema
+from steerlm.jobs import environment
 from steerlm.jobs.backend import Job
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
@@ -112,6 +113,7 @@ def run_job(name: str, spec: dict[str, Any], layout: LayoutSettings, work: Work)
         nodes=layout.nodes,
         devices=layout.devices,
         threads=threads,
+        environment=environment.variables(layout),
     )
     backend = LocalBackend(jobs.grace_seconds)
     if backend.status(str(job.folder.resolve())).state not in ("running", "succeeded"):

@@ -97,6 +97,7 @@ def test_a_bad_record_ends_it_before_the_job_starts(files: Files) -> None:
 def test_torchrun_is_told_for_one_machine_and_for_several(files: Files) -> None:
     eight = resolve(files, "profile.layouts.sft={devices: 8}", "profile.jobs.grace_seconds=60")
     assert torchrun("sft", eight, Path("s.json")) == (
+        "PYTORCH_ALLOC_CONF=expandable_segments:True TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TOKENIZERS_PARALLELISM=false "
         "torchrun --standalone --nproc-per-node 8 --shutdown-timeout 60 -m tests.stages.fake_trainer s.json"
     )
     nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}")
