@@ -50,8 +50,8 @@ VARIABLES = (
         "cores.",
     ),
 )
-"""Not set, as the defaults are right: TORCH_NCCL_AVOID_RECORD_STREAMS (torch's default now, and deprecated), NCCL_* (NCCL
-finds transports, interfaces and NVLink SHARP by itself; a cluster that needs other values sets them)."""
+"""Not set, as the defaults are right: TORCH_NCCL_AVOID_RECORD_STREAMS (torch's default now, and deprecated), NCCL_*
+(NCCL finds transports, interfaces and NVLink SHARP by itself; a cluster that needs other values sets them)."""
 
 
 def variables(layout: LayoutSettings) -> dict[str, str]:
