@@ -8,11 +8,9 @@ of how stages compute their keys or their files.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steerlm import locks
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import StorageError
 from steerlm.prompt import PROMPT_VERSION
@@ -31,13 +30,14 @@ from steerlm.storage import FileDigest, S3Place, cache_folder, digest_folder, is
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES = (
+MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES, LOCK = (
     "manifest.json",
     "COMPLETE",
     "key.json",
     "logs",
     "work",
     ".hashes.json",
+    ".lock",
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -222,17 +222,7 @@ class Store:
         """Hold a key alone on this machine; `on_wait` is told who holds it if we have to wait."""
         folder = self.folder(stage, key)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                on_wait(file.read().strip() or "another process")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            file.truncate()
-            file.write(f"process {os.getpid()}")
-            file.flush()
+        with locks.hold(folder / LOCK, on_wait):
             yield
 
     def records(self, stage: str) -> list[dict[str, Any]]:

@@ -32,6 +32,10 @@ class RecordError(InputError):
         super().__init__(f"{path}:{line}: {reason}")
         self.path, self.line, self.reason = str(path), line, reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        """To another process, which an exception's message alone would not bring back."""
+        return type(self), (self.path, self.line, self.reason)
+
 
 class ConfigError(InputError):
     """A recipe, a profile or a `--set` override is wrong."""

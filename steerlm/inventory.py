@@ -1,7 +1,6 @@
 """What a store holds: list it, verify every byte, clear away what nothing needs. Knows artifacts, not stages."""
 
 import contextlib
-import fcntl
 import json
 import shutil
 import tempfile
@@ -12,7 +11,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from steerlm.artifact import COMPLETE, KEY, MANIFEST, Manifest, Store
+from steerlm import locks
+from steerlm.artifact import COMPLETE, KEY, LOCK, MANIFEST, Manifest, Store
 from steerlm.errors import InputError, StorageError
 from steerlm.storage import sha256_file
 
@@ -94,11 +94,10 @@ def remove(store: Store, entry: Entry, *, delete: bool = True) -> bool:
     process of this machine works on it. Without `delete`: whether it would go."""
     folder = store.folder(entry.stage, entry.key)
     with contextlib.ExitStack() as held:
-        if (folder / ".lock").exists():
-            file = held.enter_context(open(folder / ".lock", "a", encoding="utf-8"))
+        if (folder / LOCK).exists():
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(locks.hold(folder / LOCK, wait=False))
+            except locks.LockHeldError:
                 return False
         if not delete:
             return True

@@ -7,7 +7,7 @@ template of a model folder is the same text in Jinja and is tested byte for byte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from steerlm.errors import InputError
 from steerlm.records import Conversation, Turn
@@ -31,6 +31,13 @@ class Segment:
     text: str
     role: Role
     learned: bool = False
+
+
+class Tokens(NamedTuple):
+    """Token ids of a text and, per token, the characters [start, end) that it stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,11 @@ def text_of(segments: Sequence[Segment]) -> str:
     return "".join(s.text for s in segments)
 
 
-def encode(segments: Sequence[Segment], tokenizer: Any) -> Encoded:
-    """Tokenise the joined text whole, as a stock server does, and map the learned spans onto tokens by offsets.
+def encode(segments: Sequence[Segment], tokens: Tokens) -> Encoded:
+    """Map the learned spans onto the tokens of the joined text, tokenized whole as a stock server does.
 
-    `tokenizer` is a fast transformers tokenizer. A token is learned if it lies inside a learned span.
+    A token is learned if it lies inside a learned span.
     """
-    out = tokenizer(text_of(segments), add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = out["input_ids"]
     spans: list[tuple[int, int]] = []
     at = 0
     for segment in segments:
@@ -112,8 +117,8 @@ def encode(segments: Sequence[Segment], tokenizer: Any) -> Encoded:
             else:
                 spans.append((at, end))
         at = end
-    learned, joints, k = [False] * len(ids), 0, 0
-    for i, (start, end) in enumerate(out["offset_mapping"]):
+    learned, joints, k = [False] * len(tokens.ids), 0, 0
+    for i, (start, end) in enumerate(tokens.offsets):
         while k < len(spans) and start >= spans[k][1]:
             k += 1
         if k == len(spans):
@@ -121,7 +126,7 @@ def encode(segments: Sequence[Segment], tokenizer: Any) -> Encoded:
         inside = start >= spans[k][0]
         learned[i] = inside and end <= spans[k][1]
         joints += not inside and end > spans[k][0]
-    return Encoded(ids, learned, joints)
+    return Encoded(tokens.ids, learned, joints)
 
 
 def marks_in(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from steerlm.errors import InputError
 from steerlm.prompt import SYSTEM_PROMPT, encode, marks_in, render, render_prompt, render_readout, text_of
 from steerlm.records import Conversation, Turn, read_records
+from steerlm.training.objectives.tokens import Encoder
 
 TALK = Conversation.model_validate(
     {
@@ -93,7 +94,8 @@ def test_learned_tokens_decode_to_the_learned_text(shared_data: Path) -> None:
     checked = 0
     for _, talk in read_records(shared_data / "steerlm" / "annotated_384.jsonl", Conversation):
         segments = render(talk)
-        encoded = encode(segments, tokenizer)
+        (tokens,) = Encoder(tokenizer)([text_of(segments)], offsets=True)
+        encoded = encode(segments, tokens)
         learned = [i for i, yes in zip(encoded.ids, encoded.learned, strict=True) if yes]
         assert encoded.joints == 0
         expected = text_of([s for s in segments if s.learned])

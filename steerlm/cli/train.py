@@ -27,18 +27,19 @@ def train(
     profile: str | None = typer.Option(None, "--profile", help="A shipped profile's name or a path."),
     set_: list[str] = typer.Option([], "--set", help="Override a setting: --set reward.max_steps=10 (repeatable)."),
     write_spec: Path | None = typer.Option(
-        None, "--write-spec", help="Train nothing: write the worker's spec there and print its torchrun command."
+        None,
+        "--write-spec",
+        help="Train nothing: tokenize, write the worker's spec there and print its torchrun command.",
     ),
 ) -> None:
     """Train one model with a recipe's settings. Stopped and started again, it goes on where it was."""
     from steerlm.recipe import load_recipe
-    from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone
+    from steerlm.stages.train_alone import Files, torchrun, train_alone
+    from steerlm.stages.train_alone import write_spec as write
 
     files, resolved = Files(data, validation, model, tokenizer, output), load_recipe(recipe, profile, set_)
     if write_spec is not None:
-        from steerlm.records import write_json
-
-        write_json(write_spec, make_spec(objective, resolved, files))
+        write(objective, resolved, files, write_spec, lambda line: typer.echo(line, err=True))
         typer.echo(torchrun(objective, resolved, write_spec.absolute()))
         return
     metrics = train_alone(objective, resolved, files, Bar())

@@ -6,7 +6,7 @@ Waiting, attempts and signals live once, above all back ends, in `launcher.py`.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,8 @@ class Job:
     """`python -m MODULE SPEC.json` on `nodes` x `devices` processes.
 
     `name`: letters, digits and hyphens. `folder`: where its records lie (spec, process, statuses). `log`: where its
-    output goes. `threads`: CPU threads per process.
+    output goes. `threads`: CPU threads per process. `environment`: variables that the processes start with, unless the
+    user has set them.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Job:
     nodes: int = 1
     devices: int = 1
     threads: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def processes(self) -> int:

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from steerlm import locks
 from steerlm.errors import InputError, SteerLMError
 from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.environment import added_to
 from steerlm.records import write_json
 
 SAVED = 128 + signal.SIGTERM
@@ -61,14 +63,18 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **added_to(os.environ, job.environment),
+                    "OMP_NUM_THREADS": str(job.threads),
+                    "PYTHONUNBUFFERED": "1",
+                },
             )
         self._children[name] = child
         record = {
             "name": job.name,
             "hash": job.hash(),
             "pid": child.pid,
-            "started": _start_time(child.pid),
+            "started": locks.started(child.pid),
             "processes": job.processes,
             "log": str(job.log.resolve()),
         }
@@ -149,14 +155,5 @@ class LocalBackend:
 
 def _alive(record: dict[str, Any]) -> bool:
     """Whether the recorded process runs; a process that took over its number is another one."""
-    started = _start_time(record["pid"])
+    started = locks.started(record["pid"])
     return started is not None and started == record["started"]
-
-
-def _start_time(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none or it waits to be buried."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]

@@ -53,12 +53,12 @@ def synchronize() -> None:
 
 def prepare(tensor_parallel: int) -> None:
     """Choose this process's device; to be called before any process group or model is made."""
+    if tensor_parallel > 1:
+        # Whoever starts the processes sets it (jobs/environment.py); for others here, before the first use of CUDA.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if not on_accelerator():
         enable_cpu()
         return
-    if tensor_parallel > 1:
-        # One hardware queue keeps a collective ahead of the computation it overlaps with (megatron's own requirement).
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 

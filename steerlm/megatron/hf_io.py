@@ -1,10 +1,11 @@
-"""Weights from and to Hugging Face folders, a tensor at a time: each process reads its slices and writes its share.
+"""Weights from and to Hugging Face folders, a tensor at a time: each slice is read once, each process writes its share.
 
 Knows safetensors files and their index; names and slices are `mapping.py`'s. No process ever holds a full model.
 """
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from steerlm.errors import ModelError
+from steerlm.errors import Interrupted, ModelError
 from steerlm.megatron.mapping import SCORE, Parameter, Place, Slice, fuse, parameters, split
 from steerlm.models.shape import LlamaShape
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -99,13 +101,56 @@ def _locations(folder: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def load(model: torch.nn.Module, own: Sequence[Parameter], source: Source, head: Source) -> None:
-    """Fill a process's `model` with its slices of `source`; the reward head's come from `head`."""
+    """Fill a process's `model` with its slices of `source`; the reward head's come from `head`. Collective.
+
+    Each parameter is read by one data-parallel replica, all replicas reading at once, and broadcast to the others in
+    the model's dtype. Random draws too: drawing a weight on a CPU takes longer than receiving it. A process holds one
+    parameter besides its model. What one process cannot read is raised on all of them.
+    """
     targets = dict(model.named_parameters())
     if unmatched := targets.keys() ^ {parameter.name for parameter in own}:
         raise ModelError(f"the table of names does not fit the model: {', '.join(sorted(unmatched))}")
-    for parameter in own:
-        parts = [(head if part.name == SCORE else source).read(part) for part in parameter.parts]
-        targets[parameter.name].copy_(fuse(parts, parameter.groups))
+    group = parallel_state.get_data_parallel_group()
+    replicas, mine = dist.get_world_size(group), dist.get_rank(group)
+    for first in range(0, _largest(len(own), targets[own[0].name].device), replicas):
+        turn = own[first : first + replicas]
+        tensor, error = None, None
+        if mine < len(turn):
+            try:
+                tensor = fuse(
+                    [(head if p.name == SCORE else source).read(p) for p in turn[mine].parts], turn[mine].groups
+                )
+            except Interrupted:  # a termination signal, which reaches the others too
+                raise
+            except Exception as caught:
+                error = caught
+        _raise_on_all(error, targets[own[0].name].device)
+        for reader, parameter in enumerate(turn):
+            target = targets[parameter.name]
+            if tensor is not None and reader == mine:
+                target.copy_(tensor)
+            if replicas > 1:
+                dist.broadcast(target.data, group=group, group_src=reader)
+
+
+def _largest(number: int, device: torch.device) -> int:
+    """The largest of all processes' numbers: pipeline stages hold different numbers of parameters."""
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
+def _raise_on_all(error: Exception | None, device: torch.device) -> None:
+    """Raise, on every process, what one of them caught; the others would wait for it in a broadcast for ever."""
+    world = dist.get_world_size()
+    failed = world - _largest(0 if error is None else world - dist.get_rank(), device)
+    if failed == world:
+        return
+    if error is not None and not isinstance(error, ModelError):
+        log.error("the weights cannot be read", exc_info=error)
+    said = [str(error) if isinstance(error, ModelError) else f"rank {failed} cannot read the weights: {error!r}"]
+    dist.broadcast_object_list(said, src=failed, device=device)
+    raise ModelError(said[0]) from error
 
 
 @dataclass(frozen=True, slots=True)

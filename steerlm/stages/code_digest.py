@@ -20,6 +20,7 @@ PLUMBING = (
     "steerlm.configuration",
     "steerlm.errors",
     "steerlm.jobs",
+    "steerlm.locks",
     "steerlm.recipe",
     "steerlm.storage",
     "steerlm.stages.base",

@@ -39,6 +39,19 @@ SETTINGS: Mapping[str, type[TrainSettings]] = {"text": TextSettings, "sft": SFTS
 KINDS: Mapping[str, Literal["base", "policy", "reward"]] = {"text": "base", "sft": "policy", "reward": "reward"}
 
 
+TOKENS = "tokens"
+"""Folder of the token indexes, in the spec's `work`."""
+
+
+class TokenIndex(BaseModel):
+    """Keys of the token indexes that the launcher has built (`stages/tokens.py`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: str | None = None
+    validation: str | None = None
+
+
 class TrainSpec(BaseModel):
     """SPEC.json. `model_folder` null: random weights of `settings.shape` (text only)."""
 
@@ -54,6 +67,7 @@ class TrainSpec(BaseModel):
     tokenizer_folder: Path
     train: list[Path] = Field(min_length=1)
     validation: list[Path] = Field(default_factory=list)
+    index: TokenIndex = TokenIndex()
     work: Path
     output: Path
     tracking: dict[str, Any] | None = None
@@ -198,13 +212,27 @@ def make_objective(settings: TrainSettings, schema: AttributeSchema, tokenizer_f
 
 
 def datasets(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:
-    """The token indexes of both sets, made by the first process that comes; before any process group, so that the
-    others wait in no collective."""
+    """The token indexes of both sets; before any process group, so that no process waits in a collective.
+
+    The launcher has built them. Where it has not, as for a spec written by hand, one process of this machine does and
+    the others wait. Raises `ConfigError` if there are several nodes: each would do it while all devices wait.
+    """
     from steerlm.training.dataset import TokenDataset
 
-    cache = spec.work / "tokens"
-    data = TokenDataset.build(spec.train, objective, cache)
-    return data, TokenDataset.build(spec.validation, objective, cache) if spec.validation else None
+    cache = spec.work / TOKENS
+
+    def dataset(key: str | None, paths: Sequence[Path]) -> "TokenDataset":
+        found = TokenDataset.open(key, paths, objective, cache) if key else None
+        if found is None and spec.layout.nodes > 1:
+            state = "not there, or of other data or settings" if key else "not named in the spec"
+            raise ConfigError(
+                f"{cache}: the token index of {', '.join(map(str, paths))} is {state}; on one machine that sees this "
+                "folder run `python -m steerlm.stages.tokens SPEC.json` before the job"
+            )
+        return found if found is not None else TokenDataset.build(paths, objective, cache)
+
+    data = dataset(spec.index.train, spec.train)
+    return data, dataset(spec.index.validation, spec.validation) if spec.validation else None
 
 
 def sinks(spec: TrainSpec, units: int, chief: bool) -> "Sinks":

@@ -8,6 +8,7 @@ from typing import Any
 
 from steerlm.artifact import KEY, WORK, Store, digest_json
 from steerlm.errors import ConfigError, InputError, ModelError
+from steerlm.jobs import environment
 from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.recipe import ResolvedRecipe
 from steerlm.records import write_json
@@ -16,6 +17,7 @@ from steerlm.stages.base import Work
 from steerlm.stages.events import Events
 from steerlm.stages.keys import explain
 from steerlm.stages.planning import trainings
+from steerlm.stages.tokens import with_index
 from steerlm.stages.tracking import recording
 from steerlm.stages.train import TrainSpec
 from steerlm.storage import digest_source
@@ -111,14 +113,20 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
     return spec
 
 
+def write_spec(objective: str, resolved: ResolvedRecipe, files: Files, path: Path, say: Callable[[str], None]) -> None:
+    """Write the worker's SPEC.json to `path`, after building its token indexes, so that every machine finds them."""
+    write_json(path, with_index(make_spec(objective, resolved, files), say))
+
+
 def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
-    """The command that trains a spec; of several nodes, on each of them."""
+    """The command that trains a spec, with its environment; of several nodes, on each of them."""
     _, layout = _training(objective, resolved)
     nodes = "--standalone"
     if layout.nodes > 1:
         nodes = f"--nnodes {layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
     patience = f"--shutdown-timeout {resolved.profile.jobs.grace_seconds:.0f}"
-    return f"torchrun {nodes} --nproc-per-node {layout.devices} {patience} -m {train_job.WORKER} {spec}"
+    variables = " ".join(f"{name}={value}" for name, value in environment.variables(layout).items())
+    return f"{variables} torchrun {nodes} --nproc-per-node {layout.devices} {patience} -m {train_job.WORKER} {spec}"
 
 
 def _work_folder(output: Path) -> Path:

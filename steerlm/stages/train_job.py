@@ -9,10 +9,12 @@ from typing import Any
 
 from steerlm.artifact import Artifact
 from steerlm.attributes import AttributeSchema
+from steerlm.jobs import environment
 from steerlm.jobs.backend import Job
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.stages.base import Made, Work
+from steerlm.stages.tokens import with_index
 from steerlm.training.config import LayoutSettings, TrainSettings
 
 WORKER = "steerlm.stages.train"
@@ -97,7 +99,9 @@ def make_spec(
 
 
 def run_job(name: str, spec: dict[str, Any], layout: LayoutSettings, work: Work) -> None:
-    """Launch the worker on the profile's back end and see it through; its records stay in `job/`."""
+    """Build the token indexes here, launch the worker on the profile's back end and see it through; its records stay
+    in `job/`."""
+    spec = with_index(spec, work.say)
     jobs = work.profile.jobs
     threads = layout.threads or max(1, (os.cpu_count() or 1) // layout.devices)
     job = Job(
@@ -109,6 +113,7 @@ def run_job(name: str, spec: dict[str, Any], layout: LayoutSettings, work: Work)
         nodes=layout.nodes,
         devices=layout.devices,
         threads=threads,
+        environment=environment.variables(layout),
     )
     backend = LocalBackend(jobs.grace_seconds)
     if backend.status(str(job.folder.resolve())).state not in ("running", "succeeded"):

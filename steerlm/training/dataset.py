@@ -1,31 +1,33 @@
-"""The token index: a file of records tokenised once, then read from memory-mapped arrays by every process.
+"""The token index: a file of records tokenized once, then read from memory-mapped arrays by every process.
 
-Knows how units lie on disk; what a record means is the objective's. Building streams: memory does not grow with the
-data, except for one length per sample. An index is keyed by the content of the files and everything its tokens depend
-on, so a stale one is never read.
+Knows how units lie on disk; what a record means is the objective's, how records become arrays is `tokenize.py`'s. An
+index is keyed by the content of the files and everything its tokens depend on, so a stale one is never read. The
+launcher builds it before a job holds its devices; the job's processes open it by its key, without hashing or locking.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from steerlm.errors import InputError, RecordError
+from steerlm import locks
+from steerlm.errors import InputError
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import read_records, write_json
+from steerlm.records import write_json
 from steerlm.storage import sha256_file
 from steerlm.training.engine import Objective, Unit
 from steerlm.training.rows import Ints, Sample
+from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +35,9 @@ FORMAT = 1
 """Raise it when the same records would become other arrays."""
 
 SAY_EVERY = 5.0
-"""Seconds between log lines where there is no terminal for a progress bar."""
+"""Seconds between lines of progress where there is no terminal for a bar."""
 
-DTYPES = {
-    "ids": np.int32,
-    "weights": np.float32,
-    "offsets": np.int64,
-    "counts": np.int32,
-    "labels": np.float32,
-    "units": np.int64,
-    "together": np.uint8,
-}
-"""Per token: ids, weights (absent where all are 0). Per sample: offsets (ends, in tokens), counts, labels (absent where
-there are none). Per unit: units (ends, in samples), together (1: one row)."""
+Say = Callable[[str], None]
 
 
 class TokenDataset:
@@ -68,20 +60,32 @@ class TokenDataset:
         self.lengths: Ints = np.diff(self._arrays["offsets"], prepend=0).astype(np.int32)
 
     @classmethod
-    def build(cls, paths: Sequence[str | Path], objective: Objective, cache: Path) -> Self:
+    def build(
+        cls,
+        paths: Sequence[str | Path],
+        objective: Objective,
+        cache: Path,
+        say: Say | None = None,
+        processes: int | None = None,
+    ) -> Self:
         """The index of `paths` under `cache`, made by the first process that asks and waited for by the others.
 
-        Raises `RecordError` naming file and line for a record the objective refuses, `InputError` if nothing is left.
+        `say` gets a line of progress every few seconds where there is no terminal for a bar; default: the log.
+        `processes`: how many may tokenize; default: one per CPU. Raises `RecordError` naming file and line for a record
+        the objective refuses, `InputError` if nothing is left.
         """
         files = [Path(path) for path in paths]
+        method = _method(objective)
         digests = [_digest(path) for path in files]
-        content = json.dumps([FORMAT, PROMPT_VERSION, objective.fingerprint(), digests], sort_keys=True)
+        content = json.dumps([FORMAT, PROMPT_VERSION, method["objective"], digests], sort_keys=True)
         key = hashlib.sha256(content.encode()).hexdigest()
-        folder = cache / key[:16]
+        folder = _folder(cache, key)
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f".{key[:16]}.lock"):
-            if not (folder / "meta.json").exists():
-                _write(files, objective, folder, key)
+        if not (folder / "meta.json").exists():
+            with locks.hold(cache / f".{folder.name}.lock"):
+                if not (folder / "meta.json").exists():
+                    meta = {"key": key, "method": method, "sizes": [path.stat().st_size for path in files]}
+                    _write(files, objective, folder, meta, say or log.info, processes or available_cpus())
         dataset = cls(folder)
         if not len(dataset):
             raise InputError(
@@ -89,6 +93,23 @@ class TokenDataset:
             )
         log.info("%s: %s", ", ".join(path.name for path in files), _spoken(dataset.counts))
         return dataset
+
+    @classmethod
+    def open(cls, key: str, paths: Sequence[Path], objective: Objective, cache: Path) -> Self | None:
+        """The index `key` that was built of `paths` for the same objective; None if there is none.
+
+        The files are not read: of their content only the sizes are compared, and not even those if they are not there.
+        """
+        folder, method = _folder(cache, key), _method(objective)
+        try:
+            meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        except FileNotFoundError:
+            return None
+        sizes = [path.stat().st_size if path.exists() else None for path in paths]
+        same = all(size in (None, then) for size, then in zip(sizes, meta.get("sizes", []), strict=False))
+        if meta["key"] != key or meta.get("method", method) != method or not same:
+            return None
+        return cls(folder)
 
     def __len__(self) -> int:
         return len(self._arrays["units"])
@@ -121,34 +142,44 @@ class TokenDataset:
         return Unit(samples, "row" if self.in_one_row(index) else "step")
 
 
-def _write(files: Sequence[Path], objective: Objective, folder: Path, key: str) -> None:
-    """Tokenise every record into a folder of its own, which takes `folder`'s name when it is whole."""
+def _folder(cache: Path, key: str) -> Path:
+    return cache / key[:16]
+
+
+def _method(objective: Objective) -> dict[str, Any]:
+    """What the arrays depend on besides the files, as JSON has it."""
+    method = {"format": FORMAT, "prompt": PROMPT_VERSION, "objective": objective.fingerprint()}
+    plain: dict[str, Any] = json.loads(json.dumps(method))
+    return plain
+
+
+def _write(
+    files: Sequence[Path], objective: Objective, folder: Path, meta: dict[str, Any], say: Say, processes: int
+) -> None:
+    """Tokenize every record into a folder of its own, which takes `folder`'s name when it is whole."""
     partial = folder.with_name(f".{folder.name}.{os.uname().nodename}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process of this machine that died: we hold the lock
     partial.mkdir()
-    objective.counts.clear()
-    said = time.monotonic()
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
+    counts: Counter[str] = Counter()
     try:
         with contextlib.ExitStack() as stack:
             out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
-            bar = stack.enter_context(tqdm(desc="tokenise", unit="record", disable=None))
-            for path in files:
-                for number, record in read_records(path, objective.record):
-                    try:
-                        units = objective.units(record)
-                    except RecordError:
-                        raise
-                    except InputError as error:
-                        raise RecordError(path, number, str(error)) from None
-                    totals["records"] += 1
-                    for unit in units:
-                        _append(unit, out, totals, objective.output == "logprobs")
-                    bar.update()
-                    if bar.disable and time.monotonic() - said > SAY_EVERY:
-                        said = time.monotonic()
-                        log.info("tokenised %d records, %d tokens", totals["records"], totals["tokens"])
-        write_json(partial / "meta.json", {"key": key, "counts": {**totals, **objective.counts}})
+            progress = stack.enter_context(_Progress(files, say))
+            for part in tokenize(files, objective, processes):
+                part.arrays["offsets"] += totals["tokens"]
+                part.arrays["units"] += totals["samples"]
+                for name, array in part.arrays.items():
+                    out[name].write(array.tobytes())
+                totals["records"] += part.records
+                totals["units"] += len(part.arrays["units"])
+                totals["samples"] += len(part.arrays["offsets"])
+                totals["tokens"] += len(part.arrays["ids"])
+                counts.update(part.counts)
+                for what, message in part.warnings.items():
+                    objective.warn_once(what, message)
+                progress.update(part.size, totals)
+        write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
         partial.rename(folder)
     except OSError:
         if not (folder / "meta.json").exists():  # else made meanwhile on a machine our lock does not reach: the same
@@ -157,20 +188,28 @@ def _write(files: Sequence[Path], objective: Objective, folder: Path, key: str) 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _append(unit: Unit, out: Mapping[str, IO[bytes]], totals: dict[str, int], weighted: bool) -> None:
-    for sample in unit.samples:
-        totals["samples"] += 1
-        totals["tokens"] += len(sample.ids)
-        values: dict[str, Any] = {"ids": sample.ids, "offsets": totals["tokens"], "counts": sample.count}
-        if weighted:
-            values["weights"] = sample.weights
-        if sample.labels is not None:
-            values["labels"] = sample.labels
-        for name, value in values.items():
-            out[name].write(np.asarray(value, DTYPES[name]).tobytes())
-    totals["units"] += 1
-    out["units"].write(np.asarray(totals["samples"], DTYPES["units"]).tobytes())
-    out["together"].write(np.asarray(unit.together == "row", DTYPES["together"]).tobytes())
+class _Progress:
+    """A bar of the bytes that were read; elsewhere than on a terminal, a line every few seconds."""
+
+    def __init__(self, files: Sequence[Path], say: Say) -> None:
+        packed = any(path.suffix == ".gz" for path in files)
+        self._total = None if packed else sum(path.stat().st_size for path in files)
+        self._bar = tqdm(desc="tokenize", total=self._total, unit="B", unit_scale=True, disable=None)
+        self._say, self._said, self._read = say, time.monotonic(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, size: int, totals: dict[str, int]) -> None:
+        self._read += size
+        self._bar.update(size)
+        if self._bar.disable and time.monotonic() - self._said > SAY_EVERY:
+            self._said = time.monotonic()
+            share = f" ({self._read / self._total:.0%})" if self._total else ""
+            self._say(f"tokenized {totals['records']:,} records, {totals['tokens']:,} tokens{share}")
 
 
 def _mapped(path: Path, name: str) -> Any:
@@ -185,14 +224,6 @@ def _digest(path: Path) -> str:
         return sha256_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that dies is free again."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _spoken(counts: dict[str, int]) -> str:

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -80,6 +80,11 @@ class Objective(Protocol):
     """
 
     counts: Counter[str]
+    warnings: dict[str, str]
+    """What was said once, by the name that `counts` has for it."""
+
+    def warn_once(self, what: str, message: str) -> None:
+        """Log it unless `what` was logged before."""
 
     @property
     def output(self) -> Literal["logprobs", "values"]:
@@ -91,6 +96,10 @@ class Objective(Protocol):
 
     def units(self, record: Any) -> Sequence[Unit]:
         """What the sampler may yield of one record; empty if it is dropped by a named policy. Raises `InputError`."""
+
+    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
+        """The units of each record in turn, tokenized together. What a record, or reading it, raises comes in its
+        place: after the units of all records before it."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything `units` depends on besides the record, as JSON: settings, schema, a digest of the tokenizer."""

@@ -1,6 +1,7 @@
 """Hugging Face folders in and out: bit for bit, in shards, the same from every layout; what transformers computes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
+from steerlm.megatron.mapping import Slice, fuse
 from steerlm.training.config import LayoutSettings
 from steerlm.training.rows import Row, Sample
 from tests.megatron.forked import one, ranks
@@ -155,3 +157,78 @@ def _broken(folder: Path) -> None:
 
 def test_a_folder_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     one(_broken, transformers_folder(tmp_path, GQA))
+
+
+def _read_once(folder: Path, layout: dict[str, Any], precision: str) -> tuple[int, int, bool]:
+    """Bytes this process read, bytes of its share of the model in the folder, whether its weights are those."""
+    read, sizes = hf_io.Folder.read, []
+
+    def counted(self: hf_io.Folder, part: Slice) -> torch.Tensor:
+        tensor = read(self, part)
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    hf_io.Folder.read = counted  # type: ignore[method-assign] (this process ends after the test)
+    of = engine(SHAPES["tied"], folder=folder, layout=layout, precision=precision)
+    total = sum(sizes)
+    sizes.clear()
+    held, equal = dict(of.model.named_parameters()), True
+    source = hf_io.Folder(folder)
+    for parameter in of.own:
+        own = fuse([source.read(part) for part in parameter.parts], parameter.groups)
+        equal &= torch.equal(held[parameter.name], own.to(held[parameter.name].dtype))
+    return total, sum(sizes), equal
+
+
+@pytest.mark.parametrize(
+    ("layout", "stored", "precision"),
+    [
+        ({"devices": 3}, torch.float32, "fp32"),
+        ({"devices": 4, "tensor": 2}, torch.float32, "bf16"),
+        ({"devices": 4, "pipeline": 2}, torch.bfloat16, "fp32"),
+        ({"devices": 4, "tensor": 2, "pipeline": 2}, torch.bfloat16, "bf16"),
+    ],
+)
+def test_one_replica_reads_and_all_have_the_same_weights(
+    layout: dict[str, Any], stored: torch.dtype, precision: str, tmp_path: Path
+) -> None:
+    folder = transformers_folder(tmp_path, SHAPES["tied"], stored)
+    seen = ranks(layout["devices"], _read_once, folder, layout, precision)
+    assert all(equal for _, _, equal in seen)
+    replicas = LayoutSettings(**layout).data_parallel
+    assert sum(read for read, _, _ in seen) * replicas == sum(share for _, share, _ in seen)
+    if replicas == layout["devices"]:
+        assert sum(read for read, _, _ in seen) == sum(t.numel() * t.element_size() for t in weights(folder).values())
+    assert max(read for read, _, _ in seen) < max(share for _, share, _ in seen) or replicas == 1
+
+
+def _refused(folder: Path, layout: dict[str, Any], fault: str | None = None) -> str:
+    read = hf_io.Folder.read
+
+    def broken(self: hf_io.Folder, part: Slice) -> torch.Tensor:
+        if part.name == "model.layers.1.mlp.up_proj.weight":
+            raise OSError("Input/output error")
+        return read(self, part)
+
+    if fault:
+        hf_io.Folder.read = broken  # type: ignore[method-assign] (this process ends after the test)
+    with pytest.raises(ModelError) as caught:
+        engine(folder=folder, layout=layout)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("layout", [{"devices": 3}, {"devices": 4, "pipeline": 2}])
+def test_what_one_process_cannot_read_is_raised_on_all(layout: dict[str, Any], tmp_path: Path) -> None:
+    folder, count = transformers_folder(tmp_path, GQA), layout["devices"]
+    said = set(ranks(count, _refused, folder, layout, "broken disk"))
+    assert len(said) == 1 and re.fullmatch(r"rank \d cannot read the weights: OSError\('Input/output error'\)", *said)
+    path, stored = folder / "model.safetensors", weights(folder)
+    stored["model.layers.3.mlp.down_proj.weight"] = torch.zeros(7, 5)
+    del stored["lm_head.weight"]
+    save_file(stored, path, metadata={"format": "pt"})
+    (shape,) = set(ranks(count, _refused, folder, layout))
+    assert shape.endswith("model.layers.3.mlp.down_proj.weight has shape [7, 5], [32, 48] was expected")
+    stored["model.layers.3.mlp.down_proj.weight"] = torch.zeros(32, 48)
+    save_file(stored, path, metadata={"format": "pt"})
+    (missing,) = set(ranks(count, _refused, folder, layout))
+    assert missing.endswith("weight lm_head.weight is missing")

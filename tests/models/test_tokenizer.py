@@ -14,6 +14,7 @@ from steerlm.errors import ModelError
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer, pad_id
 from steerlm.prompt import LABEL_MARK, SYSTEM_PROMPT, encode, render, render_prompt, text_of
 from steerlm.records import Conversation, Turn
+from steerlm.training.objectives.tokens import Encoder
 
 SOURCES = {
     "tok512": "stories260K",
@@ -52,7 +53,8 @@ def test_facts_of_the_three_tokenizers(real: Path, shared_data: Path) -> None:
     for question, answer in single_turns(shared_data, 60):
         user = Turn(value=question, speaker="User")
         whole = Conversation(conversations=[user, Turn(value=answer, speaker="Assistant", label=LABEL)], system="Hi.")
-        encoded = encode(render(whole), tokenizer)
+        (tokens,) = Encoder(tokenizer)([text_of(render(whole))], offsets=True)
+        encoded = encode(render(whole), tokens)
         prompt = tokenizer(render_prompt([user], LABEL, "Hi."), add_special_tokens=False)["input_ids"]
         assert encoded.ids[: len(prompt)] == prompt and encoded.joints == 0
         assert encoded.learned.index(True) == len(prompt)

@@ -8,13 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.errors import ConfigError, InputError, TrainingError
+from steerlm.errors import ConfigError, InputError, RecordError, TrainingError
 from steerlm.models.shape import LlamaShape
 from steerlm.recipe import ResolvedRecipe, load_recipe
 from steerlm.stages import train_job
-from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone
+from steerlm.stages.train_alone import Files, make_spec, torchrun, train_alone, write_spec
+from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.tiny_models import SHAPE
+
+LINE = {
+    "text": "a<extra_id_2>",
+    "label": [1.0] * 9,
+    "conversations": [{"from": "User", "value": "q"}, {"from": "Assistant", "value": "a", "label": "quality:1"}],
+    "type": "VALUE_TO_TEXT",
+}
+"""A record of any objective."""
 
 
 @pytest.fixture
@@ -22,11 +31,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(train_job, "WORKER", "tests.stages.fake_trainer")
-    (tmp_path / "data.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(LINE)}\n")
     (tmp_path / "val.jsonl").write_text("")
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text(json.dumps(LlamaShape(**SHAPE).to_config()))
-    (tmp_path / "base" / "tokenizer_config.json").write_text("{}")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").touch()
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
     return Files([data], [validation], tmp_path / "base", None, tmp_path / "out")
@@ -63,16 +72,32 @@ def test_other_settings_or_data_are_another_training(files: Files) -> None:
 
 
 def test_the_spec_that_is_written_is_the_one_that_is_trained(files: Files) -> None:
-    written = make_spec("sft", resolve(files), files)
+    made = make_spec("sft", resolve(files), files)
     assert not files.output.exists()
     assert not files.output.with_name("out.work").exists()
+    path = files.output.with_name("spec.json")
+    write_spec("sft", resolve(files), files, path, lambda text: None)
+    written = json.loads(path.read_text())
+    assert written == {**made, "index": {"train": written["index"]["train"], "validation": None}}
+    assert (files.output.with_name("out.work") / "work" / "tokens" / written["index"]["train"][:16]).is_dir()
     train_alone("sft", resolve(files), files, lambda text: None)
     assert json.loads((files.output / "spec.json").read_text()) == written
+
+
+def test_a_bad_record_ends_it_before_the_job_starts(files: Files) -> None:
+    files.data[0].write_text(json.dumps(LINE | {"label": [1.0]}) + "\n")
+    with pytest.raises(RecordError, match=r"data\.jsonl:1: label has 1 values for 9 attributes"):
+        write_spec("reward", resolve(files), files, files.output.with_name("spec.json"), lambda text: None)
+    assert not files.output.with_name("spec.json").exists()
+    with pytest.raises(RecordError, match=r"data\.jsonl:1: label has 1 values for 9 attributes"):
+        train_alone("reward", resolve(files), files, lambda text: None)
+    assert not (files.output.with_name("out.work") / "job").exists()
 
 
 def test_torchrun_is_told_for_one_machine_and_for_several(files: Files) -> None:
     eight = resolve(files, "profile.layouts.sft={devices: 8}", "profile.jobs.grace_seconds=60")
     assert torchrun("sft", eight, Path("s.json")) == (
+        "PYTORCH_ALLOC_CONF=expandable_segments:True TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TOKENIZERS_PARALLELISM=false "
         "torchrun --standalone --nproc-per-node 8 --shutdown-timeout 60 -m tests.stages.fake_trainer s.json"
     )
     nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}")

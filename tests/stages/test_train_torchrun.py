@@ -13,6 +13,7 @@ import pytest
 from pipelines.demo import free_port
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.local import LocalBackend
+from steerlm.stages import tokens
 from tests.conftest import ROOT
 from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
@@ -35,7 +36,8 @@ def alone(training: Training) -> dict[int, float]:
 
 
 def _agents(spec: Path) -> list[subprocess.Popen[bytes]]:
-    """Two nodes of one process each, as `torchrun` on either would be started."""
+    """Two nodes of one process each, as `torchrun` on either would be started, after the launcher's work."""
+    tokens.main([str(spec)])
     port = free_port()
     agents = []
     for node in range(2):

@@ -11,6 +11,7 @@ from steerlm.records import Conversation, Turn, read_records
 from steerlm.toyworld.config import ToySettings
 from steerlm.toyworld.make import make
 from steerlm.toyworld.oracle import DIALS
+from steerlm.training.objectives.tokens import Encoder
 
 Made = tuple[Path, dict[str, int]]
 
@@ -66,7 +67,8 @@ def test_server_prompt_is_a_prefix_of_the_trained_ids(tokenizer, made: Made) -> 
             t if t.speaker == "User" else t.model_copy(update={"label": label}) for t in conversation.conversations
         ]
         segments = render(conversation.model_copy(update={"conversations": turns}))
-        encoded = encode(segments, tokenizer)
+        (tokens,) = Encoder(tokenizer)([text_of(segments)], offsets=True)
+        encoded = encode(segments, tokens)
         prompt = render_prompt([Turn.model_validate(t.model_dump(by_alias=True)) for t in turns[:-1]], label)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert encoded.joints == 0

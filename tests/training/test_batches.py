@@ -1,6 +1,6 @@
 """A global batch as rows: the same samples on any layout, and an honest count of computed tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,9 @@ def test_samples_that_belong_together_lie_in_one_row(
     tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Pairs(TextObjective):
-        def units(self, record: Any) -> list[Unit]:
-            return [Unit(super().units(record)[0].samples * 2, "row")]
+        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units_of(records):
+                yield [Unit(units[0].samples * 2, "row")]
 
     lines = [{"text": "x" * n} for n in (3, 5, 4, 6)]
     pairs = TokenDataset.build(

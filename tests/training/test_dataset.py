@@ -1,7 +1,7 @@
 """The token index: what it holds, when it is made anew, who makes it, and what it says of a bad record."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ Write = Callable[..., Path]
 
 
 class Counted(TextObjective):
-    """Says how often it was asked for units."""
+    """Says of how many records it was asked for units."""
 
     asked = 0
 
-    def units(self, record: Any) -> list[Unit]:
-        self.asked += 1
-        return super().units(record)
+    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
+        for units in super().units_of(records):
+            self.asked += 1
+            yield units
 
 
 def objective(tokenizer: Any, window: int = 16) -> Counted:
@@ -71,9 +72,9 @@ def test_labels_come_back_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp
 
 def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
     class Pairs(TextObjective):
-        def units(self, record: Any) -> list[Unit]:
-            samples = [super(Pairs, self).units(record)[0].samples[0] for _ in range(2)]
-            return [Unit(tuple(samples), "row")]
+        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units_of(records):
+                yield [Unit(units[0].samples * 2, "row")]
 
     made = Pairs(TextSettings(max_steps=1), tokenizer)
     data = TokenDataset.build([jsonl("p.jsonl", {"text": "one"}, {"text": "three"})], made, tmp_path)
@@ -126,6 +127,26 @@ def test_a_bad_record_names_file_and_line_and_leaves_no_index(tokenizer: Any, js
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     jsonl("r.jsonl", good)
     assert len(TokenDataset.build([file], made, tmp_path / "cache")) == 1
+
+
+def test_an_index_opens_by_its_key_for_the_same_objective_and_files(
+    tokenizer: Any, jsonl: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, cache = jsonl("a.jsonl", {"text": "hello"}), tmp_path / "cache"
+    built = TokenDataset.build([file], objective(tokenizer), cache)
+
+    def unread(path: Path) -> str:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("steerlm.training.dataset.sha256_file", unread)
+    found = TokenDataset.open(built.key, [file], objective(tokenizer), cache)
+    assert found is not None and found.key == built.key and same(found.unit(0), built.unit(0))
+    assert TokenDataset.open("0" * 64, [file], objective(tokenizer), cache) is None
+    assert TokenDataset.open(built.key, [file], objective(tokenizer, window=17), cache) is None
+    jsonl("a.jsonl", {"text": "hello, too"})
+    assert TokenDataset.open(built.key, [file], objective(tokenizer), cache) is None
+    file.unlink()  # a machine that sees the index alone can train
+    assert TokenDataset.open(built.key, [file], objective(tokenizer), cache) is not None
 
 
 def test_nothing_left_is_an_error_that_says_why(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:

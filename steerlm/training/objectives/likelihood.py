@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from steerlm.training.engine import RowTensors, Statistics
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST_EXPONENT = 700.0  # exp of more overflows fp64
 
@@ -16,8 +17,10 @@ class Likelihood:
 
     output: Literal["logprobs"] = "logprobs"
 
-    def loss(self, output: torch.Tensor, row: RowTensors) -> tuple[torch.Tensor, int, Statistics]:
+    def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
         """-sum(weight * log-probability), the row's denominator, and the unweighted sum over learned tokens."""
+        import torch  # not above: whoever builds a token index need not have it
+
         learned = row.weights != 0
         with torch.no_grad():
             # where, not a product: what the model says of an unlearned token may be infinite
@@ -25,7 +28,7 @@ class Likelihood:
             statistics = {"nll": nll, "tokens": learned.sum().double()}
         return -torch.where(learned, output * row.weights, 0).sum(), row.count, statistics
 
-    def summarise(self, statistics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
         """Mean negative log-likelihood per learned token (nats), its perplexity, and the number of learned tokens."""
         tokens = float(statistics["tokens"])
         if tokens == 0:

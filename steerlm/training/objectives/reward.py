@@ -1,24 +1,26 @@
 """Masked regression: the model's values at the read-out position against a label vector with gaps (spec 2.2, 2.4)."""
 
+import functools
 import math
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.errors import InputError
-from steerlm.prompt import LABEL_MARK
+from steerlm.prompt import LABEL_MARK, Tokens
 from steerlm.records import RegressionSample
 from steerlm.training.config import RewardSettings
 from steerlm.training.engine import RowTensors, Statistics, Unit
-from steerlm.training.objectives.tokens import plain_ids, tokenizer_digest
-from steerlm.training.rows import Sample
+from steerlm.training.objectives.tokens import Draft, TextRecords
+from steerlm.training.rows import Floats, Sample
+
+if TYPE_CHECKING:
+    import torch
 
 
-class RewardObjective:
+class RewardObjective(TextRecords):
     """L = sum m (o - y)^2 / sum m over the global batch, m = 1 where a sample has a label for an attribute.
 
     The read-out position is the text's last token, the end of its read-out mark; an over-long text that is not dropped
@@ -29,24 +31,27 @@ class RewardObjective:
     record = RegressionSample
 
     def __init__(self, settings: RewardSettings, tokenizer: Any, schema: AttributeSchema) -> None:
-        self.settings, self.tokenizer, self.schema = settings, tokenizer, schema
-        self.counts: Counter[str] = Counter()
+        super().__init__(tokenizer)
+        self.settings, self.schema = settings, schema
 
     def fingerprint(self) -> dict[str, Any]:
         return {
             "objective": "reward",
             **self.settings.model_dump(mode="json", include={"window", "over_long"}),
             "attributes": self.schema.model_dump(mode="json"),
-            "tokenizer": tokenizer_digest(self.tokenizer),
+            "tokenizer": self.encoder.digest(),
         }
 
-    def units(self, record: RegressionSample) -> list[Unit]:
+    def draft(self, record: RegressionSample) -> Draft:
         labels = self._labels(record.label)
         if not record.text.endswith(LABEL_MARK):
             raise InputError(
                 f"the text does not end in the read-out mark {LABEL_MARK}; make it by: steerlm data regression"
             )
-        ids = plain_ids(self.tokenizer, record.text)
+        return Draft(record.text, functools.partial(self._units, labels))
+
+    def _units(self, labels: Floats, tokens: Tokens) -> list[Unit]:
+        ids = np.array(tokens.ids, np.int32)
         if len(ids) > self.settings.window:
             if self.settings.over_long == "error":
                 window = self.settings.window
@@ -62,7 +67,7 @@ class RewardObjective:
         self.counts.update(f"labels/{name}" for name, yes in zip(self.schema.names, there, strict=True) if yes)
         return [Unit((Sample(ids, np.zeros(len(ids), np.float32), labels, count=int(there.sum())),))]
 
-    def _labels(self, values: list[float]) -> Any:
+    def _labels(self, values: list[float]) -> Floats:
         """The label vector [A] fp32; raises `InputError` for one that does not fit the schema or is wholly masked."""
         names = self.schema.names
         if len(values) != len(names):
@@ -74,11 +79,13 @@ class RewardObjective:
                 raise InputError(f"label {name}:{value:g} is outside {self.schema.low}..{self.schema.high}")
         return np.array(values, np.float32)
 
-    def loss(self, output: torch.Tensor, row: RowTensors) -> tuple[torch.Tensor, int, Statistics]:
+    def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
         """Sum of the squared errors over the row's labels, their number, and moments per attribute [A] fp64.
 
         `output` [K, A] fp32. The moments are additive: MSE, Pearson and agreement follow from their sums.
         """
+        import torch  # not above: whoever builds a token index need not have it
+
         if row.labels is None:
             raise ValueError("a row for regression needs labels")
         there = row.labels != MASKED
@@ -101,7 +108,7 @@ class RewardObjective:
             statistics = {name: moment.double().sum(0) for name, moment in moments.items()}
         return squares.sum(), row.count, statistics
 
-    def summarise(self, statistics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
         """Per labelled attribute: labels, mse, that of the best constant (the mean of these labels), agreement after
         clamping and rounding, and Pearson's correlation where neither side is constant; then means over attributes."""
         sums = {name: moment.double().cpu().tolist() for name, moment in statistics.items()}

@@ -4,36 +4,34 @@ The text and its mask are `steerlm.prompt`'s (behaviour spec 4.1, 4.2). This fil
 for conversations that do not fit or teach nothing, and the checks on labels.
 """
 
-import logging
-from collections import Counter
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import InputError
-from steerlm.prompt import Encoded, encode, render
+from steerlm.prompt import Encoded, Segment, Tokens, encode, render, text_of
 from steerlm.records import Conversation
 from steerlm.training.config import SFTSettings
 from steerlm.training.engine import Unit
 from steerlm.training.objectives.likelihood import Likelihood
-from steerlm.training.objectives.tokens import tokenizer_digest
+from steerlm.training.objectives.tokens import Draft, TextRecords
 from steerlm.training.rows import Sample
 
-log = logging.getLogger(__name__)
 
-
-class SFTObjective(Likelihood):
+class SFTObjective(Likelihood, TextRecords):
     """`denominator: conversations`: a token weighs 1 / (learned tokens of its conversation), a conversation counts 1.
     `tokens`: a learned token weighs and counts 1. No BOS, no EOS: the turn mark is what the model learns to stop with.
     """
 
     record = Conversation
+    offsets = True
 
     def __init__(self, settings: SFTSettings, tokenizer: Any, schema: AttributeSchema) -> None:
-        self.settings, self.tokenizer, self.schema = settings, tokenizer, schema
-        self.counts: Counter[str] = Counter()
-        self._warned: set[str] = set()
+        super().__init__(tokenizer)
+        self.settings, self.schema = settings, schema
 
     def fingerprint(self) -> dict[str, Any]:
         keys = {"window", "over_long", "denominator", "conditioned", "no_learned_token"}
@@ -41,12 +39,16 @@ class SFTObjective(Likelihood):
             "objective": "sft",
             **self.settings.model_dump(mode="json", include=keys),
             "attributes": self.schema.model_dump(mode="json"),
-            "tokenizer": tokenizer_digest(self.tokenizer),
+            "tokenizer": self.encoder.digest(),
         }
 
-    def units(self, record: Conversation) -> list[Unit]:
+    def draft(self, record: Conversation) -> Draft:
         conversation = self._checked(record)
-        encoded = encode(render(conversation), self.tokenizer)
+        segments = render(conversation)
+        return Draft(text_of(segments), functools.partial(self._units, conversation, segments))
+
+    def _units(self, conversation: Conversation, segments: Sequence[Segment], tokens: Tokens) -> list[Unit]:
+        encoded = encode(segments, tokens)
         if len(encoded.ids) > self.settings.window:
             shortened = self._shortened(conversation, len(encoded.ids))
             if shortened is None:
@@ -79,12 +81,12 @@ class SFTObjective(Likelihood):
             return _unlabelled(record)
         labels = [turn.label for turn in record.conversations if turn.label]
         if labels and record.type is None:
-            self._warn("type_absent", "labels without a type are read as VALUE_TO_TEXT: the label before the answer")
+            self.warn("type_absent", "labels without a type are read as VALUE_TO_TEXT: the label before the answer")
         for label in labels:
             values = parse_labels(label)
             self.schema.check(values)
             if self.schema.format(values) != label:
-                self._warn(
+                self.warn(
                     "labels_not_canonical", f"label {label!r} is not written as a server writes it, names in order"
                 )
         return record
@@ -100,18 +102,14 @@ class SFTObjective(Likelihood):
                 if first == 0 or turn.speaker != conversation.mask:
                     continue
                 end = conversation.model_copy(update={"conversations": conversation.conversations[first:]})
-                encoded = encode(render(end), self.tokenizer)
+                segments = render(end)
+                (tokens,) = self.encoder([text_of(segments)], self.offsets)
+                encoded = encode(segments, tokens)
                 if len(encoded.ids) <= self.settings.window and any(encoded.learned[1:]):
                     self.counts["cut_over_long"] += 1
                     return end, encoded
         self.counts["dropped_over_long"] += 1
         return None
-
-    def _warn(self, what: str, message: str) -> None:
-        self.counts[what] += 1
-        if what not in self._warned:
-            self._warned.add(what)
-            log.warning("%s (said once, counted as %s)", message, what)
 
 
 def _unlabelled(record: Conversation) -> Conversation:

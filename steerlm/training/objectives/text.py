@@ -1,20 +1,20 @@
 """Plain language modelling: every token of a document after its first is learned. Knows no template and no labels."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from steerlm.errors import InputError
+from steerlm.prompt import Tokens
 from steerlm.records import PlainText
 from steerlm.training.config import TextSettings
 from steerlm.training.engine import Unit
 from steerlm.training.objectives.likelihood import Likelihood
-from steerlm.training.objectives.tokens import plain_ids, tokenizer_digest
+from steerlm.training.objectives.tokens import Draft, TextRecords
 from steerlm.training.rows import Sample
 
 
-class TextObjective(Likelihood):
+class TextObjective(Likelihood, TextRecords):
     """A document is its text's tokens, without BOS as everywhere in this library, and EOS if the tokenizer has one.
 
     A document longer than the window is cut into windows that overlap by one token, so that every token but the
@@ -26,16 +26,19 @@ class TextObjective(Likelihood):
     def __init__(self, settings: TextSettings, tokenizer: Any) -> None:
         if settings.window < 2:
             raise InputError(f"window {settings.window} is too short to learn anything; give at least 2 tokens")
-        self.settings, self.tokenizer = settings, tokenizer
-        self.counts: Counter[str] = Counter()
+        super().__init__(tokenizer)
+        self.settings = settings
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"objective": "text", "window": self.settings.window, "tokenizer": tokenizer_digest(self.tokenizer)}
+        return {"objective": "text", "window": self.settings.window, "tokenizer": self.encoder.digest()}
 
-    def units(self, record: PlainText) -> list[Unit]:
-        ids = plain_ids(self.tokenizer, record.text)
-        if self.tokenizer.eos_token_id is not None:
-            ids = np.append(ids, np.int32(self.tokenizer.eos_token_id))
+    def draft(self, record: PlainText) -> Draft:
+        return Draft(record.text, self._units)
+
+    def _units(self, tokens: Tokens) -> list[Unit]:
+        ids = np.array(tokens.ids, np.int32)
+        if self.encoder.eos is not None:
+            ids = np.append(ids, np.int32(self.encoder.eos))
         if len(ids) < 2:
             self.counts["dropped_no_learned_token"] += 1
             return []

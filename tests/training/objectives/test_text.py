@@ -45,7 +45,7 @@ def test_a_window_of_one_token_is_refused(tokenizer: Any) -> None:
 
 def test_a_document_that_teaches_nothing_is_counted(tokenizer: Any) -> None:
     made = objective(tokenizer, 4)
-    made.tokenizer = type("NoEnd", (), {"eos_token_id": None, "__call__": lambda _, *a, **k: tokenizer(*a, **k)})()
+    made.encoder.eos = None
     assert made.units(PlainText(text="a")) == []
     assert made.counts == {"dropped_no_learned_token": 1}
 
