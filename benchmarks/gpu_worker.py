@@ -41,7 +41,7 @@ def parity(task: dict[str, Any]) -> dict[str, Any]:
 
     engine, objective = build(task)
     first, *batches = packed(task, engine.layout, 1 + task["steps"])
-    engine.step(first, objective, lr=0.0)
+    engine.step(first.rows, objective, lr=0.0)
     if engine.layout.dp_size == 1:  # else a process has whole only its share of the gradients
         parameters = list(engine.model.parameters())
         weights = [parameter.detach().clone() for parameter in parameters]
@@ -51,7 +51,7 @@ def parity(task: dict[str, Any]) -> dict[str, Any]:
             engine.write_hf(Path(task["folder"], "gradients"))
             for parameter, weight in zip(parameters, weights, strict=True):
                 parameter.copy_(weight)
-    results = [engine.step(rows, objective, LR) for rows in batches]
+    results = [engine.step(batch.rows, objective, LR) for batch in batches]
     return {"losses": [result.loss for result in results], "norms": [result.grad_norm for result in results]}
 
 
@@ -59,20 +59,23 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a step, of the reward model's forward passes, and for which a save keeps training waiting."""
     import torch
 
+    from steerlm.training.config import LayoutSettings
+    from steerlm.training.footprint import packing
+
     engine, objective = build(task)
-    batches = list(packed(task, engine.layout, WARM_UP + task["steps"]))
-    steps = [seconds(engine.step, rows, objective, LR) for rows in batches][WARM_UP:]
-    counts = counted(task, engine.layout)
-    tokens = sum(count.tokens for count in counts)
+    count = WARM_UP + task["steps"]
+    batches = list(packed(task, engine.layout, count))
+    steps = [seconds(engine.step, batch.rows, objective, LR) for batch in batches][WARM_UP:]
+    filled = packing(lengths(task, count), settings(task), LayoutSettings(**task["layout"]), count)
     result = {
         "step_seconds": statistics.median(steps),
-        "tokens_per_second": tokens / sum(steps),
-        "real_token_share": tokens / sum(count.computed for count in counts),
-        "context": sum(count.squares for count in counts) / tokens,
+        "tokens_per_second": sum(batch.tokens for batch in batches[WARM_UP:]) / sum(steps),
+        "real_token_share": filled.real_token_share,
+        "context": filled.context,
         "peak_bytes": torch.accelerator.max_memory_allocated() if torch.accelerator.is_available() else 0,
     }
     if task["outputs"]:
-        passes = [seconds(engine.forward, rows, "values") for rows in batches][WARM_UP:]
+        passes = [seconds(engine.forward, batch.rows, "values") for batch in batches][WARM_UP:]
         result["turns_per_second"] = task["samples"] * len(passes) / sum(passes)
     if task["saves"]:
         folder = Path(task["folder"], "checkpoint")
@@ -89,72 +92,70 @@ def seconds(method: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - began
 
 
+def settings(task: dict[str, Any]) -> Any:
+    from steerlm.training.config import RewardSettings, SFTSettings
+
+    kind = RewardSettings if task["outputs"] else SFTSettings
+    sizes = {"global_batch": task["samples"], "window": task["row_tokens"]}
+    return kind(max_steps=100, precision=task["precision"], **sizes)
+
+
 def build(task: dict[str, Any]) -> tuple[Any, Any]:
-    """The product's engine with weights drawn by name, the same in every layout and on every device."""
+    """The product's engine, its weights drawn by name: the same in every layout and on every device; an objective."""
     from steerlm.attributes import AttributeSchema
     from steerlm.megatron.engine import build_engine
     from steerlm.models.shape import LlamaShape
-    from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
+    from steerlm.training.config import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
 
-    kind = RewardSettings if task["outputs"] else SFTSettings
-    settings = kind(max_steps=100, precision=task["precision"], window=task["row_tokens"])
     engine = build_engine(
         model_folder=None,
         shape=LlamaShape(**task["shape"]),
         outputs=task["outputs"],
-        settings=settings,
+        settings=settings(task),
         layout=LayoutSettings(**task["layout"]),
     )
-    return engine, RewardObjective(settings, None, AttributeSchema()) if task["outputs"] else Likelihood()
+    return engine, RewardObjective(settings(task), None, AttributeSchema()) if task["outputs"] else Likelihood()
 
 
-def lengths(task: dict[str, Any], steps: int) -> list[list[int]]:
-    """Tokens of each sample of each global batch: log-normal, of the mean and spread of OASST's conversations."""
-    draw = np.random.default_rng(0)
-    drawn = draw.lognormal(np.log(0.75 * task["mean_tokens"]), 0.75, (steps, task["samples"]))
-    return np.clip(drawn, 8, task["row_tokens"]).astype(int).tolist()
+def lengths(task: dict[str, Any], steps: int) -> list[int]:
+    """Tokens of the samples of that many global batches: log-normal, spread as OASST's conversations are."""
+    draw = np.random.default_rng(0).lognormal(np.log(0.75 * task["mean_tokens"]), 0.75, steps * task["samples"])
+    return np.clip(draw, 8, task["row_tokens"]).astype(int).tolist()
 
 
-def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[list[Any]]:
-    """This process's rows of each global batch."""
-    from steerlm.training.rows import Row, Sample, plan
+class Batch(NamedTuple):
+    """This process's rows of a global batch, and the tokens of all."""
 
-    for step, of in enumerate(lengths(task, steps)):
-        draw = np.random.default_rng(step)
-        samples = []
-        for n in of:
-            ids = draw.integers(1, task["shape"]["vocab_size"], n).astype(np.int32)
-            if task["outputs"]:
-                labels = draw.integers(0, 5, task["outputs"]).astype(np.float32)
-                samples.append(Sample(ids, np.zeros(n, np.float32), labels, count=len(labels)))
-            else:
-                weights = (np.arange(n) >= n // 2).astype(np.float32)  # the answer is learned, the prompt is not
-                samples.append(Sample(ids, weights, count=int(weights.sum())))
-        yield [
-            Row(tuple(samples[i] for i in row)) for row in plan(of, task["row_tokens"], layout.dp_size)[layout.dp_rank]
-        ]
-
-
-class Count(NamedTuple):
-    """Of a global batch. `computed`: every micro-batch waits for its longest row. `squares`: of lengths."""
-
+    rows: list[Any]
     tokens: int
-    computed: int
-    squares: int
 
 
-def counted(task: dict[str, Any], layout: Any) -> list[Count]:
-    """Of the batches that are timed."""
-    from steerlm.training.rows import plan
+def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[Batch]:
+    from steerlm.training.rows import Row, plan
+    from steerlm.training.sampler import Sampler
 
-    found = []
-    for of in lengths(task, WARM_UP + task["steps"])[WARM_UP:]:
-        planned = plan(of, task["row_tokens"], layout.dp_size)
-        longest = sum(max(sum(of[i] for i in row) for row in rows) for rows in zip(*planned, strict=True))
-        found.append(Count(sum(of), longest * layout.dp_size, sum(n * n for n in of)))
-    return found
+    known = lengths(task, steps)
+    sampler = Sampler(len(known), settings(task).seed)
+    for step in range(steps):
+        of = [known[i] for i in sampler.take(task["samples"])]
+        draw = np.random.default_rng(step)
+        samples = [sample(task, n, draw) for n in of]
+        mine = plan(of, task["row_tokens"], layout.dp_size)[layout.dp_rank]
+        yield Batch([Row(tuple(samples[i] for i in row)) for row in mine], sum(of))
+
+
+def sample(task: dict[str, Any], length: int, draw: np.random.Generator) -> Any:
+    """Random tokens, of which the second half is learned; with labels for the reward model."""
+    from steerlm.training.rows import Sample
+
+    ids = draw.integers(1, task["shape"]["vocab_size"], length).astype(np.int32)
+    if task["outputs"]:
+        labels = draw.integers(0, 5, task["outputs"]).astype(np.float32)
+        return Sample(ids, np.zeros(length, np.float32), labels, count=len(labels))
+    weights = (np.arange(length) >= length // 2).astype(np.float32)
+    return Sample(ids, weights, count=int(weights.sum()))
 
 
 if __name__ == "__main__":
