@@ -182,11 +182,12 @@ class Recipe(Settings):
 
 
 class Layouts(Settings):
-    """Where each training stage runs; the baseline runs where the SFT does."""
+    """Where each training stage runs, and the annotation; the baseline runs where the SFT does."""
 
     base: LayoutSettings = LayoutSettings()
     reward: LayoutSettings = LayoutSettings()
     sft: LayoutSettings = LayoutSettings()
+    annotate: LayoutSettings = LayoutSettings()
 
 
 class TrackingSettings(Settings):
@@ -226,8 +227,12 @@ def load_recipe(recipe: str | Path, profile: str | Path | None = None, overrides
     of_profile = [text for text in overrides if text.startswith(OF_PROFILE)]
     of_recipe = [text for text in overrides if not text.startswith(OF_PROFILE)]
     loaded = load_settings(_find(recipe, "recipes"), Recipe, of_recipe)
-    place = load_settings(_find(profile or loaded.profile, "profiles"), Profile, of_profile, OF_PROFILE)
-    return ResolvedRecipe(loaded, place)
+    return ResolvedRecipe(loaded, load_profile(profile or loaded.profile, of_profile))
+
+
+def load_profile(profile: str | Path, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile, a shipped name or a path, and apply `profile.a.b=c` overrides. Raises as `load_recipe`."""
+    return load_settings(_find(profile, "profiles"), Profile, overrides, OF_PROFILE)
 
 
 def shipped(kind: Literal["recipes", "profiles"]) -> dict[str, Path]:
