@@ -45,6 +45,9 @@ def annotate(
     ),
     host: str | None = typer.Option(None, help="Host or URL of a reward server (default localhost)."),
     port: int | None = typer.Option(None, help="Its port (default 1424)."),
+    url: list[str] = typer.Option(
+        [], "--url", help="URL of a reward server; repeat it for several of the same model, which share the texts."
+    ),
     only_labelled: bool = typer.Option(
         False, "--only-labelled", help="Score the turns that have a label, not every answer (upstream's choice)."
     ),
@@ -70,6 +73,10 @@ def annotate(
 
     A turn's label becomes the prediction, gt_label keeps the human label, scores the raw values. Interrupted in any
     way, the same command goes on where it was, with any other --profile too; once complete, it does nothing.
+
+    The output's bytes do not depend on interruptions, on the number of workers or on what else a server has to do.
+    The last digits of scores may depend on the device, --dtype, tensor parallelism, batch sizes, --look-ahead, and on
+    whether a process or a server scores.
     """
     from steerlm.inference.config import AnnotateSettings
     from steerlm.inference.striped import annotate_in_process
@@ -85,8 +92,10 @@ def annotate(
     )
     if not input_file.is_file():  # said before a large model is loaded for nothing
         raise InputError(f"{input_file}: no such file")
-    if (model is None) == (host is None and port is None):
-        raise InputError("say which reward model labels: --model FOLDER, or --host and --port of a server")
+    if (model is None) == (host is None and port is None and not url):
+        raise InputError(
+            "say which reward model labels: --model FOLDER, or --host and --port of a server, or its --url"
+        )
     place = _place(model, profile, set_)
     with Terminable():
         if model is not None and place is not None:
@@ -100,7 +109,7 @@ def annotate(
         elif write_spec is not None:
             raise InputError("--write-spec needs a --profile whose layout annotate has several processes")
         else:
-            scorer = _scorer(model, host, port, options)
+            scorer = _scorer(model, host, port, url, options)
             with Progress(input_file) as progress:
                 counts = annotate_in_process(input_file, output_file, scorer, options, progress, overwrite=overwrite)
     done = f"{counts.turns} turns of {counts.conversations} conversations"
@@ -164,14 +173,17 @@ class Terminable:
         raise KeyboardInterrupt
 
 
-def _scorer(model: Path | None, host: str | None, port: int | None, options: "AnnotateSettings") -> "Scorer":
+def _scorer(
+    model: Path | None, host: str | None, port: int | None, urls: list[str], options: "AnnotateSettings"
+) -> "Scorer":
     if model is not None:
         from steerlm.inference.scorer import TransformersScorer
 
         return TransformersScorer(model, batch_tokens=options.batch_tokens, dtype=options.dtype)
-    from steerlm.inference.http_scorer import HttpScorer
+    from steerlm.inference.http_scorer import HttpScorer, server_url
 
-    return HttpScorer(host or "localhost", port or 1424)
+    named = [] if host is None and port is None else [server_url(host or "localhost", port or 1424)]
+    return HttpScorer(urls=[*urls, *named])
 
 
 def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile | None":

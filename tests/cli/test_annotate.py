@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
+from pipelines.demo import free_port
 from steerlm.cli.main import call
 from steerlm.inference.annotate import annotate
 from steerlm.inference.config import AnnotateSettings
@@ -31,6 +32,12 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow_port() -> Iterator[int]:
+    running, port = serve_app(table_app())
+    yield port
+    running.should_exit = True
+
+
+def table_app() -> FastAPI:
     """A reward server that takes its time."""
     app, table = FastAPI(), TableScorer()
 
@@ -44,9 +51,7 @@ def slow_port() -> Iterator[int]:
         texts = (await request.json())["texts"]
         return {"attributes": SCHEMA.names, "scores": table.score(texts).tolist(), "model": "m"}
 
-    running, port = serve_app(app)
-    yield port
-    running.should_exit = True
+    return app
 
 
 def test_a_folder_labels_a_file_and_a_second_run_says_so(
@@ -76,6 +81,7 @@ def test_a_folder_labels_a_file_and_a_second_run_says_so(
     [
         ([], "--model FOLDER, or --host and --port"),
         (["--model", "x", "--port", "1"], "--model FOLDER, or --host and --port"),
+        (["--model", "x", "--url", "http://x"], "--model FOLDER, or --host and --port"),
         (["--model", "nowhere"], "nowhere: no such model folder"),
         (["--model", "x", "--over-long", "drop"], "'drop' is not one of"),
         (["--port", "1", "--profile", "laptop"], "--profile says where a model folder runs: give --model"),
@@ -98,6 +104,17 @@ def test_a_missing_input_is_told_before_the_model_is_read(tmp_path: Path, capsys
     words = ["annotate", "--input-file", str(tmp_path / "no.jsonl"), "--output-file", "x", "--model", "nowhere"]
     assert call(words) == 2
     assert "no.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_several_servers_label_together(source: Path, tmp_path: Path, slow_port: int) -> None:
+    running, port = serve_app(table_app())
+    words = ["annotate", "--input-file", str(source), "--output-file", str(tmp_path / "out.jsonl")]
+    words += ["--url", f"http://127.0.0.1:{port}", "--port", str(slow_port), "--host", "127.0.0.1"]
+    words += ["--url", f"http://127.0.0.1:{free_port()}"]  # one that is away
+    assert call(words) == 0
+    annotate(source, tmp_path / "whole.jsonl", TableScorer())
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    running.should_exit = True
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
