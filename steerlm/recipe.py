@@ -182,12 +182,25 @@ class Recipe(Settings):
 
 
 class Layouts(Settings):
-    """Where each training stage runs, and the annotation; the baseline runs where the SFT does."""
+    """Where each stage that computes with a model runs; the baseline runs where the SFT does.
+
+    `evaluate`: copies of the policy, each whole in one process, which share the questions among them.
+    """
 
     base: LayoutSettings = LayoutSettings()
     reward: LayoutSettings = LayoutSettings()
     sft: LayoutSettings = LayoutSettings()
     annotate: LayoutSettings = LayoutSettings()
+    evaluate: LayoutSettings = LayoutSettings()
+
+    @model_validator(mode="after")
+    def _whole_policy(self) -> Self:
+        if self.evaluate.tensor * self.evaluate.pipeline > 1:
+            raise ValueError(
+                "evaluate: answers are written by copies of the policy, each whole in one process, so tensor and "
+                "pipeline are 1; for a larger policy name a server of it, profile.policy_url"
+            )
+        return self
 
 
 class TrackingSettings(Settings):
@@ -206,6 +219,8 @@ class Profile(Settings):
     backend: Literal["local"] = "local"
     store: str = "runs/store"
     gpu_memory_gib: PositiveFloat | None = None
+    policy_url: str | None = None
+    """A server of the policy that `evaluate` asks, in place of the policy in its own processes."""
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()

@@ -196,7 +196,7 @@ def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile
         raise InputError("--profile says where a model folder runs: give --model, or leave --profile out")
     from steerlm.recipe import load_profile
     from steerlm.stages.annotate import check_one_gpu_holds
-    from steerlm.stages.annotate_job import needs_job
+    from steerlm.stages.part_job import needs_job
 
     found = load_profile(profile, set_)
     if needs_job(found.layouts.annotate):
@@ -208,18 +208,12 @@ def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile
 def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "AnnotateCounts":
     from steerlm.inference.striped import parts_folder
     from steerlm.stages.annotate_job import annotate_by_job
+    from steerlm.stages.part_job import JobPlace
 
     ((_, output),) = work.files
     folder = parts_folder(output)
-    (counts,) = annotate_by_job(
-        work,
-        name="annotate",
-        folder=folder / "job",
-        log=folder / "annotate.log",
-        settings=place.jobs,
-        say=lambda text: typer.echo(text, err=True),
-        overwrite=overwrite,
-    )
+    job = JobPlace("annotate", folder / "job", folder / "annotate.log", place.jobs)
+    (counts,) = annotate_by_job(work, job, lambda text: typer.echo(text, err=True), overwrite=overwrite)
     return counts
 
 

@@ -9,6 +9,7 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.recipe import Profile, Recipe
 from steerlm.stages import annotate_job
 from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.stages.part_job import JobPlace, needs_job
 
 SPLITS = ("train", "val")
 
@@ -31,15 +32,9 @@ def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
 
     reward, layout = inputs["reward"].path, work.profile.layouts.annotate
     files = [(inputs["data"].path / f"{split}.jsonl", work.scratch / f"{split}.jsonl") for split in SPLITS]
-    if annotate_job.needs_job(layout):
-        done = annotate_job.annotate_by_job(
-            annotate_job.Annotation(files, reward, config, layout),
-            name=f"annotate-{work.key}",
-            folder=work.folder / "job",
-            log=work.logs / "annotate.log",
-            settings=work.profile.jobs,
-            say=work.say,
-        )
+    if needs_job(layout):
+        place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile.jobs)
+        done = annotate_job.annotate_by_job(annotate_job.Annotation(files, reward, config, layout), place, work.say)
     else:
         check_one_gpu_holds(reward, work.profile)
         done = _annotate_here(files, reward, config, work)

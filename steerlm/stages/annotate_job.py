@@ -5,9 +5,7 @@ files only. Used by the stage and by `steerlm annotate`.
 """
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +17,10 @@ from steerlm.inference.annotate import AnnotateCounts, output_method
 from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.identity import folder_identity, resolve_precision
 from steerlm.inference.striped import StripedAnnotation
-from steerlm.jobs.backend import Job
 from steerlm.jobs.config import JobSettings
-from steerlm.jobs.launcher import launch
-from steerlm.jobs.local import LocalBackend
 from steerlm.models.folder import read_info
 from steerlm.models.shape import LlamaShape
+from steerlm.stages.part_job import JobPlace, run_part_job
 from steerlm.training.config import LayoutSettings
 
 WORKER = "steerlm.stages.annotate_worker"
@@ -51,11 +47,6 @@ class Annotation:
         }
 
 
-def needs_job(layout: LayoutSettings) -> bool:
-    """Whether a layout is more than the one process that may as well be this one."""
-    return layout.processes > 1
-
-
 @contextmanager
 def planned(work: Annotation, *, overwrite: bool = False) -> Iterator[list[StripedAnnotation]]:
     """Every output of `work`, locked, with its plan of the blocks that are left.
@@ -77,16 +68,9 @@ def planned(work: Annotation, *, overwrite: bool = False) -> Iterator[list[Strip
 
 
 def annotate_by_job(
-    work: Annotation,
-    *,
-    name: str,
-    folder: Path,
-    log: Path,
-    settings: JobSettings,
-    say: Callable[[str], None],
-    overwrite: bool = False,
+    work: Annotation, place: JobPlace, say: Callable[[str], None], *, overwrite: bool = False
 ) -> list[AnnotateCounts]:
-    """Label `work.files` in a job called `name`, whose records lie in `folder`; what was done, file by file.
+    """Label `work.files` in a job; what was done, file by file.
 
     Interrupted in any way, the same call goes on where it was, with any other layout too. Raises what `planned` and
     `launch` raise.
@@ -96,15 +80,9 @@ def annotate_by_job(
         if found := _PROGRESS.search(line):
             say(found[0])
 
-    layout = work.layout
     with planned(work, overwrite=overwrite) as passes:
         if any(one.left for one in passes):
-            threads = layout.threads or max(1, (os.cpu_count() or 1) // layout.devices)
-            job = Job(name, WORKER, work.spec(passes), folder, log, layout.nodes, layout.devices, threads)
-            backend = LocalBackend(settings.grace_seconds)
-            if backend.status(str(folder.resolve())).state == "succeeded":
-                shutil.rmtree(folder)  # it labelled what it was asked to; by now something is missing again
-            launch(backend, job, settings, show)
+            run_part_job(place, WORKER, work.spec(passes), work.layout, show)
         return [one.merge() for one in passes]
 
 
