@@ -183,11 +183,25 @@ class Recipe(Settings):
 
 
 class Layouts(Settings):
-    """Where each training stage runs; the baseline runs where the SFT does."""
+    """Where each stage that computes with a model runs; the baseline runs where the SFT does.
+
+    `evaluate`: copies of the policy, each whole in one process, which share the questions among them.
+    """
 
     base: LayoutSettings = LayoutSettings()
     reward: LayoutSettings = LayoutSettings()
     sft: LayoutSettings = LayoutSettings()
+    annotate: LayoutSettings = LayoutSettings()
+    evaluate: LayoutSettings = LayoutSettings()
+
+    @model_validator(mode="after")
+    def _whole_policy(self) -> Self:
+        if self.evaluate.tensor * self.evaluate.pipeline > 1:
+            raise ValueError(
+                "evaluate: answers are written by copies of the policy, each whole in one process, so tensor and "
+                "pipeline are 1; for a larger policy name a server of it, profile.policy_url"
+            )
+        return self
 
 
 class TrackingSettings(Settings):
@@ -212,6 +226,8 @@ class Profile(Settings):
     gpu: str | None = None
     gpu_memory_gib: PositiveFloat | None = None
     gpu_constants: GpuConstants = GpuConstants()
+    policy_url: str | None = None
+    """A server of the policy that `evaluate` asks, in place of the policy in its own processes."""
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -241,8 +257,12 @@ def load_recipe(recipe: str | Path, profile: str | Path | None = None, overrides
     of_profile = [text for text in overrides if text.startswith(OF_PROFILE)]
     of_recipe = [text for text in overrides if not text.startswith(OF_PROFILE)]
     loaded = load_settings(_find(recipe, "recipes"), Recipe, of_recipe)
-    place = load_settings(_find(profile or loaded.profile, "profiles"), Profile, of_profile, OF_PROFILE)
-    return ResolvedRecipe(loaded, place)
+    return ResolvedRecipe(loaded, load_profile(profile or loaded.profile, of_profile))
+
+
+def load_profile(profile: str | Path, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile, a shipped name or a path, and apply `profile.a.b=c` overrides. Raises as `load_recipe`."""
+    return load_settings(_find(profile, "profiles"), Profile, overrides, OF_PROFILE)
 
 
 def shipped(kind: Literal["recipes", "profiles"]) -> dict[str, Path]:

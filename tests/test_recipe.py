@@ -111,8 +111,10 @@ def test_a_wrong_gpu_is_refused(override: str, message: str) -> None:
 
 def test_recipes_for_one_machine_fit_one_machine() -> None:
     for name, devices in (("demo", 2), ("demo-real", 2), ("consumer-gpu", 1)):
-        for layout in load_recipe(name).profile.layouts.model_dump().values():
-            assert (layout["nodes"], layout["devices"]) == (1, devices)
+        layouts = load_recipe(name).profile.layouts
+        for layout in (layouts.base, layouts.reward, layouts.sft):
+            assert (layout.nodes, layout.devices) == (1, devices)
+        assert layouts.annotate.processes == 1, "these reward models fit one process"
 
 
 def test_the_consumer_recipe_starts_from_a_public_model() -> None:

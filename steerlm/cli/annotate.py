@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from steerlm.inference.annotate import AnnotateCounts
     from steerlm.inference.config import AnnotateSettings
     from steerlm.inference.scorer import Scorer
+    from steerlm.recipe import Profile
+    from steerlm.stages.annotate_job import Annotation
 
 app = typer.Typer()
 
 EPILOG = (
     "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --model runs/reward\n\n"
-    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --port 1424"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --port 1424\n\n"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --model runs/reward"
+    " --profile eight-gpus"
 )
 
 
@@ -30,8 +34,20 @@ def annotate(
     input_file: Path = typer.Option(..., help="Conversations, one JSON object a line (.jsonl or .jsonl.gz)."),
     output_file: Path = typer.Option(..., help="Appears when it is complete; until then NAME.partial."),
     model: Path | None = typer.Option(None, help="A reward model folder, run in this process."),
+    profile: str | None = typer.Option(
+        None, help="With --model: a profile's name or a path; its layout annotate says over which processes."
+    ),
+    set_: list[str] = typer.Option(
+        [], "--set", help="With --profile: override a setting: --set profile.layouts.annotate.devices=8 (repeatable)."
+    ),
+    write_spec: Path | None = typer.Option(
+        None, help="With --profile: start nothing; write what torchrun labels, and print its command."
+    ),
     host: str | None = typer.Option(None, help="Host or URL of a reward server (default localhost)."),
     port: int | None = typer.Option(None, help="Its port (default 1424)."),
+    url: list[str] = typer.Option(
+        [], "--url", help="URL of a reward server; repeat it for several of the same model, which share the texts."
+    ),
     only_labelled: bool = typer.Option(
         False, "--only-labelled", help="Score the turns that have a label, not every answer (upstream's choice)."
     ),
@@ -56,10 +72,14 @@ def annotate(
     """Label every answer of a corpus with a reward model.
 
     A turn's label becomes the prediction, gt_label keeps the human label, scores the raw values. Interrupted in any
-    way, the same command goes on where it was; once complete, it does nothing.
+    way, the same command goes on where it was, with any other --profile too; once complete, it does nothing.
+
+    The output's bytes do not depend on interruptions, on the number of workers or on what else a server has to do.
+    The last digits of scores may depend on the device, --dtype, tensor parallelism, batch sizes, --look-ahead, and on
+    whether a process or a server scores.
     """
-    from steerlm.inference.annotate import annotate as run
     from steerlm.inference.config import AnnotateSettings
+    from steerlm.inference.striped import annotate_in_process
 
     options = AnnotateSettings(
         turns="labelled" if only_labelled else "answers",
@@ -72,10 +92,26 @@ def annotate(
     )
     if not input_file.is_file():  # said before a large model is loaded for nothing
         raise InputError(f"{input_file}: no such file")
+    if (model is None) == (host is None and port is None and not url):
+        raise InputError(
+            "say which reward model labels: --model FOLDER, or --host and --port of a server, or its --url"
+        )
+    place = _place(model, profile, set_)
     with Terminable():
-        scorer = _scorer(model, host, port, options)
-        with Progress(input_file) as progress:
-            counts = run(input_file, output_file, scorer, options, progress, overwrite=overwrite)
+        if model is not None and place is not None:
+            from steerlm.stages.annotate_job import Annotation
+
+            work = Annotation([(input_file, output_file)], model, options, place.layouts.annotate)
+            if write_spec is not None:
+                _write_spec(work, write_spec, place, overwrite)
+                return
+            counts = _annotate_by_job(work, place, overwrite)
+        elif write_spec is not None:
+            raise InputError("--write-spec needs a --profile whose layout annotate has several processes")
+        else:
+            scorer = _scorer(model, host, port, url, options)
+            with Progress(input_file) as progress:
+                counts = annotate_in_process(input_file, output_file, scorer, options, progress, overwrite=overwrite)
     done = f"{counts.turns} turns of {counts.conversations} conversations"
     if counts.nothing_to_do:
         typer.echo(f"{output_file} is complete ({done}): nothing to do")
@@ -137,13 +173,56 @@ class Terminable:
         raise KeyboardInterrupt
 
 
-def _scorer(model: Path | None, host: str | None, port: int | None, options: "AnnotateSettings") -> "Scorer":
-    if (model is None) == (host is None and port is None):
-        raise InputError("say which reward model labels: --model FOLDER, or --host and --port of a server")
+def _scorer(
+    model: Path | None, host: str | None, port: int | None, urls: list[str], options: "AnnotateSettings"
+) -> "Scorer":
     if model is not None:
         from steerlm.inference.scorer import TransformersScorer
 
         return TransformersScorer(model, batch_tokens=options.batch_tokens, dtype=options.dtype)
-    from steerlm.inference.http_scorer import HttpScorer
+    from steerlm.inference.http_scorer import HttpScorer, server_url
 
-    return HttpScorer(host or "localhost", port or 1424)
+    named = [] if host is None and port is None else [server_url(host or "localhost", port or 1424)]
+    return HttpScorer(urls=[*urls, *named])
+
+
+def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile | None":
+    """The profile, if it asks for more than the one process that is running."""
+    if profile is None:
+        if set_:
+            raise InputError("--set overrides a setting of a profile: give --profile too")
+        return None
+    if model is None:
+        raise InputError("--profile says where a model folder runs: give --model, or leave --profile out")
+    from steerlm.recipe import load_profile
+    from steerlm.stages.annotate import check_one_gpu_holds
+    from steerlm.stages.part_job import needs_job
+
+    found = load_profile(profile, set_)
+    if needs_job(found.layouts.annotate):
+        return found
+    check_one_gpu_holds(model, found)
+    return None
+
+
+def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "AnnotateCounts":
+    from steerlm.inference.striped import parts_folder
+    from steerlm.stages.annotate_job import annotate_by_job
+    from steerlm.stages.part_job import JobPlace
+
+    ((_, output),) = work.files
+    folder = parts_folder(output)
+    job = JobPlace("annotate", folder / "job", folder / "annotate.log", place.jobs)
+    (counts,) = annotate_by_job(work, job, lambda text: typer.echo(text, err=True), overwrite=overwrite)
+    return counts
+
+
+def _write_spec(work: "Annotation", path: Path, place: "Profile", overwrite: bool) -> None:
+    from steerlm.records import write_json
+    from steerlm.stages.annotate_job import planned, torchrun
+
+    with planned(work, overwrite=overwrite) as passes:
+        left = sum(len(one.left) for one in passes)
+        write_json(path, work.spec(passes))
+    typer.echo(f"{path}: {left} blocks to label; this command without --write-spec then writes the output")
+    typer.echo(torchrun(work, path, place.jobs))

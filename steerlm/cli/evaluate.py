@@ -14,7 +14,10 @@ app = typer.Typer(
 
 @app.command()
 def steering(
-    model: Path = typer.Option(..., "--model", help="Folder of the attribute-conditioned model."),
+    model: Path | None = typer.Option(None, "--model", help="Folder of the attribute-conditioned model."),
+    policy_url: str | None = typer.Option(
+        None, "--policy-url", help="An OpenAI-compatible server of it, which answers; --model may then be left out."
+    ),
     reward: Path = typer.Option(..., "--reward", help="Folder of the reward model that judges the answers."),
     questions: Path = typer.Option(..., "--questions", help='JSONL with a "question" or "text" on each line.'),
     output: Path = typer.Option(..., "--output", help="Folder for evaluation.json and report.html."),
@@ -29,19 +32,26 @@ def steering(
 
     Example: steerlm evaluate steering --model policy --reward rm --questions q.jsonl --output report
     """
+    from steerlm.errors import InputError
     from steerlm.evaluation.config import EvaluationSettings
     from steerlm.evaluation.report import ReportData, write_report
     from steerlm.records import write_json
+    from steerlm.stages.answering import ServedAnswerer
     from steerlm.stages.steering import measure, read_questions
 
     settings = EvaluationSettings(questions=count, max_tokens=max_tokens, over_long=over_long, seed=seed)
-    result = measure(settings=settings, questions=read_questions(questions), policy=model, reward=reward)
+    asked = read_questions(questions)
+    if policy_url is None and model is None:
+        raise InputError("say which policy answers: --model FOLDER, or --policy-url of a server")
+    policy = ServedAnswerer(policy_url, settings, model) if policy_url else model
+    result = measure(settings=settings, questions=asked, policy=policy, reward=reward)
     found = result["steering"]
     write_json(output / "evaluation.json", result)
     low, high = found["range"]
-    places = {"model": str(model), "reward model": str(reward)}
+    places = {"model": policy_url or str(model), "reward model": str(reward)}
+    name = model.name if model else policy_url
     write_report(
-        ReportData(title=f"Steerability of {model.name}", scale=(low, high), steering=found, places=places),
+        ReportData(title=f"Steerability of {name}", scale=(low, high), steering=found, places=places),
         output / "report.html",
     )
     for judge, attributes in found["judges"].items():

@@ -7,7 +7,7 @@ human label it replaces, `scores` the raw values. Output line i belongs to input
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,14 +83,9 @@ def _annotate(
     options: AnnotateSettings,
     on_progress: Callable[[AnnotateCounts], None] | None,
 ) -> AnnotateCounts:
-    method = {
-        "model": scorer.identity,
-        "attributes": scorer.schema.model_dump(mode="json"),
-        "prompt_version": PROMPT_VERSION,
-        **options.method(),
-    }
+    method = output_method(scorer.identity, scorer.schema, options)
     with Corpus(source, options) as corpus, JournaledOutput(output) as out:
-        counts = _go_on(corpus, out, method)
+        counts = resume(corpus, out, method)
         if out.complete:
             out.settle()
             return counts
@@ -98,24 +93,39 @@ def _annotate(
         if on_progress:
             on_progress(counts)
         for block in corpus.blocks():
-            text = _label(block, corpus.path, scorer, options, counts)
-            mark = _mark(block.lines, block.sha256, method, counts)
+            text = label_block(block, corpus.path, scorer, options, counts)
+            mark = make_mark(block.lines, block.sha256, method, counts)
             out.commit(text, mark.model_copy(update={"rejects": block.rejects}))
             if on_progress:
                 on_progress(counts)
-        out.finish(_mark(corpus.lines, corpus.sha256, method, counts))
+        out.finish(make_mark(corpus.lines, corpus.sha256, method, counts))
     return counts
 
 
-def _go_on(corpus: Corpus, out: JournaledOutput, method: dict[str, Any]) -> AnnotateCounts:
+def output_method(identity: str, schema: AttributeSchema, options: AnnotateSettings) -> dict[str, Any]:
+    """Everything besides the input that decides what the output says."""
+    return {
+        "model": identity,
+        "attributes": schema.model_dump(mode="json"),
+        "prompt_version": PROMPT_VERSION,
+        **options.method(),
+    }
+
+
+def check_method(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises `OutputConflict` naming what differs if the output at `path` was begun as other work."""
+    for key, value in now.items():
+        before = then.get(key)
+        if before != value and STRICT.get(key) != before:
+            raise OutputConflict(f"{path} was begun with another {key} ({_short(before)}, now {_short(value)})")
+
+
+def resume(corpus: Corpus, out: JournaledOutput, method: dict[str, Any]) -> AnnotateCounts:
     """Read over what is done, having checked that it is the same work; its counts."""
     mark = out.mark
     if mark is None:
         return AnnotateCounts()
-    for key, now in method.items():
-        then = mark.method.get(key)
-        if then != now and STRICT.get(key) != then:
-            raise OutputConflict(f"{out.path} was begun with another {key} ({_short(then)}, now {_short(now)})")
+    check_method(out.path, mark.method, method)
     corpus.skip(mark.lines)
     if corpus.lines < mark.lines or corpus.sha256 != mark.sha256:
         raise OutputConflict(
@@ -126,8 +136,11 @@ def _go_on(corpus: Corpus, out: JournaledOutput, method: dict[str, Any]) -> Anno
     return AnnotateCounts(**{**mark.counts, "resumed": mark.lines})
 
 
-def _label(block: Block, path: Path, scorer: "Scorer", options: AnnotateSettings, counts: AnnotateCounts) -> str:
-    """Score a block, write the labels into its conversations, count; the block's output."""
+def label_block(block: Block, path: Path, scorer: "Scorer", options: AnnotateSettings, counts: AnnotateCounts) -> str:
+    """Score a block, write the labels into its conversations, count; the block's output.
+
+    What is scored together depends on the block alone: the output is the same whoever labels it, in whatever order.
+    """
     texts = list(dict.fromkeys(request.text for request in block.requests))  # equal texts are scored once
     scores: dict[str, Sequence[float]] = dict(zip(texts, scorer.score(texts, "skip").tolist(), strict=True))
     over_long = [text for text in texts if math.isnan(scores[text][0])]
@@ -167,7 +180,7 @@ def labelled(turn: Turn, scores: Sequence[float], schema: AttributeSchema) -> Tu
     return turn.model_copy(update=update)
 
 
-def _mark(lines: int, sha256: str, method: dict[str, Any], counts: AnnotateCounts) -> Mark:
+def make_mark(lines: int, sha256: str, method: dict[str, Any], counts: AnnotateCounts) -> Mark:
     totals = dataclasses.asdict(counts)
     del totals["resumed"]
     return Mark(lines=lines, sha256=sha256, size=0, method=method, counts=totals)

@@ -4,11 +4,10 @@ A text is scored at its last token (the read-out mark of `prompt.render_readout`
 tokens, exactly as it was trained. `HttpScorer` asks a server instead. Knows nothing of conversations or labels.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,9 @@ from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.batching import by_length
 from steerlm.inference.config import OverLong, Precision
 from steerlm.inference.http_scorer import HttpScorer
+from steerlm.inference.identity import model_identity
 
-if TYPE_CHECKING:
-    from steerlm.inference.loading import Loaded
-
-__all__ = ["HttpScorer", "Scorer", "TransformersScorer"]
+__all__ = ["HttpScorer", "Scorer", "TokenScorer", "TransformersScorer"]
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 16384
 
@@ -49,7 +46,39 @@ class Scorer(Protocol):
         ...
 
 
-class TransformersScorer:
+class TokenScorer:
+    """The part that scorers of this process share: from texts to token ids, and what is done with over-long ones."""
+
+    schema: AttributeSchema
+    window: int
+    identity: str
+    tokenizer: Any
+
+    def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
+        """See `Scorer.score`."""
+        scores = np.full((len(texts), len(self.schema.names)), np.nan, dtype=np.float32)
+        if not texts:
+            return scores
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for index, tokens in enumerate(ids):
+            if not tokens:
+                raise InputError(f"text {index} is empty: there is no token to read a score from")
+            if len(tokens) > self.window and over_long == "error":
+                raise InputError(
+                    f"text {index} has {len(tokens)} tokens, the model's window is {self.window}; "
+                    "choose the policy keep_end or skip for over-long texts"
+                )
+        kept = [i for i, tokens in enumerate(ids) if over_long == "keep_end" or len(tokens) <= self.window]
+        scores[kept] = self.score_tokens([ids[i][-self.window :] for i in kept])
+        return scores
+
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
+        """Raw scores [rows, attributes] fp32 of texts that are tokens already: each 1 to `window` ids, read out at the
+        last. Raises `SteerLMError` for a score that is not finite."""
+        raise NotImplementedError
+
+
+class TransformersScorer(TokenScorer):
     """A reward model folder run in this process, in fp32 on a CPU, by default in the folder's precision elsewhere.
 
     Batches hold texts of like length, padded on the right and read out by explicit lengths. Attention is causal, so
@@ -66,31 +95,14 @@ class TransformersScorer:
         if schema is None or outputs != len(schema.names):
             raise ModelError(f"{folder}: the head has {outputs} outputs, its schema is {schema and schema.names}")
         self._loaded, self.schema, self.window = loaded, schema, loaded.window
+        self.tokenizer = loaded.tokenizer
         self.batch_tokens = batch_tokens or (CPU_TOKENS if loaded.device.type == "cpu" else ACCELERATOR_TOKENS)
-        self.identity = _identity(loaded)
+        weights = (loaded.model.score.weight, loaded.model.base_model.norm.weight)
+        self.identity = model_identity(loaded.folder, loaded.model.dtype, weights)
         log.info("reward model %s on %s, %s", folder, loaded.device, loaded.model.dtype)
 
-    def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
-        """See `Scorer.score`."""
-        scores = np.full((len(texts), len(self.schema.names)), np.nan, dtype=np.float32)
-        if not texts:
-            return scores
-        ids: list[list[int]] = self._loaded.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        for index, tokens in enumerate(ids):
-            if not tokens:
-                raise InputError(f"text {index} is empty: there is no token to read a score from")
-            if len(tokens) > self.window and over_long == "error":
-                raise InputError(
-                    f"text {index} has {len(tokens)} tokens, the model's window is {self.window}; "
-                    "choose the policy keep_end or skip for over-long texts"
-                )
-        kept = [i for i, tokens in enumerate(ids) if over_long == "keep_end" or len(tokens) <= self.window]
-        scores[kept] = self.score_tokens([ids[i][-self.window :] for i in kept])
-        return scores
-
     def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
-        """Raw scores [rows, attributes] fp32 of texts that are tokens already: each 1 to `window` ids, read out at the
-        last. Raises `SteerLMError` for a score that is not finite."""
+        """See `TokenScorer.score_tokens`."""
         scores = np.empty((len(rows), len(self.schema.names)), dtype=np.float32)
         for batch in by_length([len(row) for row in rows], self.batch_tokens):
             scores[batch] = self._forward([rows[b] for b in batch])
@@ -110,17 +122,3 @@ class TransformersScorer:
             last = states[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
             out: Scores = (last.float() @ model.score.weight.float().T).cpu().numpy()
         return out
-
-
-def _identity(loaded: "Loaded") -> str:
-    """A digest of the tokenizer, the configuration, the precision, the head and the final norm.
-
-    Not of all weights, which may be 100 GB: training moves the head and the norm in every step.
-    """
-    digest = hashlib.sha256(str(loaded.model.dtype).encode())
-    for name in ("config.json", "tokenizer.json", "tokenizer.model"):
-        path = loaded.folder / name
-        digest.update(path.read_bytes() if path.exists() else b"-")
-    for weight in (loaded.model.score.weight, loaded.model.base_model.norm.weight):
-        digest.update(weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -30,6 +30,7 @@ class TokenScorer(Protocol):
 @dataclass(slots=True)
 class _Request:
     texts: list[list[int]]
+    alone: bool
     future: "Future[Scores]" = field(default_factory=Future)
 
 
@@ -58,11 +59,14 @@ class ScoreBatcher:
     def healthy(self) -> bool:
         return self._thread.is_alive()
 
-    async def score(self, texts: Sequence[list[int]]) -> Scores:
-        """[n, attributes] fp32 of n texts of token ids. Raises what the scorer raised."""
+    async def score(self, texts: Sequence[list[int]], *, alone: bool = False) -> Scores:
+        """[n, attributes] fp32 of n texts of token ids; `alone`: in a call of the scorer that has no other texts.
+
+        Raises what the scorer raised.
+        """
         if not self.healthy:
             raise SteerLMError("the scoring thread is not running")
-        request = _Request(list(texts))
+        request = _Request(list(texts), alone)
         self._queue.put(request)
         return await asyncio.wrap_future(request.future)
 
@@ -73,13 +77,16 @@ class ScoreBatcher:
                 return
             batch, ended = self._collect(first)
             batch = [request for request in batch if request.future.set_running_or_notify_cancel()]
-            if batch:
-                self._score(batch)
+            shared = [request for request in batch if not request.alone]
+            for together in ([shared] if shared else []) + [[request] for request in batch if request.alone]:
+                self._score(together)
             if ended:
                 return
 
     def _collect(self, first: _Request) -> tuple[list[_Request], bool]:
         batch, texts = [first], len(first.texts)
+        if first.alone:
+            return batch, False
         deadline = time.monotonic() + self._settings.wait_ms / 1000
         while texts < self._settings.max_batch:
             try:

@@ -5,7 +5,7 @@ the masked role's is scored. Scores are raw; labels are clamped and rounded, of 
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -83,7 +83,11 @@ def check_scores(scores: Any, schema: AttributeSchema) -> None:
 
 
 class ScoreRequest(BaseModel):
-    """Either `texts` or `conversations`. `use_system`: a conversation's own system prompt instead of the constant."""
+    """Either `texts` or `conversations`. `use_system`: a conversation's own system prompt instead of the constant.
+
+    `over_long`: a text beyond the window is an error, or is scored by its end. `alone`: forward passes hold no other
+    request's texts, so that the last digits of the scores depend on this request only.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,6 +95,8 @@ class ScoreRequest(BaseModel):
     texts: list[str] | None = Field(None, description=f"each ends with {LABEL_MARK}")
     conversations: list[Conversation] | None = None
     use_system: bool = False
+    over_long: Literal["error", "keep_end"] = "error"
+    alone: bool = False
 
 
 class TurnPlace(BaseModel):
@@ -125,6 +131,8 @@ async def score(request: Request, body: ScoreRequest) -> Any:
     if len(texts) > limit:
         raise ApiError(f"{len(texts)} texts at once; at most {limit} are taken", status=413)
     rows = await asyncio.to_thread(service.encode, texts)
+    if body.over_long == "keep_end":
+        rows = [row[-service.window :] for row in rows]
     for index, row in enumerate(rows):
         if len(row) > service.window:
             at = f"texts[{index}]" if places is None else f"conversations[{places[index].conversation}]"
@@ -132,7 +140,9 @@ async def score(request: Request, body: ScoreRequest) -> Any:
             raise ApiError(
                 f"{at}{turn} has {len(row)} tokens; the model's window is {service.window}", param=at, status=413
             )
-    scores = (await while_connected(request, service.batcher.score(rows))).tolist() if rows else []
+    scores: list[list[float]] = []
+    if rows:
+        scores = (await while_connected(request, service.batcher.score(rows, alone=body.alone))).tolist()
     return ScoreReply(
         model=service.name,
         attributes=list(service.schema.names),

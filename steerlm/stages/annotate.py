@@ -1,11 +1,17 @@
 """Stage `annotate`: the reward model labels the conversations, training and validation."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+from steerlm.errors import ConfigError
 from steerlm.inference.config import AnnotateSettings
-from steerlm.recipe import Recipe
+from steerlm.recipe import Profile, Recipe
+from steerlm.stages import annotate_job
 from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.stages.part_job import JobPlace, needs_job
+
+SPLITS = ("train", "val")
 
 
 def config(recipe: Recipe, role: str) -> AnnotateSettings | None:
@@ -18,25 +24,57 @@ def method(config: AnnotateSettings, inputs: Inputs) -> dict[str, Any]:
 
 
 def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
-    """`data`: conversations; `reward`: the model. A killed pass goes on where it was."""
-    from steerlm.inference.annotate import AnnotateCounts, annotate
-    from steerlm.inference.scorer import TransformersScorer
+    """`data`: conversations; `reward`: the model. A killed pass goes on where it was.
 
-    scorer = TransformersScorer(inputs["reward"].path, batch_tokens=config.batch_tokens, dtype=config.dtype)
-    metrics: dict[str, Any] = {}
-    for split in ("train", "val"):
+    In this process, or as a job if the profile's layout `annotate` has more than one.
+    """
+    from steerlm.models.folder import read_info
+
+    reward, layout = inputs["reward"].path, work.profile.layouts.annotate
+    files = [(inputs["data"].path / f"{split}.jsonl", work.scratch / f"{split}.jsonl") for split in SPLITS]
+    if needs_job(layout):
+        place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile.jobs)
+        done = annotate_job.annotate_by_job(annotate_job.Annotation(files, reward, config, layout), place, work.say)
+    else:
+        check_one_gpu_holds(reward, work.profile)
+        done = _annotate_here(files, reward, config, work)
+    for split in SPLITS:
+        (work.scratch / f"{split}.jsonl").rename(work.files / f"{split}.jsonl")
+    for rejects in work.scratch.glob("*rejects*"):
+        rejects.rename(work.logs / rejects.name)
+    counted = {split: dataclasses.asdict(counts) for split, counts in zip(SPLITS, done, strict=True)}
+    metrics = {f"{split}/{name}": value for split, counts in counted.items() for name, value in counts.items()}
+    return Made(attributes=read_info(reward).attributes, metrics=metrics)
+
+
+def _annotate_here(files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, work: Work) -> list[Any]:
+    from steerlm.inference.annotate import AnnotateCounts
+    from steerlm.inference.scorer import TransformersScorer
+    from steerlm.inference.striped import annotate_in_process
+
+    scorer = TransformersScorer(reward, batch_tokens=config.batch_tokens, dtype=config.dtype)
+    done = []
+    for split, (source, output) in zip(SPLITS, files, strict=True):
 
         def show(counts: AnnotateCounts, split: str = split) -> None:
             work.say(f"{split}: {counts.conversations} conversations, {counts.turns} turns labelled")
 
-        output = work.scratch / f"{split}.jsonl"
-        counts = annotate(inputs["data"].path / f"{split}.jsonl", output, scorer, config, show)
-        metrics |= {f"{split}/{name}": value for name, value in dataclasses.asdict(counts).items()}
-    for split in ("train", "val"):
-        (work.scratch / f"{split}.jsonl").rename(work.files / f"{split}.jsonl")
-    for rejects in work.scratch.glob("*rejects*"):
-        rejects.rename(work.logs / rejects.name)
-    return Made(attributes=scorer.schema, metrics=metrics)
+        done.append(annotate_in_process(source, output, scorer, config, show))
+    return done
 
 
-STAGE: Stage[AnnotateSettings] = Stage("annotate", "annotated", make, code=(__name__,), method=method)
+def check_one_gpu_holds(model: Path, profile: Profile) -> None:
+    """Raises `ConfigError` if the weights in a model folder are more than the memory of the profile's GPU."""
+    size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    memory = profile.gpu_memory_gib
+    if memory is not None and size > memory * 2**30:
+        raise ConfigError(
+            f"the reward model's weights are {size / 2**30:.0f} GiB, a GPU of profile {profile.name} has {memory:g}: "
+            "give the profile a layout annotate with devices and tensor that share the model, such as "
+            "annotate: {devices: 8, tensor: 8}"
+        )
+
+
+STAGE: Stage[AnnotateSettings] = Stage(
+    "annotate", "annotated", make, code=(__name__, annotate_job.WORKER), method=method
+)

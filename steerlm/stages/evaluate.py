@@ -1,11 +1,15 @@
 """Stage `evaluate`: how well the dials steer and how well the reward model predicts; `evaluation.json`."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.recipe import Recipe
 from steerlm.records import Conversation, read_records, write_json
+from steerlm.stages.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
 from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.stages.part_job import JobPlace, needs_job
 
 RESULT = "evaluation.json"
 
@@ -24,7 +28,11 @@ def config(recipe: Recipe, role: str) -> EvaluateConfig | None:
 
 
 def make(config: EvaluateConfig, inputs: Inputs, work: Work) -> Made:
-    """`data`: its questions and validation conversations; `reward`, `policy`, `baseline`: the models there are."""
+    """`data`: its questions and validation conversations; `reward`, `policy`, `baseline`: the models there are.
+
+    Answers are written in this process, in a job if the profile's layout `evaluate` has more than one, or by the server
+    that the profile names for the policy.
+    """
     from steerlm.stages.steering import measure, read_questions
 
     data = inputs["data"].path
@@ -32,15 +40,30 @@ def make(config: EvaluateConfig, inputs: Inputs, work: Work) -> Made:
     result = measure(
         settings=config.settings,
         questions=read_questions(data / "questions.jsonl"),
-        policy=folders.get("policy"),
+        policy=_answerer("policy", folders, config.settings, work),
         reward=folders.get("reward"),
-        baseline=folders.get("baseline"),
+        baseline=_answerer("baseline", folders, config.settings, work),
         held_out=(talk for _, talk in read_records(data / "val.jsonl", Conversation)),
         oracle=config.oracle,
     )
     write_json(work.files / RESULT, result)
     shown = inputs.get("policy") or inputs.get("reward")
     return Made(attributes=shown.attributes if shown else None, metrics=summary(result))
+
+
+def _answerer(
+    name: Literal["policy", "baseline"], folders: Mapping[str, Path], settings: EvaluationSettings, work: Work
+) -> Path | Answerer | None:
+    folder, profile = folders.get(name), work.profile
+    if folder is None:
+        return None
+    if name == "policy" and profile.policy_url:
+        return ServedAnswerer(profile.policy_url, settings, folder)
+    if not needs_job(profile.layouts.evaluate):
+        return folder
+    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile.jobs)
+    parts, conditioned = work.scratch / f"answers-{name}", name == "policy"
+    return JobAnswerer(folder, settings, profile.layouts.evaluate, place, parts, work.say, conditioned=conditioned)
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:
@@ -55,4 +78,4 @@ def summary(result: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__,))
+STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, GENERATE_WORKER))

@@ -3,32 +3,21 @@
 Used by the `evaluate` stage and by `steerlm evaluate`. Heavy rooms are imported when called.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import InputError, RecordError
-from steerlm.prompt import ASSISTANT, USER, render_prompt, render_readout
+from steerlm.prompt import ASSISTANT, USER, render_readout
 from steerlm.records import Conversation, Turn
+from steerlm.stages.answering import Answerer, PolicyAnswerer
 
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings
-    from steerlm.evaluation.steer import Case, Judge, Vectors
+    from steerlm.evaluation.steer import Judge, Vectors
     from steerlm.inference.config import OverLong
     from steerlm.inference.scorer import Scorer
-
-
-def schema_of(folder: Path) -> AttributeSchema:
-    """The attributes a model folder was made with; raises `InputError` for a model without any."""
-    from steerlm.models.folder import read_info
-
-    schema = read_info(folder).attributes
-    if schema is None:
-        raise InputError(
-            f"{folder}: this model has no attributes (no steerlm.json names any); a reward model or policy was expected"
-        )
-    return schema
 
 
 def read_questions(path: Path) -> list[str]:
@@ -43,32 +32,6 @@ def read_questions(path: Path) -> list[str]:
             raise RecordError(path, number, 'a "question" or "text" was expected')
         questions.append(value)
     return questions
-
-
-class PolicyAnswerer:
-    """Answers every case with its dials; without dials if not `conditioned` (a model that never saw a label)."""
-
-    def __init__(self, folder: Path, settings: "EvaluationSettings", *, conditioned: bool = True) -> None:
-        from steerlm.inference.config import Sampling
-        from steerlm.inference.generator import TransformersGenerator
-
-        self._schema = schema_of(folder) if conditioned else None
-        self._generator, self._seed = TransformersGenerator(folder), settings.seed
-        self._sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
-
-    def __call__(self, cases: Sequence["Case"]) -> list[str]:
-        prompts = [self._prompt(case.question, case.asked) for case in cases]
-        return [one[0].text.strip() for one in self._generator.generate(prompts, 1, self._sampling, self._seed)]
-
-    def fitting(self, questions: Sequence[str]) -> list[str]:
-        """The questions that leave room for a whole answer."""
-        dials = self._schema.complete({}) if self._schema else {}
-        room = self._generator.room([self._prompt(question, dials) for question in questions])
-        return [q for q, left in zip(questions, room, strict=True) if left >= self._sampling.max_tokens]
-
-    def _prompt(self, question: str, dials: Mapping[str, int]) -> str:
-        label = self._schema.format(dials) if self._schema else ""
-        return render_prompt([Turn(value=question, speaker=USER)], label)
 
 
 def reward_judge(scorer: "Scorer", over_long: "OverLong" = "error") -> "Judge":
@@ -140,27 +103,30 @@ def measure(
     *,
     settings: "EvaluationSettings",
     questions: Sequence[str],
-    policy: Path | None = None,
+    policy: "Path | Answerer | None" = None,
     reward: Path | None = None,
-    baseline: Path | None = None,
-    held_out: Iterable[Conversation] = (),
+    baseline: "Path | Answerer | None" = None,
+    held_out: Iterable[Conversation] | None = None,
     oracle: bool = False,
 ) -> dict[str, Any]:
-    """Everything the report shows about the models: `steering` (null without a policy) and `quality` (without a reward
-    model empty). Judges are the oracle, if the questions are the synthetic world's, and the reward model."""
+    """Everything the report shows about the models: `steering` (null without a policy) and `quality` (empty without a
+    reward model or held-out conversations). Judges are the oracle, if the questions are the synthetic world's, and the
+    reward model. A policy or baseline that is a folder answers in this process."""
     from steerlm.inference.scorer import TransformersScorer
 
     scorer = TransformersScorer(reward) if reward else None
     over_long = settings.over_long
     result: dict[str, Any] = {"steering": None, "quality": {}}
-    if scorer:
+    if scorer and held_out is not None:
         result["quality"] = held_out_quality(
             scorer, held_out, oracle_judge(scorer.schema) if oracle else None, over_long
         )
     if policy:
         from steerlm.evaluation.steer import evaluate_steering
 
-        schema = schema_of(policy)
+        answerer = PolicyAnswerer(policy, settings) if isinstance(policy, Path) else policy
+        schema = answerer.schema
+        assert schema is not None, "a policy has attributes"
         judges: dict[str, Judge] = {}
         if oracle:
             judges["oracle"] = oracle_judge(schema)
@@ -168,9 +134,10 @@ def measure(
             judges["reward model"] = reward_judge(scorer, over_long)
         if not judges:
             raise InputError("nothing can judge the answers: give a reward model")
-        answerer = PolicyAnswerer(policy, settings)
         fitting = answerer.fitting(questions) if over_long == "keep_end" else questions
-        unconditioned = PolicyAnswerer(baseline, settings, conditioned=False) if baseline else None
+        unconditioned = (
+            PolicyAnswerer(baseline, settings, conditioned=False) if isinstance(baseline, Path) else baseline
+        )
         result["steering"] = evaluate_steering(fitting, schema, settings, answerer, judges, unconditioned)
         result["steering"]["too_long"] = len(questions) - len(fitting)
     return result

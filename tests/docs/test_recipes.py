@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
@@ -13,6 +15,7 @@ from steerlm.cli.main import call
 from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
+from steerlm.inference.striped import read_plan
 from steerlm.jobs.config import JobSettings
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import LlamaShape, RopeScaling
@@ -33,6 +36,7 @@ from steerlm.recipe import (
     shipped,
 )
 from steerlm.records import RegressionSample
+from steerlm.stages.annotate_worker import read_spec as annotation_spec
 from steerlm.stages.local_pipeline import PipelineRun
 from steerlm.stages.train import TrainSpec, read_spec
 from steerlm.toyworld.config import RaterSettings
@@ -42,6 +46,7 @@ from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks
 from tests.docs.tables import documented, models_below, rows
+from tests.inference.conftest import conversation
 
 DOCUMENT = ROOT / "docs" / "recipes.md"
 TABLES = {
@@ -122,6 +127,8 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     Path("data").mkdir()
     Path("data/train_reg.jsonl").write_text(f"{sample.to_json()}\n" * 4)
     folder_of("meta-llama/Llama-2-70b-hf", Path("models/llama-2-70b"))
+    reward_of("meta-llama/Llama-2-70b-hf", Path("models/reward"))
+    Path("data/train.jsonl").write_text(f"{conversation(1).to_json()}\n")
     for split in ("train", "val"):
         Path(f"data/{split}_labelled.jsonl").write_text("{}\n")
     shell = Shell(added={"steerlm plan helpsteer2-70b --data": "--set reward.global_batch=4"})
@@ -138,6 +145,8 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
     assert not Path("models/policy.work").exists()
+    annotation = annotation_spec(Path("annotate.json"))
+    assert (annotation.layout.data_parallel, len(read_plan(annotation.passes[0].folder).places)) == (4, 1)
     assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
 
 
@@ -153,6 +162,16 @@ def folder_of(name: str, folder: Path) -> None:
     byte_tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(SHAPES[name].to_config()))
     (folder / "model.safetensors").touch()
+
+
+def reward_of(name: str, folder: Path) -> None:
+    """A reward model's folder with a public model's sizes and, of its weights, those that tell it from others."""
+    folder_of(name, folder)
+    schema = AttributeSchema()
+    weights = {"score.weight": torch.zeros(len(schema.names), 8), "model.norm.weight": torch.ones(8)}
+    save_file(weights, folder / "model.safetensors")
+    attributes = schema.model_dump(mode="json")
+    (folder / "steerlm.json").write_text(json.dumps({"format": 1, "kind": "reward", "attributes": attributes}))
 
 
 def test_an_unknown_key_is_told_as_the_document_says(

@@ -110,8 +110,9 @@ def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
     return folder
 
 
-def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1) -> Path:
-    """Scores spread over and beyond 0..4, so that clamping shows. Only HelpSteer's five are trained."""
+def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1, scale: float = 10) -> Path:
+    """Scores spread over and beyond 0..4, so that clamping shows. Only HelpSteer's five are trained. `scale`: of the
+    layers' weights; large ones also enlarge roundings."""
     schema = AttributeSchema().restricted(HELPSTEER)
     torch.manual_seed(seed)
     model = LlamaForSequenceClassification(
@@ -119,7 +120,7 @@ def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1)
     )
     with torch.no_grad():
         for weight in model.model.layers.parameters():
-            weight.mul_(10) if weight.dim() > 1 else None
+            weight.mul_(scale) if weight.dim() > 1 else None
         model.score.weight.normal_(std=0.5)
     return save(folder, model, tokenizer, ModelInfo("reward", attributes=schema, window=WINDOW))
 

@@ -29,9 +29,11 @@ class Server:
     """A reward server as small as its wire format; `faults` are statuses to answer before it behaves."""
 
     kind: str = "reward"
+    identity: str | None = None
     names: tuple[str, ...] = SCHEMA.names
     faults: list[int] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    greeted: int = 0
     running: int = 0
     most: int = 0
     pause: float = 0.0
@@ -44,7 +46,9 @@ class Server:
 
         @app.get("/v1/model")
         async def model() -> dict[str, Any]:
-            return {"kind": self.kind, "attributes": SCHEMA.model_dump(mode="json"), "window": 20}
+            self.greeted += 1
+            known = {"identity": self.identity} if self.identity else {}
+            return {"kind": self.kind, "attributes": SCHEMA.model_dump(mode="json"), "window": 20, **known}
 
         @app.post("/v1/score")
         async def score(request: Request) -> Any:
@@ -55,9 +59,10 @@ class Server:
             self.most = max(self.most, self.running)
             await asyncio.sleep(self.pause)
             self.running -= 1
-            texts = (await request.json())["texts"]
+            body = await request.json()
+            texts = body["texts"]
             self.batches.append(len(texts))
-            scores = table.score(texts)
+            scores = table.score(texts, body.get("over_long", "error"))
             if np.isnan(scores).any():
                 return JSONResponse({"error": {"message": "text too long: 30 tokens"}}, 413)
             return {"attributes": self.names, "scores": scores.tolist(), "model": "m"}
@@ -112,7 +117,59 @@ def test_our_reward_server_gives_what_the_model_gives_in_process(reward_folder: 
     assert (remote.schema, remote.window, remote.identity) == (local.schema, local.window, local.identity)
     with pytest.raises(InputError, match=f"longer than the model's window of {local.window}: .*tokens"):
         remote.score(texts)
+    kept = remote.score(texts, "keep_end")
+    np.testing.assert_allclose(kept, local.score(texts, "keep_end"), atol=2e-5)
+    # Other clients' texts are in no batch of ours: not a bit differs.
+    others = [threading.Thread(target=remote.score, args=([answer(n) + LABEL_MARK] * 8, "skip")) for n in range(6)]
+    for other in others:
+        other.start()
+    assert (remote.score(texts, "keep_end") == kept).all()
+    for other in others:
+        other.join()
     running.should_exit = True
+
+
+def test_requests_are_spread_and_a_server_that_dies_is_done_without(tmp_path: Path) -> None:
+    first, second, late = (Server(identity="same", pause=0.02) for _ in range(3))
+    running = [serve(first), serve(second)]
+    late.port = free_port()
+    scorer = HttpScorer(
+        urls=[f"http://127.0.0.1:{one.port}" for one in (first, second, late)], batch_texts=4, requests=1
+    )
+    texts = [f"text {n}" for n in range(80)]
+    np.testing.assert_allclose(scorer.score(texts), TableScorer().score(texts), atol=1e-6)
+    assert len(first.batches) + len(second.batches) == 20 and min(len(first.batches), len(second.batches)) > 5
+
+    ending = threading.Timer(0.06, lambda: setattr(running[0], "should_exit", True))
+    ending.start()
+    np.testing.assert_allclose(scorer.score(texts * 2), TableScorer().score(texts * 2), atol=1e-6)
+    ending.join()
+    for server in scorer.servers.servers:  # the pauses of one that stays away have grown
+        server.rests_until = 0.0
+    running.append(serve(late))
+    scorer.score(texts)
+    assert late.greeted == 1 and late.batches
+    for one in running:
+        one.should_exit = True
+
+
+def test_all_servers_must_serve_the_same_model() -> None:
+    first, second = Server(identity="one"), Server(identity="two")
+    running = [serve(first), serve(second)]
+    urls = [f"http://127.0.0.1:{one.port}" for one in (first, second)]
+    with pytest.raises(ModelError, match=rf"{urls[1]} serves another model .* than {urls[0]}|{urls[0]} serves another"):
+        HttpScorer(urls=urls)
+    # One that comes back with another model is noticed before it is given a text.
+    second.identity = "one"
+    scorer = HttpScorer(urls=urls, batch_texts=1)
+    second.identity = "two"
+    for server in scorer.servers.servers:
+        server.known = server.url == urls[0]
+    with pytest.raises(ModelError, match="serves another model"):
+        scorer.score(["a", "b", "c", "d"])
+    assert second.batches == []
+    for one in running:
+        one.should_exit = True
 
 
 def test_over_long_texts_are_found_by_the_server(server: Server) -> None:
@@ -124,8 +181,9 @@ def test_over_long_texts_are_found_by_the_server(server: Server) -> None:
     np.testing.assert_allclose(scores[:5], TableScorer().score(texts[:5]), atol=1e-6)
     with pytest.raises(InputError, match="longer than the model's window of 20: text too long"):
         scorer.score(texts)
-    with pytest.raises(InputError, match="cannot be cut over HTTP"):
-        scorer.score(texts, "keep_end")
+    np.testing.assert_allclose(
+        scorer.score(texts, "keep_end"), TableScorer(window=20).score(texts, "keep_end"), atol=1e-6
+    )
 
 
 def test_a_busy_server_is_asked_again(server: Server) -> None:
@@ -134,7 +192,7 @@ def test_a_busy_server_is_asked_again(server: Server) -> None:
     np.testing.assert_allclose(scorer.score(["a"]), TableScorer().score(["a"]), atol=1e-6)
     assert server.faults == []
     server.faults = [503] * 50
-    scorer._patience = 0.6
+    scorer.servers.patience = 0.6
     with pytest.raises(SteerLMError, match=r"no answer within 0\.6 s; the last was: HTTP 503: the queue is full"):
         scorer.score(["a"])
 

@@ -50,6 +50,25 @@ def test_requests_that_wait_share_a_batch_and_keep_their_order() -> None:
     assert max(scorer.calls) <= 16 + 2
 
 
+def test_a_request_that_wants_to_be_alone_shares_no_call() -> None:
+    scorer = Lengths()
+    batcher = ScoreBatcher(scorer, ScoreSettings(wait_ms=1, max_batch=16))
+    batcher.start()
+
+    async def ask() -> list[Scores]:
+        sizes = [(1, False), (5, True), (2, False), (7, True), (3, False)]
+        tasks = [asyncio.create_task(batcher.score([[0] * n] * n, alone=alone)) for n, alone in sizes]
+        await asyncio.sleep(0.2)
+        scorer.gate.set()
+        return await asyncio.gather(*tasks)
+
+    results = asyncio.run(ask())
+    batcher.stop()
+    assert [scores.tolist() for scores in results] == [[[n, -n]] * n for n in (1, 5, 2, 7, 3)]
+    assert {5, 7} <= set(scorer.calls) and sum(scorer.calls) == 18
+    assert len(scorer.calls) <= 4, "the others share one"
+
+
 def test_a_bad_request_does_not_fail_its_neighbours() -> None:
     scorer = Lengths()
     batcher = ScoreBatcher(scorer, ScoreSettings(wait_ms=50))

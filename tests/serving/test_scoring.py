@@ -172,3 +172,17 @@ def test_a_softmax_is_not_served() -> None:
         check_scores(np.array([[np.nan, 0.6]], dtype=np.float32), schema)
     with pytest.raises(ModelError, match="shape"):
         check_scores(np.array([[0.3]], dtype=np.float32), schema)
+
+
+def test_a_text_beyond_the_window_keeps_its_end_when_asked(reward_server: str, reward_folder: Path) -> None:
+    scorer = TransformersScorer(reward_folder)
+    long = [f"<extra_id_1>User\n{'dog cat ' * 400}{i}\n<extra_id_2>" for i in range(2)]
+    assert post(reward_server, {"texts": long})[0] == 413
+    for body in ({"texts": long}, {"texts": long, "alone": True}):
+        status, reply = post(reward_server, {**body, "over_long": "keep_end"})
+        assert status == 200
+        np.testing.assert_allclose(np.array(reply["scores"]), scorer.score(long, "keep_end"), atol=1e-5)
+    record = {**RECORD, "conversations": [{"from": "Assistant", "value": "dog cat " * 400}]}
+    assert post(reward_server, {"conversations": [record]})[0] == 413
+    assert post(reward_server, {"conversations": [record], "over_long": "keep_end"})[0] == 200
+    assert post(reward_server, {"texts": long, "over_long": "skip"})[0] == 400

@@ -30,6 +30,8 @@ def folders(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Pat
     scores = config(tokenizer, **names)
     scores.max_position_embeddings = 2 * WINDOW
     models = {"policy": LlamaForCausalLM(shape), "reward": LlamaForSequenceClassification(scores)}
+    for weight in models["policy"].model.layers.parameters():
+        weight.data.mul_(10) if weight.dim() > 1 else None  # so that answers depend on all of the prompt
     info = {kind: ModelInfo(kind, attributes=SCHEMA, window=2 * WINDOW) for kind in models}  # type: ignore[arg-type]
     return {kind: save(tmp_path / kind, model, tokenizer, info[kind]) for kind, model in models.items()}
 

@@ -1,0 +1,73 @@
+"""Which model gives the scores: a digest that is equal for the same model at the same precision, else different.
+
+Computed from a loaded model, or from its folder alone, of which two small tensors are read.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from steerlm.errors import ModelError
+from steerlm.inference.config import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+FILES = ("config.json", "tokenizer.json", "tokenizer.model")
+WEIGHTS = ("score.weight", "model.norm.weight")
+
+
+def model_identity(folder: Path, dtype: "torch.dtype", weights: Sequence["torch.Tensor"]) -> str:
+    """A digest of tokenizer, configuration, precision, head and final norm (`weights`, in this order).
+
+    Not of all weights, which may be 100 GB: training moves the head and the norm in every step.
+    """
+    digest = hashlib.sha256(str(dtype).encode())
+    for name in FILES:
+        path = folder / name
+        digest.update(path.read_bytes() if path.exists() else b"-")
+    for weight in weights:
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def folder_identity(folder: Path, precision: Literal["fp32", "bf16"]) -> str:
+    """What `model_identity` gives once the folder's reward model is loaded at that precision. Raises `ModelError`."""
+    import torch
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    return model_identity(folder, dtype, [_read(folder, name).to(dtype) for name in WEIGHTS])
+
+
+def resolve_precision(folder: Path, precision: Precision) -> Literal["fp32", "bf16"]:
+    """The precision that `auto` stands for on this machine. Raises `ModelError` for a folder of another one."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if torch.accelerator.current_accelerator(check_available=True) is None:
+        return "fp32"
+    dtype = _read(folder, WEIGHTS[0]).dtype
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ModelError(f"{folder}: its weights are {dtype}; set the precision, fp32 or bf16 (annotate.dtype)")
+    return "fp32" if dtype == torch.float32 else "bf16"
+
+
+def _read(folder: Path, name: str) -> "torch.Tensor":
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        if index.is_file():
+            files = [folder / json.loads(index.read_text(encoding="utf-8"))["weight_map"][name]]
+        for file in files:
+            with safe_open(file, framework="pt") as tensors:
+                if name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                    found: torch.Tensor = tensors.get_tensor(name)
+                    return found
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{folder}: {name} cannot be read ({error})") from None
+    raise ModelError(f"{folder}: weight {name} is missing; a reward model folder with safetensors was expected")

@@ -1,0 +1,146 @@
+"""A reward model on megatron's layers that only scores: no optimizer, no gradient buffer, any layout.
+
+Each data-parallel replica scores what it is given; the processes that hold one replica are given the same texts and
+get the same scores. Texts of like length are packed into rows. Knows no conversations, files or journals.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from steerlm.errors import ModelError, SteerLMError
+from steerlm.inference.batching import by_length
+from steerlm.inference.identity import folder_identity
+from steerlm.inference.scorer import ACCELERATOR_TOKENS, CPU_TOKENS, Scores, TokenScorer
+from steerlm.megatron import device, hf_io, parallel
+from steerlm.megatron import model as models
+from steerlm.megatron.mapping import SCORE, parameters
+from steerlm.models.folder import load_tokenizer, read_info
+from steerlm.models.shape import LlamaShape
+from steerlm.training.config import LayoutSettings
+from steerlm.training.engine import RowTensors
+from steerlm.training.rows import Row, Sample
+from steerlm.training.tensors import row_tensors
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Value = TypeVar("Value")
+log = logging.getLogger(__name__)
+
+
+class MegatronScorer(TokenScorer):
+    """A reward model folder over the processes of `layout`; a `Scorer` of this process's replica.
+
+    Building it and scoring are collective over a replica's processes (building it also over all). `batch_tokens` bounds
+    a packed row. Raises `ConfigError` for a layout that does not fit the model, `ModelError` for a folder that is no
+    reward model.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layout: LayoutSettings,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        batch_tokens: int | None = None,
+    ) -> None:
+        info, shape = read_info(folder), LlamaShape.from_folder(folder)
+        if info.kind != "reward" or info.attributes is None:
+            raise ModelError(f"{folder}: a {info.kind} model; a reward model was expected")
+        layout.check_fits(shape)
+        self.folder, self.schema = folder, info.attributes
+        self.window = min(info.window or shape.max_position_embeddings, shape.max_position_embeddings)
+        self.tokenizer = load_tokenizer(folder)
+        self.identity = folder_identity(folder, precision)
+        self.batch_tokens = batch_tokens or (ACCELERATOR_TOKENS if device.on_accelerator() else CPU_TOKENS)
+        self._layout = parallel.initialize(layout, seed=0)
+        self._model = _build(folder, shape, layout, DTYPES[precision], len(self.schema.names))
+        self._schedule = get_forward_backward_func()
+        log.info("reward model %s, %s, replica %d of %d", folder, precision, self.replica + 1, self.replicas)
+
+    @property
+    def replica(self) -> int:
+        """Which of the `replicas` copies of the model this process is part of, from 0."""
+        return self._layout.dp_rank
+
+    @property
+    def replicas(self) -> int:
+        return self._layout.dp_size
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one of its replica that writes what all of them have computed."""
+        place = parallel.place()
+        return place.tensor == 0 and place.stage == 0
+
+    def from_first(self, value: Value) -> Value:
+        """The first process's `value`, on every process. What each one sees of a shared folder may differ."""
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0)
+        return shared[0]
+
+    @torch.no_grad()
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
+        """See `TokenScorer.score_tokens`. Rows of tokens that are scored together depend on `rows` alone."""
+        width = len(self.schema.names)
+        batches = list(by_length([len(row) for row in rows], self.batch_tokens))
+        flat = torch.empty((len(rows), width), device=device.device())
+        if batches:
+            outputs = self._forward([_packed([rows[i] for i in batch]) for batch in batches])
+            if parallel_state.is_pipeline_last_stage():
+                torch.cat(outputs, out=flat)
+            if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+                group = parallel_state.get_pipeline_model_parallel_group()
+                dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+        scores = np.empty((len(rows), width), dtype=np.float32)
+        scores[[i for batch in batches for i in batch]] = flat.cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise SteerLMError(f"{self.folder}: the model gives scores that are not finite numbers")
+        return scores
+
+    def _forward(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Values [K, A] fp32 of each row on the last pipeline stage; elsewhere the list is empty."""
+
+        def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
+            row = row_tensors(next(left), self._layout.row_multiple, device.device())
+            return model(row), functools.partial(_output, row)
+
+        collected: list[torch.Tensor] = self._schedule(
+            forward_step_func=forward_step,
+            data_iterator=iter(rows),
+            model=self._model,
+            num_microbatches=len(rows),
+            seq_length=self._layout.row_multiple,  # not used: each stage is told a row's length by the one before it
+            micro_batch_size=1,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+        return collected
+
+
+def _build(folder: Path, shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int) -> models.Llama:
+    attention = models.resolve_attention(layout)
+    model = models.build(shape, models.configure(shape, layout, dtype), attention, outputs)
+    weights = hf_io.Folder(folder)
+    if SCORE not in weights or weights.shape(SCORE)[0] != outputs:
+        raise ModelError(f"{folder}: its head does not have the {outputs} outputs of its attributes")
+    hf_io.load(model, parameters(shape, parallel.place(), outputs, fused_norms=attention == "te"), weights, weights)
+    weights.close()
+    return model.eval()
+
+
+def _packed(texts: Sequence[list[int]]) -> Row:
+    """A row that is read out at the last token of each text."""
+    samples = (Sample(np.asarray(ids, np.int32), np.zeros(len(ids), np.float32)) for ids in texts)
+    return Row(tuple(samples))
+
+
+def _output(row: RowTensors, output: torch.Tensor, non_loss_data: bool) -> torch.Tensor:
+    return output
