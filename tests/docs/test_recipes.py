@@ -130,7 +130,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     reward_of("meta-llama/Llama-2-70b-hf", Path("models/reward"))
     Path("data/train.jsonl").write_text(f"{conversation(1).to_json()}\n")
     for split in ("train", "val"):
-        Path(f"data/{split}_labelled.jsonl").write_text("{}\n")
+        Path(f"data/{split}_labelled.jsonl").write_text(f"{conversation(3).to_json()}\n")
     shell = Shell(added={"steerlm plan helpsteer2-70b --data": "--set reward.global_batch=4"})
     shell.run(DOCUMENT)
     assert [(one.recipe.name, one.profile.name) for one in began] == [
@@ -144,7 +144,8 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     assert sum("replica" in text for text in shell.said.values()) == 8
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
-    assert not Path("models/policy.work").exists()
+    assert [path.name for path in Path("models/policy.work/work").iterdir()] == ["tokens"]
+    assert spec.index
     annotation = annotation_spec(Path("annotate.json"))
     assert (annotation.layout.data_parallel, len(read_plan(annotation.passes[0].folder).places)) == (4, 1)
     assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
