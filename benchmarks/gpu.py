@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from steerlm.errors import SteerLMError, first_line
 from steerlm.jobs.backend import Job
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.environment import variables
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.models.shape import LlamaShape
@@ -213,7 +214,16 @@ def run(tasks: list[Task], folder: Path, on_cpu: bool) -> None:
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     spec = {"on_cpu": on_cpu, "threads": threads, "tasks": [task.spec() for task in tasks]}
     place = Path(tempfile.mkdtemp(dir=folder))
-    job = Job("gpu-benchmark", "gpu_worker", spec, place, place / "log", devices=processes, threads=threads)
+    job = Job(
+        "gpu-benchmark",
+        "gpu_worker",
+        spec,
+        place,
+        place / "log",
+        devices=processes,
+        threads=threads,
+        environment=variables(tasks[0].place),
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     print("; ".join(task.name for task in tasks), flush=True)
     try:
@@ -291,7 +301,8 @@ def page(tasks: Sequence[Task], tiny: bool) -> str:
         "real tokens",
         "peak GiB",
         "annotated turns/s",
-        "save s",
+        "save, blocked s",
+        "written s",
         "load s",
     ]
     rows = [speed_row(task, gpu.peak_flops if gpu else None) for task in tasks if task.kind == "speed"]
@@ -302,7 +313,8 @@ def page(tasks: Sequence[Task], tiny: bool) -> str:
 NOTES = """\
 Random weights, rows packed of samples of log-normal lengths as conversations have them. Step: the median. MFU: model
 FLOPs of the real tokens, of the data sheet's dense bf16 peak; what recomputation adds is not counted. Annotated:
-forward passes of the reward model over such rows, all GPUs together. Save: how long training waits for it."""
+forward passes of the reward model over such rows, all GPUs together. Save: how long training waits for it, then how
+long until it is complete."""
 
 
 def machine(tiny: bool) -> str:
@@ -322,7 +334,7 @@ def parity_row(task: Task) -> list[str]:
 
 def speed_row(task: Task, peak: float | None) -> list[str]:
     if task.error:
-        return [task.name, *[""] * 9, task.error]
+        return [task.name, *[""] * 10, task.error]
     result = task.result
     per_gpu = result["tokens_per_second"] / task.place.processes
     flops = per_gpu * flops_per_token(task.shape, task.outputs, result["context"])
@@ -334,7 +346,7 @@ def speed_row(task: Task, peak: float | None) -> list[str]:
         f"{result['real_token_share']:.0%}",
         f"{result['peak_bytes'] / 2**30:.1f}" if result["peak_bytes"] else "",
         f"{result['turns_per_second']:,.0f}" if task.outputs else "",
-        *([f"{result[f'{what}_seconds']:.2f}" for what in ("save", "load")] if task.saves else ["", ""]),
+        *([f"{result[f'{what}_seconds']:.2f}" for what in ("save", "written", "load")] if task.saves else [""] * 3),
         f"{result['checkpoint_bytes'] / 1e9:.3g}" if task.saves else "",
         task.note,
     ]

@@ -41,7 +41,7 @@ def parity(task: dict[str, Any]) -> dict[str, Any]:
 
     engine, objective = build(task)
     first, *batches = packed(task, engine.layout, 1 + task["steps"])
-    engine.step(first.rows, objective, lr=0.0)
+    engine.step(first.rows, objective, 0.0, first.count)
     if engine.layout.dp_size == 1:  # else a process has whole only its share of the gradients
         parameters = list(engine.model.parameters())
         weights = [parameter.detach().clone() for parameter in parameters]
@@ -51,7 +51,7 @@ def parity(task: dict[str, Any]) -> dict[str, Any]:
             engine.write_hf(Path(task["folder"], "gradients"))
             for parameter, weight in zip(parameters, weights, strict=True):
                 parameter.copy_(weight)
-    results = [engine.step(batch.rows, objective, LR) for batch in batches]
+    results = [engine.step(batch.rows, objective, LR, batch.count) for batch in batches]
     return {"losses": [result.loss for result in results], "norms": [result.grad_norm for result in results]}
 
 
@@ -65,7 +65,7 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     engine, objective = build(task)
     count = WARM_UP + task["steps"]
     batches = list(packed(task, engine.layout, count))
-    steps = [seconds(engine.step, batch.rows, objective, LR) for batch in batches][WARM_UP:]
+    steps = [seconds(engine.step, batch.rows, objective, LR, batch.count) for batch in batches][WARM_UP:]
     filled = packing(lengths(task, count), settings(task), LayoutSettings(**task["layout"]), count)
     result = {
         "step_seconds": statistics.median(steps),
@@ -80,6 +80,7 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     if task["saves"]:
         folder = Path(task["folder"], "checkpoint")
         result["save_seconds"] = seconds(engine.save, folder, {})
+        result["written_seconds"] = seconds(engine.finish_save)
         result["load_seconds"] = seconds(engine.load, folder)
         result["checkpoint_bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return result
@@ -126,10 +127,11 @@ def lengths(task: dict[str, Any], steps: int) -> list[int]:
 
 
 class Batch(NamedTuple):
-    """This process's rows of a global batch, and the tokens of all."""
+    """This process's rows of a global batch; tokens and count of the whole of it."""
 
     rows: list[Any]
     tokens: int
+    count: int
 
 
 def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[Batch]:
@@ -143,7 +145,7 @@ def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[Batch]:
         draw = np.random.default_rng(step)
         samples = [sample(task, n, draw) for n in of]
         mine = plan(of, task["row_tokens"], layout.dp_size)[layout.dp_rank]
-        yield Batch([Row(tuple(samples[i] for i in row)) for row in mine], sum(of))
+        yield Batch([Row(tuple(samples[i] for i in row)) for row in mine], sum(of), sum(one.count for one in samples))
 
 
 def sample(task: dict[str, Any], length: int, draw: np.random.Generator) -> Any:
