@@ -233,7 +233,7 @@ class MegatronEngine:
         _, _, first = done[0]
         parts = [
             torch.stack([total.double() for total, _, _ in done]).sum(),
-            torch.tensor(sum(count for _, count, _ in done), dtype=torch.float64, device=self.device),
+            torch.full((), sum(count for _, count, _ in done), dtype=torch.float64, device=self.device),
             *(torch.stack([s[name].double() for _, _, s in done]).sum(0) for name in first),
         ]
         flat = torch.cat([part.reshape(-1) for part in parts])
