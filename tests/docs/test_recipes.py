@@ -120,8 +120,9 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     Path("data").mkdir()
     Path("data/train_reg.jsonl").write_text(f"{sample.to_json()}\n" * 4)
     folder_of("meta-llama/Llama-2-70b-hf", Path("models/llama-2-70b"))
+    turns = [{"from": "User", "value": "What is ice?"}, {"from": "Assistant", "value": "Water.", "label": "quality:4"}]
     for split in ("train", "val"):
-        Path(f"data/{split}_labelled.jsonl").write_text("{}\n")
+        Path(f"data/{split}_labelled.jsonl").write_text(json.dumps({"conversations": turns}) + "\n")
     shell = Shell(added={"steerlm plan helpsteer2-70b --data": "--set reward.global_batch=4"})
     shell.run(DOCUMENT)
     assert [(one.recipe.name, one.profile.name) for one in began] == [
@@ -135,7 +136,10 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     assert sum("replica" in text for text in shell.said.values()) == 6
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
-    assert not Path("models/policy.work").exists()
+    made = {path.relative_to("models/policy.work").parts[:2] for path in Path("models/policy.work").rglob("*.bin")}
+    assert made == {("work", "tokens")} and {index[:16] for index in spec.index.model_dump().values()} == {
+        path.name for path in Path("models/policy.work/work/tokens").iterdir() if path.is_dir()
+    }
     assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
 
 
