@@ -27,8 +27,9 @@ from steerlm.records import parse_line, read_lines
 from steerlm.training.engine import Objective, Unit
 
 CHUNK_BYTES = 1 << 18
-PARALLEL_BYTES = 16 << 20
-"""Less text than this is tokenized here: starting processes costs about a second, one tokenizes 2-4 MB in that."""
+PARALLEL_BYTES = 64 << 20
+"""Less text than this is tokenized in this process: the tokenizer's own threads share most of the work already, and
+another process takes about two seconds to start."""
 MOST_PROCESSES = 32
 """One process reads and writes for all; it keeps no more than about so many busy."""
 

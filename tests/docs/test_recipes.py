@@ -144,8 +144,10 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     assert sum("replica" in text for text in shell.said.values()) == 8
     spec = read_spec(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
-    assert [path.name for path in Path("models/policy.work/work").iterdir()] == ["tokens"]
-    assert spec.index
+    made = {path.relative_to("models/policy.work").parts[:2] for path in Path("models/policy.work").rglob("*.bin")}
+    assert made == {("work", "tokens")} and {index[:16] for index in spec.index.model_dump().values()} == {
+        path.name for path in Path("models/policy.work/work/tokens").iterdir() if path.is_dir()
+    }
     annotation = annotation_spec(Path("annotate.json"))
     assert (annotation.layout.data_parallel, len(read_plan(annotation.passes[0].folder).places)) == (4, 1)
     assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
