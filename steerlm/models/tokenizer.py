@@ -26,6 +26,8 @@ FILES = (
     "chat_template.jinja",
 )
 CONFIG = "tokenizer_config.json"
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Names of the class that takes tokenizer.json as it stands."""
 PROBE = "Round trip:  two spaces, a tab\tand Ünïcödé ✓ . Is n't it ?\n<extra_id_1>User\nquality:4,toxicity:0\n"
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -38,19 +40,32 @@ LLAMA3_RANKS = 128000
 
 def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer of a model folder; the only way a tokenizer is loaded anywhere. Raises `ModelError`."""
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise InputError("tokenizers need transformers: pip install 'steerlm[models]'") from None
-
     check_tokenizer_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        kind = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("tokenizer_class")
+        loader = _loader(kind in GENERIC)
+        tokenizer = loader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except InputError:
+        raise
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise ModelError(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from None
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: its tokenizer gives no character offsets; a tokenizer.json is needed")
     return tokenizer
+
+
+def _loader(generic: bool) -> Any:
+    """AutoTokenizer, or the class that it finds for a generic folder: which spares seconds of importing torch."""
+    try:
+        if generic:
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer
+    except ImportError:
+        raise InputError("tokenizers need transformers: pip install 'steerlm[models]'") from None
 
 
 def check_tokenizer_folder(folder: str | Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer, pad_id
 from steerlm.prompt import LABEL_MARK, SYSTEM_PROMPT, encode, render, render_prompt, text_of
 from steerlm.records import Conversation, Turn
 from steerlm.training.objectives.tokens import Encoder
+from tests.byte_tokenizer import byte_tokenizer
 
 SOURCES = {
     "tok512": "stories260K",
@@ -59,6 +62,24 @@ def test_facts_of_the_three_tokenizers(real: Path, shared_data: Path) -> None:
         assert encoded.ids[: len(prompt)] == prompt and encoded.joints == 0
         assert encoded.learned.index(True) == len(prompt)
         assert tokenizer.decode(encoded.ids) == text_of(render(whole))
+
+
+def test_a_folder_made_here_loads_as_by_auto_tokenizer(real: Path) -> None:
+    ours, theirs = load_tokenizer(real), AutoTokenizer.from_pretrained(real)
+    assert type(ours) is type(theirs) and ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id", "padding_side", "chat_template", "all_special_ids"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_a_folder_made_here_loads_without_torch(tmp_path: Path) -> None:
+    byte_tokenizer().save_pretrained(tmp_path)
+    program = (
+        "import sys\n"
+        "from steerlm.models.tokenizer import load_tokenizer\n"
+        "load_tokenizer(sys.argv[1])\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=120)
 
 
 def test_ids_are_those_of_the_reference_tokenizers(real: Path, shared_data: Path) -> None:
