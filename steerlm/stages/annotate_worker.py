@@ -84,7 +84,7 @@ def run(spec: AnnotateSpec) -> None:
                     turns += label_part(corpus, place, scorer, spec.options, parts[i] if scorer.writes else None)
                     done += 1
                     rate = scorer.replicas * turns / (time.monotonic() - began)
-                    log.info("block %d/%d of each worker, %.0f turns/s together", done, len(mine), rate)
+                    log.info("block %d/%d of each worker, %.1f turns/s together", done, len(mine), rate)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
