@@ -101,12 +101,17 @@ class StripedAnnotation:
         self._out.__exit__(*details)
 
     @property
+    def complete(self) -> bool:
+        """Whether the output was written by an earlier call; there is no plan of it then."""
+        return self._out.complete
+
+    @property
     def left(self) -> list[Place]:
         return [place for place in self.places if place.first not in self.parts]
 
     def merge(self) -> AnnotateCounts:
         """Write the output from the parts, and remove them. Raises `SteerLMError` if one is missing or damaged."""
-        if self._out.complete:
+        if self.complete:
             self._out.settle()
         else:
             self._merge()

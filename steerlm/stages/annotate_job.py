@@ -37,13 +37,17 @@ class Annotation:
     layout: LayoutSettings
 
     def spec(self, passes: Sequence[StripedAnnotation]) -> dict[str, Any]:
-        """The worker's SPEC.json; all paths are absolute."""
+        """The worker's SPEC.json of the outputs that are not complete; all paths are absolute.
+
+        It does not change while a job makes parts, so that a launcher finds its job again.
+        """
+        begun = [one for one in passes if not one.complete]
         return {
             "model_folder": str(self.model.absolute()),
             "precision": resolve_precision(self.model, self.options.dtype),
             "options": self.options.model_dump(mode="json"),
             "layout": self.layout.model_dump(mode="json"),
-            "passes": [{"source": str(p.source.absolute()), "folder": str(p.folder.absolute())} for p in passes],
+            "passes": [{"source": str(p.source.absolute()), "folder": str(p.folder.absolute())} for p in begun],
         }
 
 

@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerlm.errors import ConfigError, Interrupted, first_problem
+from steerlm.errors import ConfigError, Interrupted, SteerLMError, first_problem
 from steerlm.inference.config import AnnotateSettings
 from steerlm.training.config import LayoutSettings
 
@@ -84,7 +84,7 @@ def run(spec: AnnotateSpec) -> None:
                     turns += label_part(corpus, place, scorer, spec.options, parts[i] if scorer.writes else None)
                     done += 1
                     rate = scorer.replicas * turns / (time.monotonic() - began)
-                    log.info("block %d/%d of each worker, %.0f turns/s together", done, len(mine), rate)
+                    log.info("block %d/%d of each worker, %.1f turns/s together", done, len(mine), rate)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -105,5 +105,16 @@ def main(arguments: Sequence[str]) -> None:
     finish()
 
 
+def _say_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """One line for an error of ours, with its exit code, where torchrun was called by hand."""
+    if not isinstance(error, SteerLMError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.error("%s", error)
+    logging.shutdown()
+    sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
+    sys.excepthook = _say_and_exit
     main(sys.argv[1:])

@@ -162,9 +162,14 @@ def test_all_servers_must_serve_the_same_model() -> None:
     # One that comes back with another model is noticed before it is given a text.
     second.identity = "one"
     scorer = HttpScorer(urls=urls, batch_texts=1)
-    second.identity = "two"
+    running[1].should_exit = True
+    while running[1].servers and running[1].servers[0].is_serving():
+        time.sleep(0.01)
+    assert scorer.score(["a", "b", "c", "d"]).shape == (4, 3)
+    second.identity, second.batches = "two", []
+    running[1] = serve(second)
     for server in scorer.servers.servers:
-        server.known = server.url == urls[0]
+        server.rests_until = 0.0
     with pytest.raises(ModelError, match="serves another model"):
         scorer.score(["a", "b", "c", "d"])
     assert second.batches == []

@@ -97,6 +97,21 @@ def test_blocks_that_are_done_are_left_alone(folder: Path, tmp_path: Path) -> No
     assert labelled(folder, tmp_path / "half") == whole
 
 
+def test_an_output_that_is_complete_is_no_part_of_the_job(folder: Path, tmp_path: Path) -> None:
+    whole = labelled(folder, tmp_path / "whole")
+    job = work(folder, tmp_path / "out", devices=2)
+    first = Annotation(job.files[:1], job.model, job.options, job.layout)
+    with planned(first) as passes:
+        ranks(2, run, AnnotateSpec.model_validate(first.spec(passes)))
+        passes[0].merge()
+    with planned(job) as passes:
+        before = job.spec(passes)
+        assert [one.complete for one in passes] == [True, False] and len(before["passes"]) == 1
+        ranks(2, run, AnnotateSpec.model_validate(before))
+        assert not passes[1].left and job.spec(passes) == before, "a launcher finds the job that is running"
+    assert labelled(folder, tmp_path / "out", devices=2) == whole
+
+
 def test_only_one_process_of_a_replica_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = tmp_path / "written"
     write_part = Parts.write
