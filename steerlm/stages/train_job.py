@@ -13,7 +13,7 @@ from steerlm.jobs.backend import Job
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.stages.base import Made, Work
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import FaultSettings, LayoutSettings, TrainSettings
 
 WORKER = "steerlm.stages.train"
 CODE = (WORKER,)
@@ -47,6 +47,7 @@ def train(
         objective,
         settings,
         layout,
+        work.profile.jobs.faults,
         train=train,
         validation=validation,
         model=model.path if model else None,
@@ -69,6 +70,7 @@ def make_spec(
     objective: str,
     settings: TrainSettings,
     layout: LayoutSettings,
+    faults: FaultSettings,
     *,
     train: Sequence[Path],
     validation: Sequence[Path],
@@ -84,6 +86,7 @@ def make_spec(
         "objective": objective,
         "settings": settings.model_dump(mode="json"),
         "layout": layout.model_dump(mode="json"),
+        "faults": faults.model_dump(mode="json"),
         "attributes": attributes.model_dump(mode="json") if attributes else None,
         "model_folder": str(model) if model else None,
         "base": base,

@@ -7,10 +7,23 @@ where and how fast it is computed; it therefore takes no part in a stage's key.
 import math
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
+
+STARTUP_TIMEOUT_MINUTES = 30.0
+"""How long processes wait for each other while one may work for all: loading, the first step's compiling and
+connecting, saving, writing the model."""
 
 
 class Settings(BaseModel):
@@ -89,6 +102,23 @@ class RewardSettings(TrainSettings):
 
     denominator: Literal["labels"] = "labels"
     head_init_std: float = 0.02
+
+
+class FaultSettings(Settings):
+    """What a training does when something goes wrong. No result of a sound training depends on it: it takes no part in
+    a stage's key."""
+
+    collective_timeout_minutes: PositiveFloat = 3.0
+    """How long processes wait for one that does not come, in a step or validation; in all slower work
+    `STARTUP_TIMEOUT_MINUTES`, if that is longer."""
+    non_finite: Literal["stop", "retry"] = "stop"
+    """At a loss or gradient that is not finite: stop, or go back to the last checkpoint, once."""
+    straggler_every: PositiveInt | None = 50
+    """Steps between reports of the slowest process; null: none."""
+
+    @property
+    def startup_timeout_minutes(self) -> float:
+        return max(STARTUP_TIMEOUT_MINUTES, self.collective_timeout_minutes)
 
 
 class LayoutSettings(Settings):

@@ -22,13 +22,15 @@ Statistics = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP)."""
+    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP).
+    `stage`: of the pipeline."""
 
     dp_rank: int = 0
     dp_size: int = 1
     row_multiple: int = 1
     rank: int = 0
     world_size: int = 1
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Engine(Protocol):
         """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.
 
         The gradient is that of sum(loss) / sum(count) over the global batch. Raises `TrainingError` on every rank,
-        before the update, if the loss or the gradient norm is not finite.
+        before the update, if the loss or the gradient norm is not finite (`NonFiniteError`).
         """
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
@@ -124,6 +126,16 @@ class Engine(Protocol):
 
     def agree(self, flag: bool) -> bool:
         """True on every rank if `flag` is True on any of them (a termination signal reaches ranks at other times)."""
+
+    def set_timeout(self, minutes: float) -> None:
+        """How long a collective may wait for a process that does not come. Collective itself, under the timeout that
+        was set before."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """A few numbers of every rank, equally many, on all; collective."""
+
+    def forward_seconds(self) -> float:
+        """Time of this process's forward passes in `step` since the last call, in seconds."""
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """A distributed checkpoint of weights, optimizer and the loop's `state` (JSON); COMPLETE is written last."""
