@@ -65,6 +65,14 @@ class TrainingError(SteerLMError):
     """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
 
 
+class NonFiniteError(TrainingError):
+    """A loss or gradient norm that is not finite, found before its update. `grad_norm`: None if the loss was it."""
+
+    def __init__(self, loss: float, grad_norm: float | None = None) -> None:
+        super().__init__(f"the loss is {loss}" if grad_norm is None else f"the gradient norm is {grad_norm}")
+        self.loss, self.grad_norm = loss, grad_norm
+
+
 class PeerLostError(TrainingError):
     """Another process of the job is gone; starting again goes on from the newest checkpoint."""
 

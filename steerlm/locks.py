@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from steerlm.errors import StorageError
+from steerlm.processes import started
 
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What `flock` raises on a file system without it."""
@@ -185,12 +186,3 @@ def _machine() -> str:
         return f"{boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
-
-
-def started(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's ticks; None if there is none or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]

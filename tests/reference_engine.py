@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from steerlm.errors import TrainingError
+from steerlm.errors import NonFiniteError
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
@@ -64,7 +64,7 @@ class ReferenceEngine:
         result = self._run(rows, objective, lambda loss: (loss / count).backward())
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or math.inf))
         if not math.isfinite(result.loss) or not math.isfinite(norm):
-            raise TrainingError(f"loss {result.loss}, gradient norm {norm}; the weights are as before")
+            raise NonFiniteError(result.loss, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -94,6 +94,18 @@ class ReferenceEngine:
     def finish_save(self) -> SaveResult | None:
         saved, self.saved = self.saved, None
         return saved
+
+    def set_timeout(self, minutes: float) -> None:
+        pass
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        return [list(values)]
+
+    def gather_weights(self) -> None:
+        pass
+
+    def forward_seconds(self) -> float:
+        return 0.0
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True)

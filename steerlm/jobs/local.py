@@ -1,8 +1,8 @@
 """The back end that runs a job on this machine: one process, or torchrun with several.
 
 Everything it knows stands in the job's folder (`job.json`: process, its start time, the spec's hash; `spec.json`;
-`status-<rank>.json`; `cancelled`), so that another process attaches to a job that is still running. The job leads a
-session of its own: it outlives its launcher, and a Ctrl-C reaches it only through the launcher.
+`status-<rank>.json` and `process-<rank>.json`; `cancelled`), so that another process attaches to a job that is still
+running. The job leads a session of its own: it outlives its launcher, and a Ctrl-C reaches it by the launcher only.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steerlm import locks
+from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
@@ -53,8 +53,10 @@ class LocalBackend:
             return name
         job.folder.mkdir(parents=True, exist_ok=True)
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        for left in (*job.folder.glob("status-*.json"), job.folder / CANCELLED):
-            left.unlink(missing_ok=True)
+        _kill_workers(job.folder)  # of a torchrun that was killed: they are in sessions of their own
+        left = (path for kind in ("status", "process") for path in job.folder.glob(f"{kind}-*.json"))
+        for path in (*left, job.folder / CANCELLED):
+            path.unlink(missing_ok=True)
         write_json(job.folder / "spec.json", job.spec)
         with open(job.log, "ab") as log:
             child = subprocess.Popen(
@@ -74,7 +76,7 @@ class LocalBackend:
             "name": job.name,
             "hash": job.hash(),
             "pid": child.pid,
-            "started": locks.started(child.pid),
+            "started": processes.started(child.pid),
             "processes": job.processes,
             "log": str(job.log.resolve()),
         }
@@ -120,12 +122,13 @@ class LocalBackend:
                 yield since, line.decode("utf-8", "replace").rstrip("\n")
 
     def cancel(self, name: str, *, force: bool = False) -> None:
-        """See `Backend.cancel`. torchrun hands the signal on; `force` ends the whole session."""
+        """See `Backend.cancel`. torchrun hands the signal on; `force` kills it and its workers, stopped ones too."""
         record = self._record(name)
         if record is None or not _alive(record):
             return
         if force:
             os.killpg(record["pid"], signal.SIGKILL)
+            _kill_workers(Path(name))
         else:
             (Path(name) / CANCELLED).touch()
             os.kill(record["pid"], signal.SIGTERM)
@@ -153,7 +156,14 @@ class LocalBackend:
         return "died without a word (killed? out of memory?)"
 
 
+def _kill_workers(folder: Path) -> None:
+    """torchrun starts every worker in a session of its own, which no signal to torchrun's reaches."""
+    for path in folder.glob("process-*.json"):
+        worker = json.loads(path.read_text(encoding="utf-8"))
+        processes.kill(worker["pid"], worker["started"])
+
+
 def _alive(record: dict[str, Any]) -> bool:
     """Whether the recorded process runs; a process that took over its number is another one."""
-    started = locks.started(record["pid"])
+    started = processes.started(record["pid"])
     return started is not None and started == record["started"]

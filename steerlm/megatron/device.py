@@ -10,7 +10,10 @@ import contextlib
 import functools
 import logging
 import os
+import time
+from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -45,12 +48,6 @@ def host_buffer(like: torch.Tensor) -> torch.Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=on_accelerator())
 
 
-def synchronize() -> None:
-    """Wait for everything this process has asked of its accelerator."""
-    if on_accelerator():
-        torch.cuda.synchronize()
-
-
 def prepare(tensor_parallel: int) -> None:
     """Choose this process's device; to be called before any process group or model is made."""
     if tensor_parallel > 1:
@@ -60,6 +57,50 @@ def prepare(tensor_parallel: int) -> None:
         enable_cpu()
         return
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def synchronize() -> None:
+    """Wait until this process's device has done what it was given."""
+    if on_accelerator():
+        torch.cuda.synchronize()
+
+
+class Stopwatch:
+    """Seconds that the device spends in `with` blocks, without waiting for it before `seconds` is asked.
+
+    On a GPU from events in its stream, elsewhere by the clock.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def __enter__(self) -> None:
+        if on_accelerator():
+            self._collect()
+            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+            self._events[-1][0].record()
+        else:
+            self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if on_accelerator():
+            self._events[-1][1].record()
+        else:
+            self._seconds += time.perf_counter() - self._began
+
+    def seconds(self) -> float:
+        """Since the last call."""
+        synchronize()
+        self._collect()
+        total, self._seconds = self._seconds, 0.0
+        return total
+
+    def _collect(self) -> None:
+        """Add up the blocks that the device is done with."""
+        while self._events and self._events[0][1].query():
+            began, ended = self._events.popleft()
+            self._seconds += began.elapsed_time(ended) / 1000
 
 
 class _TypeName(str):

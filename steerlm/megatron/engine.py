@@ -3,7 +3,9 @@
 Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
 """
 
+import contextlib
 import dataclasses
+import datetime
 import functools
 import math
 import time
@@ -18,7 +20,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from steerlm.errors import TrainingError
+from steerlm.errors import NonFiniteError
 from steerlm.megatron import checkpoint, device, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
@@ -104,6 +106,7 @@ class MegatronEngine:
         self._saving: checkpoint.Saving | None = None
         self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
+        self._forward = device.Stopwatch()
 
     def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         count = sum(row.count for row in rows) if count is None else count
@@ -114,8 +117,8 @@ class MegatronEngine:
         if result.count != count:
             raise ValueError(f"the rows of all replicas have a count of {result.count}, the step was given {count}")
         if not math.isfinite(result.loss_sum):
-            raise TrainingError(f"the loss is {result.loss}")
-        norm = self._update(lr)
+            raise NonFiniteError(result.loss)
+        norm = self._update(lr, result.loss)
         return StepResult(result.loss_sum, result.count, result.statistics, norm)
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
@@ -154,6 +157,19 @@ class MegatronEngine:
         """Bring every replica's weights up to date with the last update, of which each computed its share; to be called
         by what reads weights. A forward pass does the same bucket by bucket, each just before it is used."""
         self.ddp.start_param_sync(force_sync=True)
+
+    def set_timeout(self, minutes: float) -> None:
+        parallel.set_timeout(datetime.timedelta(minutes=minutes))
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        every = own.new_empty(self.layout.world_size * len(own))
+        dist.all_gather_into_tensor(every, own)
+        rows: list[list[float]] = every.view(self.layout.world_size, -1).tolist()
+        return rows
+
+    def forward_seconds(self) -> float:
+        return self._forward.seconds()
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.finish_save()
@@ -212,8 +228,9 @@ class MegatronEngine:
         multiple = self.layout.padding(row.tokens for row in rows)
 
         def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            row = self._tensors(next(left), multiple)
-            return model(row), functools.partial(collect, row)
+            with contextlib.nullcontext() if how["forward_only"] else self._forward:
+                row = self._tensors(next(left), multiple)
+                return model(row), functools.partial(collect, row)
 
         collected: list[Any] = self._schedule(
             forward_step_func=forward_step,
@@ -251,13 +268,13 @@ class MegatronEngine:
         size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
         return objective.loss(torch.zeros(size, device=self.device), tensors)
 
-    def _update(self, lr: float) -> float:
-        """Clip and update. Raises `TrainingError` before the update if the norm, equal on every rank, is not finite."""
+    def _update(self, lr: float, loss: float) -> float:
+        """Clip and update. Raises `NonFiniteError` before it if the norm, equal on every rank, is not finite."""
         optimizer, settings = self.optimizer, self.settings
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(settings.clip) if settings.clip else optimizer.get_grad_norm())
         if not math.isfinite(norm):
-            raise TrainingError(f"the gradient norm is {norm}")
+            raise NonFiniteError(loss, norm)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]  # 0 for 1-D parameters

@@ -7,7 +7,7 @@ without them some layouts train with wrong gradients and say nothing.
 import datetime
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,11 +18,11 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import device, fixes
 from steerlm.megatron.mapping import Place
-from steerlm.training.config import LayoutSettings
+from steerlm.training.config import STARTUP_TIMEOUT_MINUTES, LayoutSettings
 from steerlm.training.engine import Layout
 
-TIMEOUT = datetime.timedelta(minutes=30)
-"""A collective that takes longer is a failure: a rank has died or hangs. Longer than one rank's part of a save."""
+STARTUP_TIMEOUT = datetime.timedelta(minutes=STARTUP_TIMEOUT_MINUTES)
+"""A collective that takes longer is a failure: a process has died or hangs. `set_timeout` sets another."""
 
 
 def initialize(layout: LayoutSettings, seed: int) -> Layout:
@@ -46,7 +46,7 @@ def initialize(layout: LayoutSettings, seed: int) -> Layout:
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         create_gloo_process_groups=False,
-        distributed_timeout_minutes=int(TIMEOUT.total_seconds() // 60),
+        distributed_timeout_minutes=int(STARTUP_TIMEOUT_MINUTES),
     )
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
@@ -56,15 +56,30 @@ def initialize(layout: LayoutSettings, seed: int) -> Layout:
         row_multiple=layout.tensor if layout.sequence_parallel else 1,
         rank=dist.get_rank(),
         world_size=world,
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
     )
 
 
 def _join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group(device.backend(), timeout=TIMEOUT)
+        dist.init_process_group(device.backend(), timeout=STARTUP_TIMEOUT)
     else:
         alone = dist.HashStore()  # type: ignore[attr-defined]  # needs no port
-        dist.init_process_group(device.backend(), store=alone, rank=0, world_size=1, timeout=TIMEOUT)
+        dist.init_process_group(device.backend(), store=alone, rank=0, world_size=1, timeout=STARTUP_TIMEOUT)
+
+
+def set_timeout(timeout: datetime.timedelta) -> None:
+    """How long every later collective of every group may take. Collective.
+
+    On gloo, what pipeline stages send to each other keeps the first timeout: torch sets no other there.
+    """
+    if dist.get_world_size() == 1:
+        return
+    # A process that is here already must not time out on one that is still in slow work under the longer timeout.
+    dist.barrier()
+    device.synchronize()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def finish() -> None:
@@ -76,8 +91,11 @@ def finish() -> None:
 
 
 @contextmanager
-def peers() -> Iterator[None]:
-    """Raises `PeerLostError` for what the backends say when another process has died or does not answer in time."""
+def peers(diagnosis: Callable[[], str] = str) -> Iterator[None]:
+    """Raises `PeerLostError` for what the backends say when another process has died or does not answer in time.
+
+    `diagnosis`: which process it is, as far as can be seen.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -85,10 +103,14 @@ def peers() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in said:
             raise
         reason = re.sub(r"^\[[^\]]*\] ", "", said).split(". ")[0].splitlines()[0]
-        raise PeerLostError(
-            f"another process of this training has ended or does not answer ({reason}); its own log says why, the same "
-            "command goes on from the newest checkpoint"
-        ) from error
+        raise peer_lost(reason, diagnosis()) from error
+
+
+def peer_lost(reason: str, diagnosis: str) -> PeerLostError:
+    return PeerLostError(
+        f"another process of this training has ended or does not answer ({reason}); "
+        f"{diagnosis or 'its own log says why'}; the same command goes on from the newest checkpoint"
+    )
 
 
 def is_chief() -> bool:

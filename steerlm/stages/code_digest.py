@@ -21,6 +21,7 @@ PLUMBING = (
     "steerlm.errors",
     "steerlm.jobs",
     "steerlm.locks",
+    "steerlm.processes",
     "steerlm.recipe",
     "steerlm.storage",
     "steerlm.stages.base",

@@ -13,18 +13,27 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, SteerLMError, TrainingError, first_problem
+from steerlm.errors import ConfigError, Interrupted, PeerLostError, SteerLMError, TrainingError, first_problem
+from steerlm.jobs.worker import report
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings, TrainSettings
+from steerlm.training.config import (
+    FaultSettings,
+    LayoutSettings,
+    RewardSettings,
+    SFTSettings,
+    TextSettings,
+    TrainSettings,
+)
+from steerlm.training.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from steerlm.models.folder import ModelInfo
@@ -60,6 +69,7 @@ class TrainSpec(BaseModel):
     objective: Literal["text", "sft", "reward"]
     settings: TrainSettings
     layout: LayoutSettings = LayoutSettings()
+    faults: FaultSettings = FaultSettings()
     attributes: AttributeSchema | None = None
     model_folder: Path | None = None
     base: str | None = None
@@ -135,6 +145,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
     import torch
 
     torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
+    from steerlm.megatron import flight_recorder
     from steerlm.megatron.engine import build_engine
     from steerlm.megatron.parallel import finish, peers
     from steerlm.training.loop import train
@@ -149,7 +160,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
             f"the longest sample has {longest} tokens, the model {shape.max_position_embeddings} positions; "
             "set the window to at most that"
         )
-    with peers():
+    with beating(spec) as heartbeat, peers(lambda: heartbeat.diagnosis()):
         engine = build_engine(
             model_folder=spec.model_folder,
             shape=None if spec.model_folder else shape,
@@ -157,15 +168,64 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
             settings=settings,
             layout=spec.layout,
         )
+        heartbeat.at_stage(engine.layout.stage)
+        heartbeat.collectives = flight_recorder.entered
         chief = engine.layout.rank == 0
         with sinks(spec, len(data), chief) as sink, stop.held():
-            result = train(engine, objective, data, validation, settings, spec.layout, spec.work, sink, stop)
+            result = train(
+                engine,
+                objective,
+                data,
+                validation,
+                settings,
+                spec.layout,
+                spec.work,
+                sink,
+                stop,
+                spec.faults,
+                heartbeat,
+            )
         with _written(spec.output):
             engine.write_hf(spec.output)
             if chief:
                 finish_model(spec, schema, result)
     finish()
     return result
+
+
+@contextmanager
+def beating(spec: TrainSpec) -> Iterator["Heartbeat"]:
+    """This process's heartbeat, from before it joins the others. What torch records of a collective that has timed out
+    lies beside it."""
+    from steerlm.megatron import flight_recorder
+    from steerlm.megatron.parallel import peer_lost
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    dumped = flight_recorder.prepare(spec.work / flight_recorder.FOLDER, rank)
+
+    def timed_out(diagnosis: str) -> None:
+        report(peer_lost("a collective has timed out", diagnosis))
+
+    def lost(diagnosis: str) -> NoReturn:
+        error = peer_lost("its heartbeat has stopped", diagnosis)
+        report(error)
+        os._exit(error.exit_code)  # the main thread may wait in a collective that nothing ends
+
+    with Heartbeat(
+        spec.work / "heartbeats",
+        rank,
+        world,
+        spec.faults.collective_timeout_minutes * 60,
+        dumped=dumped,
+        on_lost=lost,
+        on_timeout=timed_out,
+    ) as heartbeat:
+        try:
+            yield heartbeat
+        except PeerLostError:
+            with suppress(OSError):
+                flight_recorder.dump(dumped)
+            raise
 
 
 def finish_model(spec: TrainSpec, schema: AttributeSchema, result: "TrainResult") -> None:

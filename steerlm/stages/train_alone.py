@@ -97,6 +97,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
         objective,
         settings,
         layout,
+        resolved.profile.jobs.faults,
         train=[path.absolute() for path in files.data],
         validation=[path.absolute() for path in files.validation],
         model=files.model.absolute() if files.model else None,

@@ -15,7 +15,7 @@ from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.stages.base import Made, Work
 from steerlm.stages.tokens import with_index
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import FaultSettings, LayoutSettings, TrainSettings
 
 WORKER = "steerlm.stages.train"
 CODE = (WORKER,)
@@ -49,6 +49,7 @@ def train(
         objective,
         settings,
         layout,
+        work.profile.jobs.faults,
         train=train,
         validation=validation,
         model=model.path if model else None,
@@ -71,6 +72,7 @@ def make_spec(
     objective: str,
     settings: TrainSettings,
     layout: LayoutSettings,
+    faults: FaultSettings,
     *,
     train: Sequence[Path],
     validation: Sequence[Path],
@@ -86,6 +88,7 @@ def make_spec(
         "objective": objective,
         "settings": settings.model_dump(mode="json"),
         "layout": layout.model_dump(mode="json"),
+        "faults": faults.model_dump(mode="json"),
         "attributes": attributes.model_dump(mode="json") if attributes else None,
         "model_folder": str(model) if model else None,
         "base": base,

@@ -21,6 +21,10 @@ from pydantic import (
 from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
 
+STARTUP_TIMEOUT_MINUTES = 30.0
+"""How long processes wait for each other while one may work for all: loading, the first step's compiling and
+connecting, saving, writing the model."""
+
 
 class Settings(BaseModel):
     """Base of every recipe section: unknown keys are errors."""
@@ -110,6 +114,23 @@ class RewardSettings(TrainSettings):
 
     denominator: Literal["labels"] = "labels"
     head_init_std: float = 0.02
+
+
+class FaultSettings(Settings):
+    """What a training does when something goes wrong. No result of a sound training depends on it: it takes no part in
+    a stage's key."""
+
+    collective_timeout_minutes: PositiveFloat = 3.0
+    """How long processes wait for one that does not come, in a step or validation; in all slower work
+    `STARTUP_TIMEOUT_MINUTES`, if that is longer."""
+    non_finite: Literal["stop", "retry"] = "stop"
+    """At a loss or gradient that is not finite: stop, or go back to the last checkpoint, once."""
+    straggler_every: PositiveInt | None = 50
+    """Steps between reports of the slowest process; null: none."""
+
+    @property
+    def startup_timeout_minutes(self) -> float:
+        return max(STARTUP_TIMEOUT_MINUTES, self.collective_timeout_minutes)
 
 
 class LayoutSettings(Settings):

@@ -24,6 +24,7 @@ Statistics = dict[str, "torch.Tensor"]
 @dataclass(frozen=True, slots=True)
 class Layout:
     """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP).
+    `stage`: of the pipeline.
 
     `equal_rows`: all rows of a replica's step are padded to its longest, so that the stages of a pipeline know the
     shape of what they receive without exchanging it.
@@ -34,6 +35,7 @@ class Layout:
     row_multiple: int = 1
     rank: int = 0
     world_size: int = 1
+    stage: int = 0
     equal_rows: bool = False
 
     def padding(self, tokens: Iterable[int]) -> int:
@@ -153,7 +155,7 @@ class Engine(Protocol):
 
         The gradient is that of sum(loss) / max(1, count), where `count` is the sum of the samples' counts over the
         global batch, known to every rank from the batch's plan. None: `rows` are the whole batch (one replica). Raises
-        `TrainingError` on every rank, before the update, if the loss or the gradient norm is not finite; `ValueError`
+        `NonFiniteError` on every rank, before the update, if the loss or the gradient norm is not finite; `ValueError`
         on every rank, before the update, if the rows of all replicas add up to another count.
         """
 
@@ -166,6 +168,20 @@ class Engine(Protocol):
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each True on every rank if it is True on any (a termination signal reaches ranks at other times)."""
+
+    def set_timeout(self, minutes: float) -> None:
+        """How long a collective may wait for a process that does not come. Collective itself, under the timeout that
+        was set before."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """A few numbers of every rank, equally many, on all; collective."""
+
+    def gather_weights(self) -> None:
+        """Bring every replica's weights up to date with the last update, which a forward pass does by itself.
+        Collective."""
+
+    def forward_seconds(self) -> float:
+        """Time of this process's forward passes in `step` since the last call, in seconds."""
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Begin a checkpoint of weights, optimizer and the loop's `state` (JSON), after finishing the one before.

@@ -3,26 +3,31 @@
 Nothing it does depends on the layout but where a row is computed: order, loss, and resume are the same on any.
 """
 
+import contextlib
 import dataclasses
+import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from steerlm.errors import Interrupted, TrainingError
+from steerlm.errors import Interrupted, NonFiniteError, TrainingError
 from steerlm.training.batches import batch, check_fits, in_order
 from steerlm.training.checkpoints import Checkpoints
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import FaultSettings, LayoutSettings, TrainSettings
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
 from steerlm.training.garbage import collect_at, scheduled_collection
+from steerlm.training.heartbeat import Heartbeat
 from steerlm.training.progress import Progress, TrainResult
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
 from steerlm.training.sink import Sink
 from steerlm.training.speed import speed
+from steerlm.training.stragglers import Stragglers
 
+NON_FINITE = "non_finite.jsonl"
 log = logging.getLogger(__name__)
 
 
@@ -36,14 +41,20 @@ def train(
     folder: Path,
     sink: Sink,
     stop: Callable[[], bool],
+    faults: FaultSettings | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> TrainResult:
     """Train to the last step, from the newest complete checkpoint under `folder`/checkpoints if there is one.
 
     On return the engine holds the weights to export: the best by validation loss, or the last. `stop` is asked before
     every update and validation batch on every rank; if it says True on any, all save and raise `Interrupted`. Raises
-    `TrainingError` naming the step, before its update, if a loss or gradient is not finite. Collective.
+    `TrainingError` naming the step, before its update, if a loss or gradient is not finite; with
+    `faults.non_finite` retry, only if it happens again after the last checkpoint. `heartbeat` is told what begins.
+    Collective.
     """
-    loop = _Loop(engine, objective, data, validation, settings, layout, folder, sink, stop)
+    heartbeat = heartbeat or Heartbeat(folder / "heartbeats", engine.layout.rank, 1)
+    faults = faults or FaultSettings()
+    loop = _Loop(engine, objective, data, validation, settings, layout, folder, sink, stop, faults, heartbeat)
     loop.resume()
     with scheduled_collection():
         loop.run()
@@ -62,8 +73,11 @@ class _Loop:
         folder: Path,
         sink: Sink,
         stop: Callable[[], bool],
+        faults: FaultSettings,
+        heartbeat: Heartbeat,
     ) -> None:
         self.engine, self.objective, self.settings = engine, objective, settings
+        self.faults, self.heartbeat = faults, heartbeat
         self.data, self.validation = data, validation
         self.sink, self.stop = sink, stop
         self.row_tokens = layout.row_limit(settings.window)
@@ -83,12 +97,23 @@ class _Loop:
         self.saved = 0
         """The step of the newest checkpoint, begun or complete."""
         self.saved_at = time.monotonic()
+        self.work = folder
+        self.stragglers = Stragglers(engine, faults.straggler_every, heartbeat.who)
+        self.went_back_for: int | None = None
+        """The step that was not finite, if training has gone back to a checkpoint for it."""
 
     def resume(self) -> None:
+        self.heartbeat.mark("resuming", 0)
         self.checkpoints.clean()
+        self._restore()
+
+    def _restore(self) -> None:
+        """Go to the newest complete checkpoint, if there is one: of those that every process sees, because another
+        machine may learn of a file later."""
         complete = self.checkpoints.complete()
-        if complete:
-            path = self.checkpoints.path(complete[-1])
+        newest = int(min(first for (first,) in self.engine.gather([complete[-1] if complete else 0])))
+        if newest:
+            path = self.checkpoints.path(newest)
             # Before the tensors are read, which may be a terabyte.
             self.progress = Progress.resumed(self.engine.state_of(path), self.progress.run, str(path))
             self.engine.load(path)
@@ -97,8 +122,9 @@ class _Loop:
         self.sampler = Sampler(len(self.data), self.settings.seed, self.progress.consumed)
 
     def run(self) -> None:
-        progress, settings = self.progress, self.settings
+        settings, stepped = self.settings, False
         while True:
+            progress = self.progress
             improved = False
             due = self._due(settings.validate_every) and progress.validated != progress.step
             if due and self.validation is not None:
@@ -112,9 +138,14 @@ class _Loop:
                 return
             self._stop_or_save_if_due()
             self._step()
+            if not stepped:  # the first step compiles and connects: until now processes waited long for each other
+                self.engine.set_timeout(self.faults.collective_timeout_minutes)
+            stepped = True
 
     def finish(self) -> TrainResult:
         progress = self.progress
+        self.heartbeat.mark("exporting", progress.step)
+        self.engine.set_timeout(self.faults.startup_timeout_minutes)
         exported, metrics = progress.step, progress.metrics
         if self.settings.export == "best" and progress.best_step is not None:
             exported, metrics = progress.best_step, progress.best_metrics
@@ -140,15 +171,21 @@ class _Loop:
 
     def _step(self) -> None:
         progress, settings = self.progress, self.settings
+        self.heartbeat.mark("reading", progress.step + 1)
         began = time.perf_counter()
         units = self.sampler.take(settings.global_batch)
         work = batch(self.data, units.tolist(), self.row_tokens, self.engine.layout)
+        reading = time.perf_counter() - began
         lr = learning_rate(settings.optimizer, progress.step, self.total)
+        self.heartbeat.mark("training", progress.step + 1)
+        self.stragglers.before_step()
         try:
             result = self.engine.step(work.rows, self.objective, lr, work.count)
-        except TrainingError as error:
-            last = f"the newest checkpoint is of step {self.saved}" if self.saved else "there is no checkpoint yet"
-            raise TrainingError(f"step {progress.step + 1}: {error}; {last}") from error
+        except NonFiniteError as error:
+            self._not_finite(error, units.tolist())
+            return
+        if self.went_back_for == progress.step + 1:
+            log.warning("step %d is finite this time: a hardware fault that passed", progress.step + 1)
         seconds = time.perf_counter() - began
         progress.step += 1
         progress.consumed = self.sampler.consumed
@@ -164,6 +201,7 @@ class _Loop:
             "train/step_seconds": seconds,
             "train/epoch": progress.consumed / len(self.data),
             "train/consumed_units": progress.consumed,
+            **self.stragglers.after_step(reading),
         }
         engine = self.engine
         fast = speed(work, seconds, engine.layout.world_size, engine.shape, engine.outputs, engine.device_name)
@@ -171,9 +209,44 @@ class _Loop:
         self.sink.log(metrics, progress.step)
         collect_at(progress.step)
 
+    def _not_finite(self, error: NonFiniteError, units: list[int]) -> None:
+        """Record the batch; go back to the newest checkpoint, or raise `TrainingError`. Every rank does the same: the
+        numbers are sums over all of them."""
+        step = self.progress.step + 1
+        self._finish_save()
+        if self.engine.layout.rank == 0:
+            log.error("step %d: %s; its batch, as units of the training set: %s", step, error, units)
+            record = {"step": step, "units": units, "loss": repr(error.loss), "grad_norm": repr(error.grad_norm)}
+            with open(self.work / NON_FINITE, "a", encoding="utf-8") as file:
+                file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        if self.faults.non_finite == "retry" and self.went_back_for is None and self.saved:
+            self.went_back_for = step
+            with self._slow("going back"):
+                self._restore()
+            log.warning("went back to step %d for step %d, once", self.progress.step, step)
+            return
+        why = f"the newest checkpoint is of step {self.saved}" if self.saved else "there is no checkpoint to go back to"
+        if self.went_back_for == step:
+            why = (
+                f"the same after going back to step {self.saved}, so no hardware fault that passes but the data or the "
+                f"learning rate: the batch stands in {self.work / NON_FINITE}"
+            )
+        elif self.went_back_for is not None:
+            why += f"; training has gone back once already, for step {self.went_back_for}"
+        raise TrainingError(f"step {step}: {error}; {why}") from error
+
+    @contextlib.contextmanager
+    def _slow(self, phase: str) -> Iterator[None]:
+        """Work in which the processes may wait long for one of them."""
+        self.heartbeat.mark(phase, self.progress.step)
+        self.engine.set_timeout(self.faults.startup_timeout_minutes)
+        yield
+        self.engine.set_timeout(self.faults.collective_timeout_minutes)
+
     def _validate(self, data: TokenDataset) -> bool:
         """Validate the current weights; True if no earlier ones were better."""
         progress, settings = self.progress, self.settings
+        self.heartbeat.mark("validating", progress.step)
         began = time.perf_counter()
         total = StepResult(0.0, 0, {})
         for units in in_order(data, settings.global_batch, settings.validation_batches):
@@ -198,6 +271,7 @@ class _Loop:
         """Begin a checkpoint of the current step, which is written while training goes on."""
         if self.saved == self.progress.step:
             return
+        self.heartbeat.mark("saving", self.progress.step)
         self._finish_save()
         self.engine.save(self.checkpoints.path(self.progress.step), self.progress.state())
         self.saved, self.saved_at = self.progress.step, time.monotonic()

@@ -1,6 +1,7 @@
 """The local back end with real processes: attaching by name, states, signals."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.local import LocalBackend
@@ -129,3 +131,19 @@ def test_torchrun_failure_and_stop_are_told_apart(tmp_path: Path) -> None:
     assert wait(backend, failed).message == "the loss is not finite"
     assert wait(backend, stopped).state == "interrupted"
     assert {p.name for p in (tmp_path / "b").glob("step-*")} == {"step-0", "step-1"}
+
+
+def test_force_ends_workers_too_even_a_stopped_one(tmp_path: Path) -> None:
+    """torchrun starts each worker in a session of its own, and SIGTERM does not reach a stopped process."""
+    backend = LocalBackend()
+    name = backend.ensure(make_job(tmp_path, devices=2, steps=1000, pause=0.05))
+    wait_for_line(backend, name, "step 2/", times=2)
+    workers = [json.loads((tmp_path / "job" / f"process-{rank}.json").read_text()) for rank in range(2)]
+    os.kill(workers[1]["pid"], signal.SIGSTOP)
+    assert all(processes.started(w["pid"]) == w["started"] for w in workers)
+    backend.cancel(name, force=True)
+    assert wait(backend, name).state == "failed"
+    end = time.monotonic() + 10
+    while any(processes.started(w["pid"]) == w["started"] for w in workers):
+        assert time.monotonic() < end, "a worker is left"
+        time.sleep(0.05)

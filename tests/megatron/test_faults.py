@@ -1,8 +1,12 @@
 """What goes wrong in one process of a training: the others end in time and say why, and the same command goes on."""
 
+import json
+import math
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +18,19 @@ import pytest
 from steerlm.megatron import checkpoint, checkpoint_folder, shard_files
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.host_copies import HostCopies
-from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
+from steerlm.megatron.model import Llama
+from steerlm.training.config import OptimizerSettings
+from steerlm.training.objectives.text import TextObjective
+from steerlm.training.schedule import learning_rate
+from tests.megatron.training_ranks import SETTINGS, Ranks, Training, checkpoints, curve, metrics
+
+OPTIMIZER = OptimizerSettings.model_validate(SETTINGS["optimizer"])
 
 DP2 = {"devices": 2}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "dp2": DP2,
     "tp2 sp": {"devices": 2, "tensor": 2, "sequence_parallel": True},
+    "pp2": {"devices": 2, "pipeline": 2},
     "pp2 dp2": {"devices": 4, "pipeline": 2},
 }
 
@@ -123,6 +134,111 @@ def test_a_killed_rank_ends_the_others(training: Training, whole: dict[int, floa
             assert code == 1 and text.startswith("another process of this training has ended or does not answer (")
             assert "\n" not in text
     goes_on(spec, whole)
+
+
+FAULTS = {"collective_timeout_minutes": 3 / 60}
+
+
+def test_a_rank_that_hangs_is_named(training: Training, whole: dict[int, float]) -> None:
+    """It lives and its heartbeat goes on; it enters no more collectives."""
+    forward = Llama.forward
+
+    def fault(rank: int) -> None:
+        left = iter([False] * 3 + [rank == 1])
+
+        def hangs(self: Llama, *args: Any) -> Any:
+            if next(left, False):
+                time.sleep(5)
+                die()
+            return forward(self, *args)
+
+        Llama.forward = hangs  # type: ignore[method-assign]
+
+    spec = training.spec("hangs", layout=DP2, faults=FAULTS)
+    ranks = Ranks(spec, fault)
+    codes, said = ranks.ends(30)
+    assert codes == [1, -signal.SIGKILL]
+    who = f"rank 1 ({socket.gethostname()}, pid {ranks.processes[1].pid})"
+    timeout = r"\(Timed out waiting 3000ms for (recv|send) operation to complete\)"
+    assert re.search(rf"{timeout}; {re.escape(who)} has not arrived: it is in step", said[0])
+    stacks = Path(json.loads(spec.read_text())["work"]) / "heartbeats" / "stacks-1.txt"
+    assert "in hangs" in stacks.read_text()
+    goes_on(spec, whole)
+
+
+def test_a_stopped_pipeline_stage_is_noticed_without_a_timeout(training: Training, whole: dict[int, float]) -> None:
+    """On gloo, what is sent between stages does not time out: the other stage sees that the heartbeat has stopped."""
+    step = MegatronEngine.step
+
+    def fault(rank: int) -> None:
+        left = iter([False] * 3 + [rank == 0])
+
+        def stops(self: MegatronEngine, *args: Any) -> Any:
+            if next(left, False):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return step(self, *args)
+
+        MegatronEngine.step = stops  # type: ignore[method-assign]
+
+    spec = training.spec("stopped", layout=LAYOUTS["pp2"], faults=FAULTS)
+    began = time.monotonic()
+    ranks = Ranks(spec, fault)
+    codes, _ = ranks.ends(30)
+    assert time.monotonic() - began < 15
+    assert codes == [-signal.SIGKILL, 1]
+    beat = Path(json.loads(spec.read_text())["work"]) / "heartbeats" / "rank-0.json"
+    assert json.loads(beat.read_text())["ended"].startswith("is stopped, last heard of")
+    goes_on(spec, whole)
+
+
+def test_a_slow_rank_is_named(training: Training) -> None:
+    forward = Llama.forward
+
+    def fault(rank: int) -> None:
+        def slow(self: Llama, *args: Any) -> Any:
+            time.sleep(0.05 if rank == 1 else 0)
+            return forward(self, *args)
+
+        Llama.forward = slow  # type: ignore[method-assign]
+
+    spec = training.spec("slow", layout=DP2, faults={"straggler_every": 3})
+    assert Ranks(spec, fault).ends()[0] == [0, 0]
+    assert metrics(spec, "train/slowest_rank") == {3: 1, 6: 1}
+    assert all(ratio > 1.2 for ratio in metrics(spec, "train/slowest_over_median").values())
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 1)])
+def test_a_rank_whose_loss_is_not_finite(training: Training, whole: dict[int, float], times: int, code: int) -> None:
+    """On one rank alone: all go back to the last checkpoint, once."""
+    loss = TextObjective.loss
+
+    def fault(rank: int) -> None:
+        calls = {"left": times if rank == 1 else 0}
+        step = MegatronEngine.step
+
+        def faulty(self: MegatronEngine, rows: Any, objective: Any, lr: float, count: int) -> Any:
+            wrong = calls["left"] > 0 and lr == pytest.approx(learning_rate(OPTIMIZER, 3, 6))
+            calls["left"] -= wrong
+
+            def result(of: Any, out: Any, row: Any) -> Any:
+                total, *rest = loss(of, out, row)
+                return (total * math.nan if wrong else total, *rest)
+
+            TextObjective.loss = result  # type: ignore[method-assign]
+            return step(self, rows, objective, lr, count)
+
+        MegatronEngine.step = faulty  # type: ignore[method-assign]
+
+    spec = training.spec(f"nan {times}", layout=DP2, faults={"non_finite": "retry"})
+    codes, said = Ranks(spec, fault).ends(30)
+    assert codes == [code, code]
+    records = (Path(json.loads(spec.read_text())["work"]) / "non_finite.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in records] == [4] * times
+    if code:
+        assert said[0] == said[1] and said[0].startswith("step 4: the loss is nan; the same after going back to step 2")
+        assert max(curve(spec)) == 3
+    else:
+        assert curve(spec) == pytest.approx(whole, abs=1e-5)
 
 
 @pytest.mark.parametrize(("layout", "asked"), [("dp2", 1), ("tp2 sp", 1), ("pp2 dp2", 2)])

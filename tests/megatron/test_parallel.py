@@ -1,12 +1,18 @@
 """Sizes a layout does not divide, and a wrong number of processes, are refused by name."""
 
+import datetime
 import os
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 
-from steerlm.errors import ConfigError
+from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import parallel
 from steerlm.megatron.mapping import Place
 from steerlm.training.config import LayoutSettings
@@ -77,3 +83,46 @@ def _alone() -> tuple[int, int]:
 
 def test_one_process_needs_no_launcher() -> None:
     assert one(_alone) == (1, 1)
+
+
+def _gather_objects() -> None:
+    dist.all_gather_object([None, None], 1)
+
+
+def _reduce_in(group: Callable[[], Any]) -> Callable[[], None]:
+    return lambda: dist.all_reduce(torch.ones(4), group=group())
+
+
+COLLECTIVES: dict[str, Callable[[], Any]] = {
+    "of all": _reduce_in(lambda: None),
+    "data parallel": _reduce_in(parallel_state.get_data_parallel_group),
+    "objects": _gather_objects,
+}
+
+
+def _times_out(name: str, store: Path) -> None:
+    parallel.initialize(LayoutSettings(devices=2), 0)
+    collective = COLLECTIVES[name]
+    collective()
+    # Short and long again: what waits longer than the short timeout succeeds.
+    parallel.set_timeout(datetime.timedelta(seconds=0.5))
+    parallel.set_timeout(datetime.timedelta(minutes=30))
+    if dist.get_rank() == 1:
+        time.sleep(0.8)
+    collective()
+    parallel.set_timeout(datetime.timedelta(seconds=0.5))
+    if dist.get_rank() == 0:
+        began = time.monotonic()
+        lost = pytest.raises(PeerLostError, match=r"\(Timed out waiting 500ms .*\); rank 1 sleeps; the same command")
+        with lost, parallel.peers(lambda: "rank 1 sleeps"):
+            collective()
+        assert time.monotonic() - began < 1.4, "it ended because the other did"
+    else:
+        time.sleep(1.5)
+    parallel.finish()
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(os.environ["RANK"]), world_size=2)
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_shorter_timeout_is_in_force_in_every_group_and_a_longer_one_again(name: str, tmp_path: Path) -> None:
+    ranks(2, _times_out, name, tmp_path / "store")  # (the harness ends with a barrier)

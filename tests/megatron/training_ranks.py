@@ -47,12 +47,20 @@ class Training:
         lines = [json.dumps({"text": f"{a} and {b}."}) + "\n" for a in WORDS for b in WORDS]
         (folder / "text.jsonl").write_text("".join(lines))
 
-    def spec(self, name: str, work: Path | None = None, layout: dict[str, Any] | None = None, **settings: Any) -> Path:
+    def spec(
+        self,
+        name: str,
+        work: Path | None = None,
+        layout: dict[str, Any] | None = None,
+        faults: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Path:
         place = work or self.folder / name
         spec = {
             "objective": "text",
             "settings": {**SETTINGS, **settings},
             "layout": {"threads": 1, **(layout or {})},
+            "faults": faults or {},
             "tokenizer_folder": str(self.folder / "tokenizer"),
             "train": [str(self.folder / "text.jsonl")],
             "work": str(place / "work"),
@@ -64,10 +72,15 @@ class Training:
 
 
 def curve(spec: Path) -> dict[int, float]:
-    """Training loss by step; no step twice."""
+    """Training loss by step."""
+    return metrics(spec, "train/loss")
+
+
+def metrics(spec: Path, key: str) -> dict[int, float]:
+    """A metric by step; no step twice."""
     path = Path(json.loads(spec.read_text())["work"]) / "metrics.jsonl"
     lines = [json.loads(line) for line in (path.read_text() if path.exists() else "").splitlines()]
-    found = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+    found = [(line["step"], line[key]) for line in lines if key in line]
     assert len(found) == len(dict(found))
     return dict(found)
 

@@ -13,8 +13,15 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, TrainingError
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings, TrainSettings
+from steerlm.errors import ConfigError, Interrupted, NonFiniteError, TrainingError
+from steerlm.training.config import (
+    FaultSettings,
+    LayoutSettings,
+    RewardSettings,
+    SFTSettings,
+    TextSettings,
+    TrainSettings,
+)
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Objective, StepResult
 from steerlm.training.loop import train
@@ -23,6 +30,7 @@ from steerlm.training.objectives.sft import SFTObjective
 from steerlm.training.objectives.text import TextObjective
 from steerlm.training.progress import TrainResult
 from steerlm.training.rows import Row
+from steerlm.training.sampler import Sampler
 from steerlm.training.sink import JsonlSink, Sinks
 from tests.reference_engine import ReferenceEngine
 from tests.tiny_models import SHAPE
@@ -53,6 +61,7 @@ class World:
         engine: ReferenceEngine | None = None,
         layout: LayoutSettings | None = None,
         weights: int = 0,
+        faults: FaultSettings | None = None,
         **values: Any,
     ) -> TrainResult:
         settings = TextSettings.model_validate({**SETTINGS, **values})
@@ -62,7 +71,16 @@ class World:
         folder = self.folder / name
         with Sinks([JsonlSink(folder / "metrics.jsonl")]) as sink:
             return train(
-                self.engine, objective, data, validation, settings, layout or LayoutSettings(), folder, sink, stop
+                self.engine,
+                objective,
+                data,
+                validation,
+                settings,
+                layout or LayoutSettings(),
+                folder,
+                sink,
+                stop,
+                faults,
             )
 
     def lines(self, name: str = "run", key: str = "train/loss") -> dict[int, float]:
@@ -310,11 +328,58 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(world: World) -> None
 
     settings = TextSettings.model_validate(SETTINGS)
     engine = Breaks(settings.optimizer, config=CONFIG)
-    with pytest.raises(TrainingError, match=r"step 7: loss nan.*newest checkpoint is of step 5"):
+    with pytest.raises(TrainingError, match=r"step 7: the gradient norm is nan.*newest checkpoint is of step 5"):
         world.run(engine=engine, save_every=5)
     after_failure = engine.model.state_dict()
     assert all(torch.equal(v, after_failure[n]) or n == "model.norm.weight" for n, v in engine.kept.items())
     assert world.checkpoints() == [5] and list(world.lines()) == [1, 2, 3, 4, 5, 6]
+
+
+class NotFinite(ReferenceEngine):
+    """The steps in `at` are not finite, each as often as it stands there."""
+
+    at: tuple[int, ...] = ()
+
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
+        state = next(iter(self.optimizer.state.values()), None)
+        step = int(state["step"]) + 1 if state else 1
+        if step in self.at:
+            left = list(self.at)
+            left.remove(step)
+            self.at = tuple(left)
+            raise NonFiniteError(math.inf)
+        return super().step(rows, objective, lr, count)
+
+
+def not_finite(world: World, at: tuple[int, ...], **values: Any) -> None:
+    engine = NotFinite(TextSettings.model_validate(SETTINGS).optimizer, config=CONFIG)
+    engine.at = at
+    world.run(engine=engine, faults=FaultSettings(non_finite="retry"), **values)
+
+
+def test_after_a_fault_that_passes_training_goes_on_from_the_last_checkpoint(world: World) -> None:
+    whole = world.run("whole", save_every=5)
+    not_finite(world, (8,), save_every=5)
+    assert world.lines() == pytest.approx(world.lines("whole"), abs=1e-6)
+    assert world.checkpoints() == [10, 12] and whole.steps == 12
+    (record,) = [json.loads(line) for line in (world.folder / "run" / "non_finite.jsonl").read_text().splitlines()]
+    sampler = Sampler(18, TextSettings.model_validate(SETTINGS).seed)
+    batches = [sampler.take(4).tolist() for _ in range(8)]
+    assert record["step"] == 8 and record["units"] == batches[7]
+    assert (record["loss"], record["grad_norm"]) == ("inf", "None")
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ((4, 4), "step 4: the loss is inf; the same after going back to step 2, so .* the data or the learning rate"),
+        ((3, 5), "step 5: the loss is inf; .* of step 4; training has gone back once already, for step 3"),
+        ((2,), "step 2: the loss is inf; there is no checkpoint to go back to"),
+    ],
+)
+def test_going_back_once_is_all(world: World, at: tuple[int, ...], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        not_finite(world, at, save_every=2)
 
 
 def test_a_checkpoint_of_another_run_is_refused(world: World) -> None:

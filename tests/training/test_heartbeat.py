@@ -1,0 +1,157 @@
+"""Heartbeats of real processes: one that is stopped, dead, behind or has failed is named by another."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steerlm import processes
+from steerlm.errors import PeerLostError, TrainingError
+from steerlm.training.heartbeat import DUMP, Heartbeat
+
+LIMIT = 1.0
+FORK = multiprocessing.get_context("fork")
+
+
+def reads_forever(heartbeat: Heartbeat) -> None:
+    heartbeat.mark("reading", 3)
+    time.sleep(60)
+
+
+def fails(heartbeat: Heartbeat) -> None:
+    heartbeat.mark("saving", 2)
+    raise TrainingError("the disk is full\nof files")
+
+
+def loses_its_peer(heartbeat: Heartbeat) -> None:
+    raise PeerLostError("another process has ended")
+
+
+def ends(heartbeat: Heartbeat) -> None: ...
+
+
+class Other:
+    """Rank 1 of two in a process of its own."""
+
+    def __init__(self, folder: Path, does: Callable[[Heartbeat], None] = reads_forever) -> None:
+        self.process = FORK.Process(target=self._run, args=(folder, does), daemon=True)
+        self.process.start()
+        assert self.process.pid
+        self.pid = self.process.pid
+        self.beat = folder / "rank-1.json"
+        if does is reads_forever:
+            until(lambda: self.beat.exists() and '"reading"' in self.beat.read_text())
+        else:
+            self.process.join()
+
+    @staticmethod
+    def _run(folder: Path, does: Callable[[Heartbeat], None]) -> None:
+        with Heartbeat(folder, 1, 2, LIMIT) as heartbeat:
+            does(heartbeat)
+
+
+def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_stopped_process_is_noticed_named_and_killed(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Heartbeat(tmp_path, 0, 2, LIMIT, on_lost=said.append):
+        other = Other(tmp_path)
+        time.sleep(2.5 * LIMIT)
+        assert not said, "a process that beats was taken for lost"
+        os.kill(other.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        until(lambda: said)
+        assert LIMIT < time.monotonic() - began < LIMIT + 5
+    assert f"pid {other.pid}) is stopped, last heard of" in said[0] and "ago in step 3 (reading)" in said[0]
+    other.process.join(10)
+    assert other.process.exitcode == -signal.SIGKILL
+    # What it was is there for those who look later.
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as later:
+        assert "is stopped" in later.diagnosis() and later.diagnosis().endswith("; killed")
+
+
+def test_what_an_earlier_start_left_is_not_taken_for_a_lost_process(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 0, 2, LIMIT):
+        other = Other(tmp_path)
+        os.kill(other.pid, signal.SIGKILL)
+        other.process.join()
+    said: list[str] = []
+    with Heartbeat(tmp_path, 0, 2, LIMIT, on_lost=said.append):
+        time.sleep(2.5 * LIMIT)
+    assert not said
+
+
+def test_a_dead_process_is_named(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
+        other = Other(tmp_path)
+        os.kill(other.pid, signal.SIGKILL)
+        until(lambda: processes.started(other.pid) is None)
+        assert f"pid {other.pid}) is gone, last heard of in step 3 (reading)" in heartbeat.diagnosis()
+
+
+@pytest.mark.parametrize(
+    ("does", "diagnosis"), [(fails, "has ended: the disk is full"), (loses_its_peer, ""), (ends, "")]
+)
+def test_of_processes_that_have_ended_the_cause_is_named(
+    tmp_path: Path, does: Callable[[Heartbeat], None], diagnosis: str
+) -> None:
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
+        Other(tmp_path, does)
+        assert heartbeat.diagnosis().endswith(diagnosis)
+        assert bool(heartbeat.diagnosis()) == bool(diagnosis)
+
+
+def test_a_process_that_is_behind_is_named_and_says_where(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
+        other = Other(tmp_path)
+        heartbeat.mark("reading", 3)
+        heartbeat.collectives = lambda: 7
+        assert heartbeat.diagnosis() == "", "it has only just moved: the other's beat is older than that"
+        time.sleep(0.5 * LIMIT)
+        assert f"rank 1 ({heartbeat.beat.host}, pid {other.pid}) has not arrived" in heartbeat.diagnosis()
+        assert "in step 3 (reading, 0 collectives), others in step 3 (reading, 7)" in heartbeat.diagnosis()
+        heartbeat.at_stage(1)
+        assert heartbeat.diagnosis() == "", "stages enter other collectives"
+        until(lambda: "reads_forever" in (tmp_path / "stacks-1.txt").read_text())
+        assert heartbeat.who(1) == f"rank 1 ({heartbeat.beat.host}, pid {other.pid})"
+
+
+def test_a_timeout_that_torch_has_noticed_is_reported(tmp_path: Path) -> None:
+    """Where a collective of a GPU times out, torch writes its record and ends the process; no error is raised."""
+    said: list[str] = []
+    record = tmp_path / "record"
+    record.write_text("of an earlier start")
+    with Heartbeat(tmp_path, 0, 2, LIMIT, dumped=record, on_timeout=said.append) as heartbeat:
+        Other(tmp_path)
+        heartbeat.mark("reading", 3)
+        heartbeat.collectives = lambda: 7
+        time.sleep(0.5 * LIMIT)
+        assert not said
+        record.write_text("of this one")
+        until(lambda: said)
+    assert "has not arrived" in said[0]
+
+
+def test_one_process_writes_no_heartbeat(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 0, 1) as heartbeat:
+        heartbeat.mark("training", 1)
+        assert heartbeat.diagnosis() == ""
+    assert not list(tmp_path.glob("*.json")) and not (tmp_path / DUMP).exists()
+
+
+def test_the_beat_tells_where_it_is(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
+        heartbeat.mark("training", 5)
+        until(lambda: json.loads((tmp_path / "rank-0.json").read_text())["step"] == 5)
+    beat = json.loads((tmp_path / "rank-0.json").read_text())
+    assert beat["pid"] == os.getpid() and beat["phase"] == "training" and beat["ended"] == ""
