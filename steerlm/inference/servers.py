@@ -73,6 +73,8 @@ class Servers:
         self.patience = patience
         self._path, self._check = path, check
         self._requests, self._timeout = requests, timeout
+        self._own = threading.local()
+        """`client`: of the run in this thread; callers in several threads do not share connections."""
 
     @property
     def names(self) -> str:
@@ -161,7 +163,7 @@ class Servers:
             limits=httpx.Limits(max_connections=self._requests),
             verify=any(s.url.startswith("https") for s in self.servers),  # reading the certificates takes 20 ms
         ) as client:
-            self._client = client
+            self._own.client = client
             yield
 
     async def _greet(self) -> None:
@@ -197,7 +199,7 @@ class Servers:
         import httpx
 
         try:
-            response = await self._client.request(method, f"{server.url}{path}", json=body)
+            response: httpx.Response = await self._own.client.request(method, f"{server.url}{path}", json=body)
         except httpx.UnsupportedProtocol as error:
             raise InputError(f"{server.url}: not the address of a server ({error})") from None
         except httpx.TransportError as error:
