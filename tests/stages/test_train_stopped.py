@@ -77,9 +77,6 @@ def test_a_stopped_process_ends_the_job(
     reached = max(curve(spec))
     assert checkpoints(spec)["step-000020"] and 25 <= reached < 40
 
-    if layout["devices"] == 2:
-        launch(LocalBackend(GRACE), job, JobSettings(grace_seconds=GRACE), lambda line: None)
-        assert "resumed at step 20" in job.log.read_text()
-    else:  # the same worker, in processes that start sooner
-        assert Ranks(spec).ends() == ([0] * 4, [""] * 4)
+    # The same worker with the same spec, in processes that start sooner than torchrun's.
+    assert Ranks(spec).ends() == ([0] * layout["devices"], [""] * layout["devices"])
     assert curve(spec) == pytest.approx(whole, rel=0, abs=1e-4)

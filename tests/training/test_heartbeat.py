@@ -66,7 +66,7 @@ def test_a_stopped_process_is_noticed_named_and_killed(tmp_path: Path) -> None:
     said: list[str] = []
     with Heartbeat(tmp_path, 0, 2, LIMIT, on_lost=said.append):
         other = Other(tmp_path)
-        time.sleep(2.5 * LIMIT)
+        time.sleep(1.7 * LIMIT)
         assert not said, "a process that beats was taken for lost"
         os.kill(other.pid, signal.SIGSTOP)
         began = time.monotonic()
@@ -87,7 +87,7 @@ def test_what_an_earlier_start_left_is_not_taken_for_a_lost_process(tmp_path: Pa
         other.process.join()
     said: list[str] = []
     with Heartbeat(tmp_path, 0, 2, LIMIT, on_lost=said.append):
-        time.sleep(2.5 * LIMIT)
+        time.sleep(1.7 * LIMIT)
     assert not said
 
 
