@@ -41,15 +41,18 @@ class LockHeldError(StorageError):
 
 
 @contextlib.contextmanager
-def hold(path: Path, on_wait: Callable[[str], None] | None = None, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `path`, a file that is made for this purpose and stays; its folder must exist.
+def hold(
+    path: Path, on_wait: Callable[[str], None] | None = None, *, wait: bool = True, sign: bool = True
+) -> Iterator[None]:
+    """Hold the lock `path`, a file that stays; its folder must exist.
 
+    `sign`: write the holder into the file, which is made for this purpose; without, its content is left alone.
     `on_wait` is called once, with the holder, before waiting. Without `wait` a held lock raises `LockHeldError`. Raises
     `StorageError` naming the file to delete if a machine that no longer works on it left it behind.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            supported = _flock(file, path, on_wait, wait)
+            supported = _flock(file, path, on_wait, wait, sign)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -58,17 +61,18 @@ def hold(path: Path, on_wait: Callable[[str], None] | None = None, *, wait: bool
             yield
 
 
-def _flock(file: IO[str], path: Path, on_wait: Callable[[str], None] | None, wait: bool) -> bool:
+def _flock(file: IO[str], path: Path, on_wait: Callable[[str], None] | None, wait: bool, sign: bool) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        _busy(path, file.read().strip() or "another process", on_wait, wait)
+        _busy(path, (sign and file.read().strip()) or "another process", on_wait, wait)
         fcntl.flock(file, fcntl.LOCK_EX)
-    file.seek(0)
-    file.truncate()
-    file.write(f"process {os.getpid()}")
-    file.flush()
+    if sign:
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}")
+        file.flush()
     return True
 
 

@@ -6,7 +6,7 @@ cuts the output to the newest mark, so that nothing is lost or doubled. The outp
 the journal stays beside it and tells the next run that there is nothing to do. Knows nothing of what the lines mean.
 """
 
-import fcntl
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerlm.errors import InputError
+from steerlm.locks import LockHeldError, hold
 from steerlm.records import atomic_writer
 from steerlm.storage import sha256_file
 
@@ -65,13 +66,11 @@ class JournaledOutput:
         self._journal_path = self.path.with_name(self.path.name + ".journal")
         self.rejects_path = self.path.with_name(self.path.name + ".rejects")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._journal: IO[bytes] = self._journal_path.open("a+b")
-        try:
-            self._lock()
+        with contextlib.ExitStack() as opened:
+            self._lock(opened)
+            self._journal: IO[bytes] = opened.enter_context(self._journal_path.open("a+b"))
             self.mark = self._newest_mark()
-        except BaseException:
-            self._journal.close()
-            raise
+            self._opened = opened.pop_all()
         self._output: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -84,7 +83,7 @@ class JournaledOutput:
         if os.fstat(self._journal.fileno()).st_size == 0:  # nothing is worth going on from: leave no trace
             self._partial.unlink(missing_ok=True)
             self._journal_path.unlink(missing_ok=True)
-        self._journal.close()
+        self._opened.close()
 
     @property
     def complete(self) -> bool:
@@ -136,11 +135,11 @@ class JournaledOutput:
             for reject in itertools.chain([first], rejects):
                 file.write(json.dumps(reject.model_dump()) + "\n")
 
-    def _lock(self) -> None:
+    def _lock(self, opened: contextlib.ExitStack) -> None:
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.path} is being written by another process; wait for it or name another") from None
+            opened.enter_context(hold(self._journal_path, wait=False, sign=False))
+        except LockHeldError as error:
+            raise InputError(f"{self.path} is being written by {error.holder}; wait for it or name another") from None
 
     def _append(self, mark: Mark) -> None:
         self._journal.write(mark.model_dump_json().encode() + b"\n")

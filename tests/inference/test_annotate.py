@@ -1,5 +1,7 @@
 """Annotation: what a labelled line says, and that no interruption shows in the output."""
 
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -287,14 +289,21 @@ def test_sigkill_anywhere_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
-def test_two_writers_do_not_mix(source: Path, tmp_path: Path) -> None:
+def no_flock(*args: Any) -> None:
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+@pytest.mark.parametrize("flock", [fcntl.flock, no_flock])
+def test_two_writers_do_not_mix(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: Any) -> None:
+    monkeypatch.setattr(fcntl, "flock", flock)
     out = tmp_path / "out.jsonl"
 
     def second(counts: AnnotateCounts) -> None:
-        with pytest.raises(InputError, match="being written by another process"):
+        with pytest.raises(InputError, match="being written by (another )?process"):
             annotate(source, out, TableScorer(), SMALL)
 
     annotate(source, out, TableScorer(), SMALL, second)
+    assert not list(tmp_path.glob("*.owner"))
 
 
 def test_a_real_model_labels_the_same_after_an_interruption(source: Path, tmp_path: Path, reward_folder: Path) -> None:
