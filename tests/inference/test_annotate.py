@@ -299,7 +299,7 @@ def test_two_writers_do_not_mix(source: Path, tmp_path: Path, monkeypatch: pytes
     out = tmp_path / "out.jsonl"
 
     def second(counts: AnnotateCounts) -> None:
-        with pytest.raises(InputError, match="being written by (another )?process"):
+        with pytest.raises(InputError, match=r"being written by (another )?process"):
             annotate(source, out, TableScorer(), SMALL)
 
     annotate(source, out, TableScorer(), SMALL, second)
