@@ -96,8 +96,9 @@ def trainings(resolved: ResolvedRecipe) -> dict[str, tuple[TrainSettings, Layout
 
 
 def check_runs_here(resolved: ResolvedRecipe) -> None:
-    """Raises `ConfigError` for a training that would fail when its stage begins, hours after the first one did: more
-    nodes than this machine, or a layout that does not fit a model whose shape is known before it is fetched."""
+    """Raises `ConfigError` for a stage that would fail when it begins, hours after the first one did: more nodes than
+    this machine, or a layout that does not fit a model whose shape is known before it is fetched."""
+    _check_annotation(resolved)
     for name, (settings, layout) in trainings(resolved).items():
         if layout.nodes > 1:
             raise ConfigError(
@@ -110,6 +111,25 @@ def check_runs_here(resolved: ResolvedRecipe) -> None:
             with _named(name):
                 layout.check_fits(shape)
                 check_batch(settings, layout, shape)
+
+
+def _check_annotation(resolved: ResolvedRecipe) -> None:
+    """The same for the stages that only run models."""
+    recipe, layouts = resolved.recipe, resolved.profile.layouts
+    for name, section, layout in (
+        ("annotate", recipe.annotate, layouts.annotate),
+        ("evaluate", recipe.evaluate, layouts.evaluate),
+    ):
+        if section and layout.nodes > 1:
+            raise ConfigError(
+                f"{name}: profile {resolved.profile.name} has {layout.nodes} nodes x {layout.devices} processes and "
+                f"this back end starts one machine's; name a --profile of one node (steerlm {name} works on files)"
+            )
+    if recipe.annotate and recipe.reward:
+        _, shape = _model(recipe, _role(recipe, "reward"), {})
+        if shape:
+            with _named("annotate"):
+                layouts.annotate.check_fits(shape)
 
 
 def plan_recipe(

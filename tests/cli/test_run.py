@@ -26,6 +26,18 @@ from steerlm.cli.run import Display
             ["run", "consumer-gpu", "--set", "profile.layouts.sft={devices: 2, tensor: 2}"],
             "sft: num_attention_heads 15 does not divide by layout.tensor 2; possible for this model: 1",
         ),
+        (
+            ["run", "demo", "--set", "profile.layouts.annotate={nodes: 2}"],
+            "annotate: profile two-processes has 2 nodes x 1 processes and this back end starts one machine's",
+        ),
+        (
+            ["run", "demo", "--set", "profile.layouts.evaluate={nodes: 2}"],
+            "evaluate: profile two-processes has 2 nodes x 1 processes and this back end starts one machine's",
+        ),
+        (
+            ["run", "demo", "--set", "profile.layouts.annotate={devices: 3, tensor: 3}"],
+            "annotate: num_attention_heads 4 does not divide by layout.tensor 3; possible for this model: 1, 2",
+        ),
         (["run", "demo", "--set", "sft.global_batch=1"], "sft: global_batch 1 is less than the layout's 2"),
         (
             ["train", "reward", "demo", "--data", "gone.jsonl", "--model", "gone", "--output", "o"],
