@@ -4,7 +4,6 @@ Knows one step: schedule, gradients, clipping, update, sums. Model, weights and 
 """
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import math
@@ -55,7 +54,7 @@ def build_engine(
         raise ValueError("give either model_folder or shape")
     shape = shape or LlamaShape.from_folder(model_folder or "")
     layout.check_fits(shape)
-    here = dataclasses.replace(parallel.initialize(layout, settings.seed), equal_rows=layout.pipeline > 1)
+    here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
     own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")

@@ -56,6 +56,7 @@ def initialize(layout: LayoutSettings, seed: int) -> Layout:
         row_multiple=layout.tensor if layout.sequence_parallel else 1,
         rank=dist.get_rank(),
         world_size=world,
+        equal_rows=layout.pipeline > 1,
         stage=parallel_state.get_pipeline_model_parallel_rank(),
     )
 

@@ -107,9 +107,10 @@ class MegatronScorer(TokenScorer):
 
     def _forward(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Values [K, A] fp32 of each row on the last pipeline stage; elsewhere the list is empty."""
+        multiple = self._layout.padding(row.tokens for row in rows)
 
         def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            row = row_tensors(next(left), self._layout.row_multiple, device.device())
+            row = row_tensors(next(left), multiple, device.device())
             return model(row), functools.partial(_output, row)
 
         collected: list[torch.Tensor] = self._schedule(
@@ -117,7 +118,7 @@ class MegatronScorer(TokenScorer):
             data_iterator=iter(rows),
             model=self._model,
             num_microbatches=len(rows),
-            seq_length=self._layout.row_multiple,  # not used: each stage is told a row's length by the one before it
+            seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
             micro_batch_size=1,
             forward_only=True,
             collect_non_loss_data=True,
