@@ -168,7 +168,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
             settings=settings,
             layout=spec.layout,
         )
-        heartbeat.at_stage(engine.layout.stage)
+        heartbeat.joined(engine.layout.stage)
         heartbeat.collectives = flight_recorder.entered
         chief = engine.layout.rank == 0
         with sinks(spec, len(data), chief) as sink, stop.held():

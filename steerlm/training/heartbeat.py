@@ -122,8 +122,10 @@ class Heartbeat:
         beat = self.beat
         self.beat = replace(beat, phase=phase, step=step, phases=beat.phases + 1)
 
-    def at_stage(self, stage: int) -> None:
+    def joined(self, stage: int) -> None:
+        """The process groups are made, so every process has begun to beat; this one's pipeline stage is `stage`."""
         self.beat = replace(self.beat, stage=stage)
+        self._beats = True
 
     def who(self, rank: int) -> str:
         """A rank with its host and process."""
@@ -204,9 +206,10 @@ class Heartbeat:
         found, now = self._read(self._next), time.monotonic()
         changed = found[1] if found else 0
         paused = now - self._checked > 3 * self.interval  # this process itself: of the other it knows nothing
-        if changed != self._seen or paused:
+        if changed != self._seen:
             # The first file may be of an earlier start, whose process is not running any more.
             self._beats = self._beats or self._seen is not None or (found is not None and self._runs_here(found[0]))
+        if changed != self._seen or paused:
             self._seen, self._since = changed, now
         self._checked = now
         if found is None or found[0].ended is not None or not self._beats:

@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from steerlm import processes
 from steerlm.errors import PeerLostError, TrainingError
-from steerlm.training.heartbeat import DUMP, Heartbeat
+from steerlm.training.heartbeat import DUMP, Beat, Heartbeat
 
 LIMIT = 1.0
 FORK = multiprocessing.get_context("fork")
@@ -91,6 +92,21 @@ def test_what_an_earlier_start_left_is_not_taken_for_a_lost_process(tmp_path: Pa
     assert not said
 
 
+def test_a_beat_of_another_machine_counts_once_all_have_joined(tmp_path: Path) -> None:
+    """Before, it may be of an earlier start, whether or not this process has paused meanwhile."""
+    said: list[str] = []
+    left = Beat(1, "elsewhere", 1, "1", step=3, phase="reading")
+    (tmp_path / "rank-1.json").write_text(json.dumps(asdict(left)))
+    with Heartbeat(tmp_path, 0, 2, LIMIT, on_lost=said.append) as heartbeat:
+        time.sleep(0.5 * LIMIT)
+        heartbeat._checked -= LIMIT  # as if it had been stopped itself
+        time.sleep(1.7 * LIMIT)
+        assert not said
+        heartbeat.joined(0)
+        until(lambda: said)
+    assert "rank 1 (elsewhere, pid 1) is silent, last heard of" in said[0]
+
+
 def test_a_dead_process_is_named(tmp_path: Path) -> None:
     with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
         other = Other(tmp_path)
@@ -120,7 +136,7 @@ def test_a_process_that_is_behind_is_named_and_says_where(tmp_path: Path) -> Non
         time.sleep(0.5 * LIMIT)
         assert f"rank 1 ({heartbeat.beat.host}, pid {other.pid}) has not arrived" in heartbeat.diagnosis()
         assert "in step 3 (reading, 0 collectives), others in step 3 (reading, 7)" in heartbeat.diagnosis()
-        heartbeat.at_stage(1)
+        heartbeat.joined(1)
         assert heartbeat.diagnosis() == "", "stages enter other collectives"
         until(lambda: "reads_forever" in (tmp_path / "stacks-1.txt").read_text())
         assert heartbeat.who(1) == f"rank 1 ({heartbeat.beat.host}, pid {other.pid})"
