@@ -32,8 +32,8 @@ demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=fold
 	@test -n "$(DATA)" || { echo "error: say where the data is: make demo-real DATA=folder" >&2; exit 2; }
 	$(BIN)/python -m pipelines.demo_real --data $(DATA) --output runs/demo-real
 
-test: $(READY) ## The test suite.
-	$(BIN)/pytest
+test: $(READY) ## The test suite, files side by side.
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-s3: $(READY) $(MINIO) ## The store against a real MinIO server, which is built with the Go toolchain once.
 	STEERLM_MINIO=$(abspath $(MINIO)) $(BIN)/pytest tests/s3

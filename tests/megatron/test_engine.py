@@ -222,6 +222,7 @@ def _read_after_an_update(folder: Path) -> None:
     of.write_hf(folder / "after a forward pass")
     curve(of, None, range(2, 4))
     of.save(folder / "checkpoint", {})
+    of.finish_save()
     of.write_hf(folder / "when saved")
     again = engine(layout={"devices": 2}, precision="bf16", seed=7)
     again.load(folder / "checkpoint")
