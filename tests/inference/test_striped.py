@@ -176,12 +176,22 @@ def test_missing_and_damaged_parts_are_made_again(source: Path, tmp_path: Path) 
     assert out.read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
 
 
-def workers(count: int, source: Path, striped: StripedAnnotation) -> list[Any]:
-    """Processes that label slowly, to be killed. Forked: nothing here uses torch, whose threads a fork would lose."""
+def label_until_killed(source: Path, folder: Path, left: list[Place], *args: Any) -> None:
+    """A worker's share but for its last block, so that it cannot end before it is killed."""
+    label(source, folder, left[:-1], *args)
+    time.sleep(60)
+
+
+def workers(count: int, killed: int, source: Path, striped: StripedAnnotation) -> list[Any]:
+    """Processes that label slowly, the first `killed` of them until they are killed. Forked: nothing here uses torch,
+    whose threads a fork would lose."""
     context, left = multiprocessing.get_context("fork"), striped.left
     slow = TableScorer(pause=0.005)
     running = [
-        context.Process(target=label, args=(source, striped.folder, left[rank::count], SETTINGS, slow))
+        context.Process(
+            target=label_until_killed if rank < killed else label,
+            args=(source, striped.folder, left[rank::count], SETTINGS, slow),
+        )
         for rank in range(count)
     ]
     for process in running:
@@ -197,7 +207,7 @@ def test_sigkill_of_all_or_of_one_then_another_number_of_workers(tmp_path: Path)
     for number, (count, killed) in enumerate([(2, 2), (3, 1), (1, 1), (3, 3), (2, 0)]):
         with opened(source, out) as striped:
             before = len(striped.left)
-            running = workers(count, source, striped)
+            running = workers(count, killed, source, striped)
             while killed and len(striped.left) > before - 3:
                 time.sleep(0.001)
             time.sleep(dice.uniform(0, 0.02))
