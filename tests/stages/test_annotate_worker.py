@@ -36,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 
 def work(folder: Path, output: Path, **layout: Any) -> Annotation:
     files = [(folder / f"{split}.jsonl", output / f"{split}.jsonl") for split in ("train", "val")]
-    return Annotation(files, folder / "reward", OPTIONS, LayoutSettings(**layout))
+    # One thread: those that this process has used do not exist in the processes forked from it.
+    return Annotation(files, folder / "reward", OPTIONS, LayoutSettings(threads=1, **layout))
 
 
 def labelled(folder: Path, output: Path, **layout: Any) -> dict[str, bytes]:
