@@ -3,12 +3,10 @@
 Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
 """
 
-import contextlib
 import datetime
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +15,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from steerlm.errors import NonFiniteError
-from steerlm.megatron import checkpoint, device, hf_io, parallel
+from steerlm.megatron import checkpoint, device, hf_io, parallel, pipeline
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
@@ -103,7 +100,6 @@ class MegatronEngine:
         self.trained = checkpoint.Trained(model, own, self.optimizer, shape)
         self._saver = checkpoint.Saver()
         self._saving: checkpoint.Saving | None = None
-        self._schedule = get_forward_backward_func()
         self._last = parallel_state.is_pipeline_last_stage()
         self._forward = device.Stopwatch()
 
@@ -207,9 +203,6 @@ class MegatronEngine:
             has = "a reward head" if self.outputs else "a vocabulary head"
             raise ValueError(f"the model has {has}, it does not give {output}")
 
-    def _tensors(self, row: Row, multiple: int) -> RowTensors:
-        return row_tensors(row, multiple, self.device, self.outputs)
-
     def _run(self, rows: Sequence[Row], objective: Objective, scale: float | None) -> list[Sums]:
         """The sums of this rank's rows, on the last stage; and the gradient of `scale` * sum(loss) over the global
         batch, unless `scale` is None."""
@@ -223,24 +216,9 @@ class MegatronEngine:
         return self._through(rows, loss, forward_only=scale is None)
 
     def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
-        """Each row through the pipeline; `collect(row, output)` on the last stage, elsewhere the list is empty."""
-        multiple = self.layout.padding(row.tokens for row in rows)
-
-        def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            with contextlib.nullcontext() if how["forward_only"] else self._forward:
-                row = self._tensors(next(left), multiple)
-                return model(row), functools.partial(collect, row)
-
-        collected: list[Any] = self._schedule(
-            forward_step_func=forward_step,
-            data_iterator=iter(rows),
-            model=self.ddp,
-            num_microbatches=len(rows),
-            seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
-            micro_batch_size=1,
-            **how,
-        )
-        return collected
+        """`pipeline.through`; forward passes of a step are timed."""
+        watch = None if how["forward_only"] else self._forward
+        return pipeline.through(self.ddp, rows, self.layout, self.outputs, collect, watch, **how)
 
     def _sums(self, done: Sequence[Sums], rows: Sequence[Row], objective: Objective) -> StepResult:
         """One reduction over all processes; of each model replica only one process of the last stage contributes."""
@@ -263,7 +241,7 @@ class MegatronEngine:
 
     def _template(self, row: Row, objective: Objective) -> Sums:
         """Names and shapes of the statistics, for a stage that computes none."""
-        tensors = self._tensors(row, self.layout.row_multiple)
+        tensors = row_tensors(row, self.layout.row_multiple, self.device, self.outputs)
         size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
         return objective.loss(torch.zeros(size, device=self.device), tensors)
 

@@ -4,23 +4,21 @@ Each data-parallel replica scores what it is given; the processes that hold one 
 get the same scores. Texts of like length are packed into rows. Knows no conversations, files or journals.
 """
 
-import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from steerlm.errors import ModelError, SteerLMError
 from steerlm.inference.batching import by_length
 from steerlm.inference.identity import folder_identity
 from steerlm.inference.scorer import ACCELERATOR_TOKENS, CPU_TOKENS, Scores, TokenScorer
-from steerlm.megatron import device, hf_io, parallel
+from steerlm.megatron import device, hf_io, parallel, pipeline
 from steerlm.megatron import model as models
 from steerlm.megatron.mapping import SCORE, parameters
 from steerlm.models.folder import load_tokenizer, read_info
@@ -28,7 +26,6 @@ from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
 from steerlm.training.engine import RowTensors
 from steerlm.training.rows import Row, Sample
-from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Value = TypeVar("Value")
@@ -62,7 +59,6 @@ class MegatronScorer(TokenScorer):
         self.batch_tokens = batch_tokens or (ACCELERATOR_TOKENS if device.on_accelerator() else CPU_TOKENS)
         self._layout = parallel.initialize(layout, seed=0)
         self._model = _build(folder, shape, layout, DTYPES[precision], len(self.schema.names))
-        self._schedule = get_forward_backward_func()
         log.info("reward model %s, %s, replica %d of %d", folder, precision, self.replica + 1, self.replicas)
 
     @property
@@ -107,23 +103,9 @@ class MegatronScorer(TokenScorer):
 
     def _forward(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Values [K, A] fp32 of each row on the last pipeline stage; elsewhere the list is empty."""
-        multiple = self._layout.padding(row.tokens for row in rows)
-
-        def forward_step(left: Iterator[Row], model: Any) -> tuple[torch.Tensor, Any]:
-            row = row_tensors(next(left), multiple, device.device())
-            return model(row), functools.partial(_output, row)
-
-        collected: list[torch.Tensor] = self._schedule(
-            forward_step_func=forward_step,
-            data_iterator=iter(rows),
-            model=self._model,
-            num_microbatches=len(rows),
-            seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
-            micro_batch_size=1,
-            forward_only=True,
-            collect_non_loss_data=True,
+        return pipeline.through(
+            self._model, rows, self._layout, None, _output, forward_only=True, collect_non_loss_data=True
         )
-        return collected
 
 
 def _build(folder: Path, shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int) -> models.Llama:

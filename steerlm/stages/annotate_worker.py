@@ -6,19 +6,19 @@ left. Planning and putting the parts together are the launcher's (`annotate_job.
 
 import itertools
 import logging
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerlm.errors import ConfigError, Interrupted, SteerLMError, first_problem
+from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import AnnotateSettings
+from steerlm.jobs import entry
 from steerlm.training.config import LayoutSettings
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def run(spec: AnnotateSpec) -> None:
     """
     import torch
 
-    torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
+    torch.set_num_threads(entry.threads(spec.layout))
     from steerlm.inference.corpus import Corpus
     from steerlm.inference.parts import Parts
     from steerlm.inference.striped import label_part, read_plan
@@ -93,28 +93,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
-    if len(arguments) != 1:
-        raise ConfigError("usage: python -m steerlm.stages.annotate_worker SPEC.json")
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("megatron").setLevel(logging.WARNING)
+    path = entry.begin("steerlm.stages.annotate_worker", arguments)
     signal.signal(signal.SIGTERM, _stop)
-    run(read_spec(Path(arguments[0])))
+    run(read_spec(path))
     from steerlm.megatron.parallel import finish
 
     finish()
 
 
-def _say_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """One line for an error of ours, with its exit code, where torchrun was called by hand."""
-    if not isinstance(error, SteerLMError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    log.error("%s", error)
-    logging.shutdown()
-    sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    sys.excepthook = _say_and_exit
+    entry.exit_with_one_line()
     main(sys.argv[1:])

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import Sampling
+from steerlm.jobs import entry
 from steerlm.training.config import LayoutSettings
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run(spec: GenerateSpec) -> None:
     import torch
 
     rank, device = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
+    torch.set_num_threads(entry.threads(spec.layout))
     if torch.accelerator.current_accelerator(check_available=True) is not None:
         torch.accelerator.set_device_index(device)
     from steerlm.inference.generator import TransformersGenerator
@@ -74,12 +75,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
-    if len(arguments) != 1:
-        raise ConfigError("usage: python -m steerlm.stages.generate_worker SPEC.json")
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    path = entry.begin("steerlm.stages.generate_worker", arguments)
     signal.signal(signal.SIGTERM, _stop)
-    run(read_spec(Path(arguments[0])))
+    run(read_spec(path))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, PeerLostError, SteerLMError, TrainingError, first_problem
+from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingError, first_problem
+from steerlm.jobs import entry
 from steerlm.jobs.worker import report
 from steerlm.models.shape import LlamaShape
 from steerlm.records import write_json
@@ -144,7 +145,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
     """
     import torch
 
-    torch.set_num_threads(spec.layout.threads or max(1, len(os.sched_getaffinity(0)) // spec.layout.devices))
+    torch.set_num_threads(entry.threads(spec.layout))
     from steerlm.megatron import flight_recorder
     from steerlm.megatron.engine import build_engine
     from steerlm.megatron.parallel import finish, peers
@@ -334,25 +335,11 @@ def describe(spec: TrainSpec, schema: AttributeSchema, result: "TrainResult") ->
 
 def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
-    if len(arguments) != 1:
-        raise ConfigError("usage: python -m steerlm.stages.train SPEC.json")
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("megatron").setLevel(logging.WARNING)
+    path = entry.begin("steerlm.stages.train", arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    run(read_spec(Path(arguments[0])), Signal())
-
-
-def _say_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """One line for an error of ours, with its exit code; whoever runs this module by name sees the error itself."""
-    if not isinstance(error, SteerLMError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    log.error("%s", error)
-    logging.shutdown()
-    sys.exit(error.exit_code)
+    run(read_spec(path), Signal())
 
 
 if __name__ == "__main__":
-    sys.excepthook = _say_and_exit
+    entry.exit_with_one_line()
     main(sys.argv[1:])

@@ -10,6 +10,7 @@ from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, RewardSettings
 from steerlm.training.footprint import activation_bytes, state_bytes
 from steerlm.training.rows import Row, Sample
+from steerlm.training.tensors import row_tensors
 from tests.megatron.forked import one
 from tests.megatron.material import engine, objective
 
@@ -63,7 +64,7 @@ def _measure(precision: Literal["bf16", "fp32"], recompute: str) -> None:
 
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        out = built.ddp(built._tensors(_row(), 1))
+        out = built.ddp(row_tensors(_row(), 1, built.device, built.outputs))
     own = {p.untyped_storage().data_ptr() for p in weights}
     found = _bytes(t for t in kept if t.untyped_storage().data_ptr() not in own)
     expected = activation_bytes(SHAPE, LayoutSettings(**layout), precision, TOKENS) + _more_on_a_cpu(
