@@ -160,14 +160,19 @@ class Heartbeat:
         same = state is not None and state[1] == beat.started
         where = f"in step {beat.step} ({beat.phase})"
         if here and not same:
+            last = self._read(beat.rank)  # another process may have killed it since its beat was read, and says why
+            if last and last[0].ended:
+                return f"{beat.who} {last[0].ended}"
             return f"{beat.who} is gone, last heard of {where}"
         if age < SILENT * self.interval:
             return ""
         stopped = same and state is not None and state[0] in "Tt"
-        said = f"{'is stopped' if stopped else 'is silent'}, last heard of {age:.0f} s ago {where}"
-        if same and processes.kill(beat.pid, beat.started):
-            self._write(replace(beat, ended=f"{said}; killed"))  # what the others would find is only that it is gone
-        return f"{beat.who} {said}"
+        reason = f"{'is stopped' if stopped else 'is silent'}, last heard of {age:.0f} s ago {where}"
+        if same:
+            # Before the kill: a process that finds this one gone must find the reason too.
+            self._write(replace(beat, ended=f"{reason}; killed"))
+            processes.kill(beat.pid, beat.started)
+        return f"{beat.who} {reason}"
 
     def _behind(self, beats: list[Beat]) -> list[str]:
         """Processes that all beat: those that have entered fewer phases or collectives than others of their stage."""

@@ -115,6 +115,22 @@ def test_a_dead_process_is_named(tmp_path: Path) -> None:
         assert f"pid {other.pid}) is gone, last heard of in step 3 (reading)" in heartbeat.diagnosis()
 
 
+def test_a_process_that_another_kills_meanwhile_is_not_merely_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes time out at once: one reads a beat, another kills its process, the first finds it gone."""
+    with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
+        beat = Beat(1, heartbeat.beat.host, 2**22 + 1, "1", step=3, phase="reading")
+        path = tmp_path / "rank-1.json"
+        path.write_text(json.dumps(asdict(beat)))
+
+        def killed(pid: int) -> None:
+            path.write_text(json.dumps(asdict(beat) | {"ended": "is stopped, last heard of 4 s ago; killed"}))
+
+        monkeypatch.setattr(processes, "state", killed)
+        assert heartbeat.diagnosis().endswith("is stopped, last heard of 4 s ago; killed")
+
+
 @pytest.mark.parametrize(
     ("does", "diagnosis"), [(fails, "has ended: the disk is full"), (loses_its_peer, ""), (ends, "")]
 )
