@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Two commands matter: `make demo` (the whole SteerLM path on this machine) and `make test`. Each makes its own
 # environment in .venv and works as the first command typed on a machine with Python 3.11.
 PYTHON ?= python3.11
@@ -26,11 +27,11 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY) ## The whole path on a synthetic world: train, annotate, condition, serve, steer, report (SEED=1).
-	$(BIN)/python -m pipelines.demo --seed $(SEED) --output runs/demo
+	$(BIN)/python -m demos.synthetic --seed $(SEED) --output runs/demo
 
 demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=folder
 	@test -n "$(DATA)" || { echo "error: say where the data is: make demo-real DATA=folder" >&2; exit 2; }
-	$(BIN)/python -m pipelines.demo_real --data $(DATA) --output runs/demo-real
+	$(BIN)/python -m demos.real --data $(DATA) --output runs/demo-real
 
 test: $(READY) ## The test suite, files side by side.
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotation: turns a second of our ways against upstream's way, one turn at a time, padded to the window.
 
 Answers of OASST's English validation conversations, a reward model of 6 M random parameters, fp32, one thread each.
@@ -18,18 +19,18 @@ import torch
 from oasst import SIZES, WINDOW, arguments, conversations
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from steerlm.annotation.job import Annotation, annotate_by_job
 from steerlm.attributes import AttributeSchema
 from steerlm.inference.annotate import AnnotateCounts, annotate
 from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.part_job import JobPlace
 from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import LlamaShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn
-from steerlm.stages.annotate_job import Annotation, annotate_by_job
-from steerlm.stages.part_job import JobPlace
 from steerlm.training.config import LayoutSettings
 
 OPTIONS = AnnotateSettings(look_ahead=32, over_long="keep_end")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: what a save and a resume cost each process, beside the way of version 0.1, in one run.
 
 A reward model of 30 million parameters in bf16 on data-parallel processes of this machine. Per process, the largest of

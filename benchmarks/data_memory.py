@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peak memory of the data commands on inputs of growing size: streaming means that it does not grow with them.
 
 Synthetic conversations of four turns of 1 kB. Prints each command's peak resident memory for both sizes.

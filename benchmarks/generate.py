@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Offline generation: our batches, which let finished rows go, against `transformers.generate` on the same batches.
 
 A Llama of 0.8 M random parameters, 1,024 prompts of 90-110 tokens, sampled, at most 128 new tokens, an end-of-text

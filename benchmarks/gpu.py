@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What only a GPU can show, in one command that writes a page: parity with the CPU, speed and MFU, saving, annotating.
 
 Every figure comes from the product's engine, started by its launcher, with random weights. Parity: loss, gradient norm

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the processes that `gpu.py` starts measure: `python -m gpu_worker SPEC.json`, one process or many.
 
 A spec lists tasks; each task's result is written by the first process, as JSON.

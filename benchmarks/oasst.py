@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the benchmarks on real conversations share: data, tokenizer, and the sizes of a model of 6 M parameters."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed rows against padded batches: real tokens a second of the trainer on the lengths of OASST conversations.
 
 The same samples in the same global batches, the same engine, fp32 on one thread: packed, as the trainer does; padded,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our server against `transformers serve`, with and without its continuous batching: tokens a second and latency.
 
 One policy folder, one machine, the same questions, greedy, `--clients` callers that each wait for one answer before

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Seconds until `steerlm --help` and a command's help have been printed: the median of some runs, each a new process.
 
 python benchmarks/startup.py [--runs 15]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training step waits for and sends: reads back from the device per row and per step, bytes per collective.
 
 Counted on CPU processes, where every such call is there too and costs nothing; the counts do not depend on the device.

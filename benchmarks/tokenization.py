@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Building a token index: one record at a time, in batches, and in processes. Records a second and CPU milliseconds a
 record, start-up of the processes included.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainer against a plain transformers + AdamW loop: the same model, the same data, one process, tokens a second.
 
 Every batch is 16 samples of 256 tokens, so that neither side pads; what packing adds is in `packing.py`. Each side runs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which image a component runs in: one per kind of work, of this version."""
 
 import steerlm

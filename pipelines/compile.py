@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles the pipelines to `pipelines/compiled/`: `python -m pipelines.compile`. A test compares what is committed."""
 
 from pathlib import Path

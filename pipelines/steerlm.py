@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SteerLM pipeline: from raw data to a steerable model and a report.
 
 One graph for every recipe: the recipe is a parameter, and a step that it has no section for is over at once. KFP's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stage makes, and the store that keeps it under its key.
 
 `<store>/<stage>/<key>/` holds the artifact itself in a folder named after its kind (`policy/` is a model folder),

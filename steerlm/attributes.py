@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The attribute schema: which dials exist, in which order, on which range, and how a label is written.
 
 Knows nothing else. The default is SteerLM's nine attributes on 0..4 (behaviour: NeMo-Aligner's label vector order);

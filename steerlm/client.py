@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client of a served model: the tutorial's two functions, and the calls `steerlm ask` makes.
 
 Only the standard library and the template: no torch, no HTTP package. Source: behaviour spec 5.5, 5.6.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YAML files and `--set a.b=c` overrides into pydantic settings, with errors that name the place and the nearest key.
 
 Knows nothing of recipes: any settings model will do.

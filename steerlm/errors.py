@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors a user may meet. Each is one clear sentence: what was wrong, where, what to do.
 
 The command line prints the message without a traceback and exits with `exit_code`: 2 for bad input, 1 for a failure

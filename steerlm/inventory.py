@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a store holds: list it, verify every byte, clear away what nothing needs. Knows artifacts, not stages."""
 
 import contextlib

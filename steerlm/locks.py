@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exclusive lock of a path, between the processes of all machines that see it.
 
 `flock` where the file system has it: the kernel gives the lock of a dead process back. Where it has not (Lustre mounted

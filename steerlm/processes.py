@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of this machine by number and start time: a number is given to another process later, both are not."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SteerLM template: a conversation becomes text, and text becomes token ids with the spans that are learned.
 
 Knows the markers, the order of the parts and the loss mask (behaviour spec, data preparation 1.7/1.9 and SFT 4.1/4.2).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes say the method, profiles say where it runs. Composes the settings that each room declares; torch-free.
 
 A recipe names its usual profile. A section that is null is a stage that does not apply. Layouts stand in the profile

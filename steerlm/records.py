@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every JSONL line the project reads or writes, as a pydantic model; reading and writing line by line.
 
 Knows the keys and their order (behaviour spec, 1.2 and 1.7), not what is done with the records. Files are streamed:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where bytes live: local paths and `s3://bucket/prefix` (MinIO, any S3), and their checksums.
 
 Transfers are parallel, resumed file by file and verified by sha256. Knows nothing of what the bytes mean. Credentials

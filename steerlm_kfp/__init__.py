@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubeflow side of SteerLM: `components/`, `pipelines/` and the recipes, from a checkout and from a wheel alike.
 
 A wheel carries the two folders inside this package. In a checkout they stand beside it, where the ecosystem expects

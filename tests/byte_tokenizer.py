@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizers made on the fly, whose alphabet is bytes: one of bytes alone, and one trained on a few texts."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A few requests of the S3 protocol over a dictionary, for the real minio client. Not S3: signatures are not checked.
 
 A real MinIO server takes its place in the tests of the cluster.

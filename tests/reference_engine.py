@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The oracle: the `Engine` protocol by the plainest means. transformers' Llama, torch's AdamW, one process, and every
 sample by itself: no packing, no padding, no positions of our own. What the product computes must agree with this."""
 

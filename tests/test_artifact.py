@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The store: keys to artifacts, digests, what a half-made or damaged one does; local and on a fake S3."""
 
 import subprocess

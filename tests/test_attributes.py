@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schema: order, range, rounding, the label syntax and its errors."""
 
 import pytest

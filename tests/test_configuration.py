@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading settings: errors name file, line and key; overrides."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The script of GPU measurements, held by a dry run on the CPU: it is to work the first time that there is a GPU."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm store` on a local store: what is listed, what damage is told, what may go and what is needed."""
 
 import fcntl

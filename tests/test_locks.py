@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exclusive lock, with `flock` and on file systems that have none: contention, dead owners, other machines."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The template against the specification's strings, and the loss mask token by token with real tokenizers."""
 
 from pathlib import Path

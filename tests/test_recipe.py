@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every shipped recipe parses and says the tutorial's numbers; sections that do not fit are refused."""
 
 import re
@@ -8,8 +9,8 @@ import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError
+from steerlm.pipeline.step import STEPS
 from steerlm.recipe import LAST_SECTION, Recipe, load_recipe, shipped
-from steerlm.stages.step import STEPS
 from tests.conftest import ROOT
 
 

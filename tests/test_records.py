@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines in, lines out: exact bytes, errors with file and line, files that appear only when complete."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """URIs, transfers and checksums. S3 is the real minio client against an in-process fake (see `fake_s3.py`)."""
 
 import hashlib

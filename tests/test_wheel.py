@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The built wheel, installed outside the checkout, carries everything the command line needs."""
 
 import os

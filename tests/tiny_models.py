@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of some thousand random weights, for tests that train them or put them behind a command."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reward model labels every answer of the conversations."""
 
 from kfp import dsl
@@ -12,6 +13,6 @@ def annotate(
     reward: dsl.Input[dsl.Model],
     annotated: dsl.Output[dsl.Dataset],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step("annotate", recipe, profile, {"data": [data], "reward": [reward]}, annotated)

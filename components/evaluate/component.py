@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How well the dials steer and how well the reward model predicts."""
 
 from kfp import dsl
@@ -14,7 +15,7 @@ def evaluate(
     baseline: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step(
         "evaluate",

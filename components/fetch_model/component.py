@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Hugging Face model folder from the hub, an object store or a folder."""
 
 from kfp import dsl
@@ -11,6 +12,6 @@ def fetch_model(
     profile: str,
     model: dsl.Output[dsl.Model],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step(step, recipe, profile, {}, model)

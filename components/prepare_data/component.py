@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw sources become conversations, the reward model's samples and held-out questions."""
 
 from kfp import dsl
@@ -10,6 +11,6 @@ def prepare_data(
     profile: str,
     data: dsl.Output[dsl.Dataset],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step("prepare_data", recipe, profile, {}, data)

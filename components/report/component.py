@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One HTML page: steering curves, reward quality, training curves, answers side by side."""
 
 from kfp import dsl
@@ -17,7 +18,7 @@ def report(
     evaluation: dsl.Input[dsl.Artifact],
     page: dsl.Output[dsl.Artifact],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step(
         "report",

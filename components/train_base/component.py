@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain language modelling, from random weights or on from a fetched model; else passes that on."""
 
 from kfp import dsl
@@ -12,6 +13,6 @@ def train_base(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step("train_base", recipe, profile, {"data": [data], "base": [base]}, model)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The multi-attribute reward model, on the labelled turns."""
 
 from kfp import dsl
@@ -13,6 +14,6 @@ def train_reward(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step("train_reward", recipe, profile, {"data": [data], "base": [own_base, base]}, model)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attribute-conditioned fine-tuning; as `train_baseline` the same without attributes."""
 
 from kfp import dsl
@@ -14,6 +15,6 @@ def train_sft(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
-    from steerlm.stages.step import run_step
+    from steerlm.pipeline.step import run_step
 
     run_step(step, recipe, profile, {"data": [annotated, data], "base": [base]}, model)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm annotate`: label every answer of a corpus with a reward model, in this process or behind a server."""
 
 import contextlib
@@ -13,11 +14,11 @@ import typer
 from steerlm.errors import InputError, Interrupted
 
 if TYPE_CHECKING:
+    from steerlm.annotation.job import Annotation
     from steerlm.inference.annotate import AnnotateCounts
     from steerlm.inference.config import AnnotateSettings
     from steerlm.inference.scorer import Scorer
     from steerlm.recipe import Profile
-    from steerlm.stages.annotate_job import Annotation
 
 app = typer.Typer()
 
@@ -99,7 +100,7 @@ def annotate(
     place = _place(model, profile, set_)
     with Terminable():
         if model is not None and place is not None:
-            from steerlm.stages.annotate_job import Annotation
+            from steerlm.annotation.job import Annotation
 
             work = Annotation([(input_file, output_file)], model, options, place.layouts.annotate)
             if write_spec is not None:
@@ -194,9 +195,9 @@ def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile
         return None
     if model is None:
         raise InputError("--profile says where a model folder runs: give --model, or leave --profile out")
+    from steerlm.jobs.part_job import needs_job
     from steerlm.recipe import load_profile
     from steerlm.stages.annotate import check_one_gpu_holds
-    from steerlm.stages.part_job import needs_job
 
     found = load_profile(profile, set_)
     if needs_job(found.layouts.annotate):
@@ -206,9 +207,9 @@ def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile
 
 
 def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "AnnotateCounts":
+    from steerlm.annotation.job import annotate_by_job
     from steerlm.inference.striped import parts_folder
-    from steerlm.stages.annotate_job import annotate_by_job
-    from steerlm.stages.part_job import JobPlace
+    from steerlm.jobs.part_job import JobPlace
 
     ((_, output),) = work.files
     folder = parts_folder(output)
@@ -218,8 +219,8 @@ def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "
 
 
 def _write_spec(work: "Annotation", path: Path, place: "Profile", overwrite: bool) -> None:
+    from steerlm.annotation.job import planned, torchrun
     from steerlm.records import write_json
-    from steerlm.stages.annotate_job import planned, torchrun
 
     with planned(work, overwrite=overwrite) as passes:
         left = sum(len(one.left) for one in passes)

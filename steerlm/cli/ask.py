@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm ask`: one question to a steerable model, streamed into the terminal, with the dials as options."""
 
 from collections.abc import Sequence
@@ -105,8 +106,8 @@ def _local(
     try:
         from transformers.utils import logging
 
-        from steerlm.serving.local import ask
-        from steerlm.serving.prompts import Message
+        from steerlm.inference.engine.local import ask
+        from steerlm.serving.chat_prompt import Message
     except ImportError as error:
         raise InputError(f"running a model needs {error.name}: pip install 'steerlm[serve]'") from None
     logging.disable_progress_bar()

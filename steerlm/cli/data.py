@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm data oasst|helpsteer|helpsteer2|regression|merge|check`: thin commands over `steerlm.datasets`."""
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""`steerlm evaluate steering|reward`: thin commands over `steerlm.stages.steering`."""
+# SPDX-License-Identifier: Apache-2.0
+"""`steerlm evaluate steering|reward`: thin commands over `steerlm.evaluation.measure`."""
 
 from pathlib import Path
 from typing import Literal
@@ -33,11 +34,11 @@ def steering(
     Example: steerlm evaluate steering --model policy --reward rm --questions q.jsonl --output report
     """
     from steerlm.errors import InputError
+    from steerlm.evaluation.answering import ServedAnswerer
     from steerlm.evaluation.config import EvaluationSettings
+    from steerlm.evaluation.measure import measure, read_questions
     from steerlm.evaluation.report import ReportData, write_report
     from steerlm.records import write_json
-    from steerlm.stages.answering import ServedAnswerer
-    from steerlm.stages.steering import measure, read_questions
 
     settings = EvaluationSettings(questions=count, max_tokens=max_tokens, over_long=over_long, seed=seed)
     asked = read_questions(questions)
@@ -73,9 +74,9 @@ def reward(
 
     Example: steerlm evaluate reward --model rm --input-file val.jsonl
     """
+    from steerlm.evaluation.measure import held_out_quality
     from steerlm.inference.scorer import TransformersScorer
     from steerlm.records import Conversation, read_records
-    from steerlm.stages.steering import held_out_quality
 
     records = (talk for _, talk in read_records(input_file, Conversation))
     quality = held_out_quality(TransformersScorer(model), records, None, over_long)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `steerlm` command: groups of commands, loaded only when called, and one clear line for every error."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm model fetch|import|export|show`."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm plan RECIPE`: what a recipe's trainings need, before anything is started."""
 
 from pathlib import Path
@@ -47,7 +48,7 @@ def plan(
     from steerlm.cli.plan_text import text
     from steerlm.errors import ConfigError
     from steerlm.recipe import load_recipe
-    from steerlm.stages.planning import plan_recipe
+    from steerlm.trainjob.planning import plan_recipe
 
     found = plan_recipe(
         load_recipe(recipe, profile, set_),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `steerlm plan` prints for people: one block of lines per training."""
 
 from collections.abc import Iterator, Mapping
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING
 from steerlm.cli.sizes import size
 
 if TYPE_CHECKING:
-    from steerlm.stages.planning import Planned
     from steerlm.training.node_counts import Estimate
+    from steerlm.trainjob.planning import Planned
 
 Line = tuple[str, str]
 

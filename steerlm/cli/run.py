@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm run RECIPE`: the whole pipeline on this machine."""
 
 import sys
@@ -22,8 +23,8 @@ def run(
     """
     from dataclasses import replace
 
+    from steerlm.pipeline.local import run_pipeline
     from steerlm.recipe import load_recipe
-    from steerlm.stages.local_pipeline import run_pipeline
 
     overrides = [*set_, *([f"profile.store={store}"] if store else [])]
     resolved = load_recipe(recipe, profile, overrides)
@@ -55,7 +56,7 @@ class Display:
             self.write(f"{label:18} {event['what']:8} {seconds}  {event['why']}\n")
         elif kind == "start" and self.live:
             self.write(f"{label:18} runs ...")
-        elif kind == "say" and (self.live or event["time"] - self.said >= self.EVERY):
+        elif kind == "progress" and (self.live or event["time"] - self.said >= self.EVERY):
             self.said = event["time"]
             self.write(f"{label:18} {event['text']}" + ("" if self.live else "\n"))
 

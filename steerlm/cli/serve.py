@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm serve`: a reward model or a steerable model over HTTP."""
 
 from pathlib import Path

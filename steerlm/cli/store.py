@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm store list|verify|gc`: look after a store of artifacts."""
 
 from typing import TYPE_CHECKING

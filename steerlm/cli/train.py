@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm train text|reward|sft RECIPE`: one training outside the pipeline, with inputs that are named."""
 
 from pathlib import Path
@@ -34,8 +35,8 @@ def train(
 ) -> None:
     """Train one model with a recipe's settings. Stopped and started again, it goes on where it was."""
     from steerlm.recipe import load_recipe
-    from steerlm.stages.train_alone import Files, torchrun, train_alone
-    from steerlm.stages.train_alone import write_spec as write
+    from steerlm.trainjob.standalone import Files, torchrun, train_alone
+    from steerlm.trainjob.standalone import write_spec as write
 
     files, resolved = Files(data, validation, model, tokenizer, output), load_recipe(recipe, profile, set_)
     if write_spec is not None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is in a conversations file: validity, labels, lengths, duplicates.
 
 Streams the file; keeps counts, a histogram of lengths and 8 bytes a record (to find duplicates).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings of data preparation: which sources, how each is read, how they are merged. Torch-free.
 
 Knows what a recipe may say; leaves reading and writing to its siblings. The defaults are NeMo-Aligner's choices

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenAssistant's flat form: one message a line, linked by `parent_id`, brought back into trees.
 
 Texts stay on disk; memory holds the ids and the links, some 200 bytes a message.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelpSteer: each row, a prompt and a rated response, becomes a conversation of two turns (behaviour spec, 1.4)."""
 
 import math

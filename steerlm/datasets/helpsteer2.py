@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelpSteer2 and its preference pairs (behaviour spec, 1.5)."""
 
 import re

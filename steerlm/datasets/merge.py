@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several line files into one, whole lines untouched; what the tutorial does with `cat` and `awk`."""
 
 import itertools

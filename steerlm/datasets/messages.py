@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One OpenAssistant message and the tree below it; its turn, its label string, its paths to the leaves.
 
 Knows both shapes of ratings: nested `{"quality": {"value": 0.5}}` and flat `{"name": ["quality"], "value": [0.5]}`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenAssistant: trees of messages become one conversation per path from root to leaf (behaviour spec, 1.3).
 
 Reads the nested dump (one tree a line) and the flat form (one message a line, linked by `parent_id`). The split is by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every preparation writes: files that appear together, the rejects beside them, and a summary of counts.
 
 Knows the policy for bad lines, not what makes a line bad.

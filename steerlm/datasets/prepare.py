@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recipe's data section: prepare every source, merge them, and make the reward model's samples of the result."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which raw dataset a line is of, by its keys: a hint for someone who gave it where conversations are expected."""
 
 import json

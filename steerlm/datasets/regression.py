@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversations to the reward model's samples: a text per labelled turn and its label vector (behaviour spec, 1.7)."""
 
 from collections import Counter

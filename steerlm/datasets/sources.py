@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where raw data comes from: a dataset on the hub, a local file or folder, an object store; and its lines.
 
 Knows file formats (.jsonl, .jsonl.gz, .parquet) and the names of splits, not what the rows mean.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random access to the lines of many files, compressed or not: the text on disk, a few bytes a line in memory.
 
 Upstream's split shuffles whole trees, so lines are needed in another order than they come in.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the evaluation: how many questions, how the dials are drawn. Torch-free."""
 
 from typing import Literal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report's pictures, each an inline SVG string. Knows the shapes of the evaluation's results, no files."""
 
 import io

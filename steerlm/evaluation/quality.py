@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How well a reward model predicts: per attribute MSE beside the mean predictor's, Pearson, agreement, calibration."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A self-contained HTML report of a run: steering, reward quality, training curves, answers, where everything is."""
 
 import json

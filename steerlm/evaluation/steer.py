@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steerability: ask with the dials set, judge what comes back, correlate asked with obtained.
 
 Dials are drawn independently and uniformly, so that no dial can shine by another's light. A curve sweeps one dial with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotation: a reward model labels the answers of a corpus, and a killed run goes on where it was.
 
 Per scored turn: `label` is the prediction (clamped, rounded half to even, trained attributes only), `gt_label` the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which texts go into a batch together. Pure: knows lengths, nothing of models."""
 
 from collections.abc import Iterator, Sequence

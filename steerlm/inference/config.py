@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the offline passes: how texts are scored, how a corpus is annotated, how a model samples. Torch-free.
 
 What changes the result is told apart from what only changes the speed: `AnnotateSettings.method` is what a resumed

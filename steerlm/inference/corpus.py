@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A conversations file read block by block: which turns are to be scored, as which texts, and where the block ends.
 
 A block is what is sorted by length and scored together, and what a restart repeats. Its ends depend on the file and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prompts in, continuations out: the `Generator` that evaluation and bootstrapping see, and the one in this process.
 
 For offline work: many prompts known beforehand. They are sorted by length, padded on the left, decoded together, and a

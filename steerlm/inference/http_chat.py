@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy behind an OpenAI-compatible URL: questions and dials in, answers out.
 
 The wire: `GET /v1/models` names the model; `POST /v1/chat/completions` takes the dials in

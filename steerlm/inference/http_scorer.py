@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reward model behind one or several URLs: batches of texts go to the servers' JSON route, several at a time.
 
 The wire: `GET /v1/model` tells the attributes and the window; `POST /v1/score` takes `{"texts"}` and answers

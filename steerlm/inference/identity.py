@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which model gives the scores: a digest that is equal for the same model at the same precision, else different.
 
 Computed from a loaded model, or from its folder alone, of which two small tensors are read.

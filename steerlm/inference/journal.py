@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A line-by-line output that survives being killed at any byte, and goes on where it was.
 
 The output grows as `NAME.partial`. Beside it `NAME.journal` gets a line, a `Mark`, whenever a block of input is done

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model folder in memory for inference: tokenizer, weights, window, on this machine's accelerator or CPU.
 
 Knows transformers and torch; imported only when a model runs in this process. A model that does not fit one device is

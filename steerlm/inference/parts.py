@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pieces of a result, each in a file of its own that appears when it is complete.
 
 A piece is named by where it begins, not by who makes it: any number of processes fill a folder together, a later run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The next token of every row of a batch, and the random numbers it is drawn with.
 
 Knows logits; nothing of models or text. What a row gets never depends on the rows beside it.

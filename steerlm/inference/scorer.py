@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts in, attribute scores out: the `Scorer` every consumer of a reward model sees, and the one in this process.
 
 A text is scored at its last token (the read-out mark of `prompt.render_readout`), tokenised whole and without added

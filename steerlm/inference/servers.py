@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several servers of one model, asked over HTTP: requests are spread over them, a server that is away is waited for.
 
 Knows retries, not what is asked: `HttpScorer` and `HttpAnswerer` are the routes. A server that is busy, restarting or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a continuation is finished, and what text it is: end-of-text ids, stop strings, decoding after a prompt.
 
 Knows a tokenizer and the sampling settings; nothing of models or batches.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An annotation whose blocks many processes label, put together byte for byte as one process would have written it.
 
 The process that owns the output plans (`StripedAnnotation`): where each block of the input lies. Worker r of n labels

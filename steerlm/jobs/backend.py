@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A job and the verbs of a back end that runs it. A job is addressed by name, so that any process can come back to it.
 
 Waiting, attempts and signals live once, above all back ends, in `launcher.py`.

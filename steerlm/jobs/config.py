@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a training job is looked after. Torch-free; knows nothing of what the job computes."""
 
 from pydantic import ConfigDict, PositiveFloat, PositiveInt

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the module of a job's worker begins, whatever it computes: its argument, its log, its threads, its errors."""
 
 import logging

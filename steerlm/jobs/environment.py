@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment variables that a training's processes start with: one table, with the reason for each.
 
 They must be there before torch, CUDA or NCCL are initialized, so whoever starts the processes sets them: a back end of

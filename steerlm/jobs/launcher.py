@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sees a job through on any back end: waits, hands on its log, counts attempts, notices a stall, passes signals on."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The back end that runs a job on this machine: one process, or torchrun with several.
 
 Everything it knows stands in the job's folder (`job.json`: process, its start time, the spec's hash; `spec.json`;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process that a job starts: runs a module as `python -m` would and leaves behind how it ended.
 
 torchrun answers 1 whatever its workers return, and a process that is attached to by name has no exit status to ask

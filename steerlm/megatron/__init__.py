@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training on megatron-core: the only room that imports megatron, and the only one that says "cuda" (`device.py`).
 
 Knows tensor, sequence, pipeline and data parallelism, distributed checkpoints, and how Hugging Face weights map onto

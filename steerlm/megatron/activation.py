@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gated activation of a Llama's feed-forward block. Knows one formula and its gradient."""
 
 from typing import Any

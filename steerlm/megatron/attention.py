@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention over packed rows: where segments lie, rotary positions, and the kernels that keep segments apart.
 
 Megatron's layers see a row as one sequence [T, 1, heads, size]; its own rotary and packing paths (which cut a row into

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training: every process writes its own share, and any layout resumes from them.
 
 A process keeps 1/DP of the optimizer state of its part of the model (`shares.py`). It writes that, and as much of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every checkpoint folder has, whatever its tensors' format: who it is of, the loop's state, a sealed file list.
 
 COMPLETE is written last and lists every file with its size and sha256. They are compared before anything is loaded: a

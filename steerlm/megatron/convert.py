@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders to Megatron distributed checkpoints and back, bit for bit (`steerlm model import|export`).
 
 Training does not pass through here: it reads and writes Hugging Face folders itself. Every process holds its share of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device: the one place that says "cuda", and the layer that lets megatron-core run without it.
 
 megatron-core names CUDA directly: the current device, literal device="cuda", tensor type names, streams, random state.

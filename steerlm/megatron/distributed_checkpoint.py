@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Megatron's own distributed checkpoints: weights exchanged with other programs, and trainings begun by version 0.1.
 
 The optimizer's state in them is read but no longer written: as megatron-core 0.16.1 gathers it, parameters are saved at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training engine on megatron-core: `training.engine.Engine` for any layout.
 
 Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixes for megatron-core 0.16.1. Nothing here is about CPUs: a GPU node without Transformer Engine needs them too.
 
 Its DistributedOptimizer, where torch's AdamW is used (neither Transformer Engine nor Apex installed), cannot load a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torch's flight recorder: the last collectives of every process group, in a file when one of them has timed out.
 
 `python -m torch.distributed.flight_recorder.fr_trace FOLDER -p rank_` reads the files of all ranks.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights from and to Hugging Face folders, a tensor at a time: each slice is read once, each process writes its share.
 
 Knows safetensors files and their index; names and slices are `mapping.py`'s. No process ever holds a full model.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies of the training state in host memory, so that a file of it can be written while training goes on."""
 
 from collections.abc import Mapping

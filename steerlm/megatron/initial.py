@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random weights of a new model, drawn by name: a weight's numbers depend on the seed and its name, on no layout."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hugging Face's names of a Llama's weights and megatron's, and which slice of which tensor a process holds. Pure.
 
 Megatron fuses: `linear_qkv` holds, per key-value group, the rows of its queries, its key and its value; `linear_fc1`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model: a Llama on megatron's layers, with the language model's head or the reward head.
 
 Knows modules and their configuration; weights come from `hf_io.py`, names from `mapping.py`. Parallelism is applied by

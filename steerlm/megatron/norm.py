@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The norm of a Llama's layers. Knows one formula and its gradient."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Process groups: from torchrun's environment, or a single process. Knows ranks and what sizes must divide by.
 
 The validations that megatron keeps in its command line (`megatron/training/arguments.py`), not in its core, are here:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows through a model's pipeline stages: megatron's schedule, and the one length that its stages expect of a row."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a piece of one layout's parameter is found among another layout's parameters. Pure: rows, columns and names.
 
 A megatron parameter is, row block by row block, a rectangle of some Hugging Face tensor (`mapping.py`). Two layouts cut

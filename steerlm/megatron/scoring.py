@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reward model on megatron's layers that only scores: no optimizer, no gradient buffer, any layout.
 
 Each data-parallel replica scores what it is given; the processes that hold one replica are given the same texts and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensors of a checkpoint as safetensors files, one a process: written whole, read in ranges by any layout.
 
 `tensor-T-stage-S-replica-R.safetensors` holds ranges of the parameters of the model-parallel process (T, S), flattened:

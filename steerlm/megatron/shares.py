@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The share of the training state that one process keeps: of every parameter a range, with its optimizer state.
 
 Megatron's distributed optimizer cuts the gradient buffer into buckets and each bucket into one piece a data-parallel

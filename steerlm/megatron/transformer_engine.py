@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transformer Engine's layers in place of megatron's own. Imported only where Transformer Engine is installed."""
 
 from typing import Any

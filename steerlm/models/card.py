@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model card of a folder: what the model is, its dials, its data and figures, and how to load it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chat templates of model folders: the training texts in Jinja, with the model's attribute schema baked in.
 
 Stock servers (vLLM, transformers) render a policy's with `chat_template_kwargs={"attributes": {...}}`. A policy without

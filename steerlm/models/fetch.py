@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fetches a model folder: from the hub, from an object store, or from this machine. Safetensors and tokenizers only.
 
 A fetch can be repeated: what is there is kept, what is missing is fetched, and `fetched.json` (where from, every file's

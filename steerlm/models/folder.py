@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model folder in Hugging Face's format, plus `steerlm.json`: the kind of model, its attributes, where it came from.
 
 Knows files and configs, not weights: the trainer has put the shards there before. `steerlm.json` is removed first and

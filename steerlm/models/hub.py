@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model on the hub: what it has, its files fetched and resumed, its errors in one line.
 
 Listing, authentication and errors are the hub client's. The transfer is ours: the client keeps no partial file from one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shapes of public Llama-architecture models by hub name, so that a layout can be planned before 140 GB are fetched.
 
 From the models' published `config.json`; what is trained is always read from the fetched folder itself.

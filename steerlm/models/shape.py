@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shape of a Llama-architecture model, read from and written to a Hugging Face `config.json`. Torch-free."""
 
 import json

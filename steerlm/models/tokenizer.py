@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizer folders: what a folder needs so that every reader of it gets the same ids.
 
 The ids are those of `AutoTokenizer` on our own folder, never those of sentencepiece called directly: the usual ways of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application factory: one FastAPI app, whose routes depend on what it serves, a reward model or a policy.
 
 Knows the life of a service (start, self-test, drain, stop) and what all routes share: the error body, the size limit,
@@ -18,11 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import steerlm
 from steerlm.attributes import AttributeSchema
-from steerlm.serving import health, replies
+from steerlm.serving import errors as replies
+from steerlm.serving import health
+from steerlm.serving.admission import Place
+from steerlm.serving.compression import WINDOW_BITS, Unpacker
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.packed import WINDOW_BITS, Unpacker
-from steerlm.serving.places import Place
-from steerlm.serving.replies import ApiError
+from steerlm.serving.errors import ApiError
 
 logger = logging.getLogger(__name__)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy behind the engine, as the generation routes share it: schema, self-test, several answers at once."""
 
 import asyncio
@@ -6,13 +7,13 @@ from collections.abc import AsyncGenerator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
+from steerlm.inference.engine.engine import Engine
+from steerlm.inference.engine.request import Completion, Piece
+from steerlm.inference.engine.sampling import Sampling
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.engine import Engine
-from steerlm.serving.job import Completion, Piece
-from steerlm.serving.replies import ApiError
-from steerlm.serving.sampling import Sampling
+from steerlm.serving.errors import ApiError
 
 
 class GenerationService:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is served and how it fares. Liveness and readiness differ: a draining server lives but wants no new work; one
 that makes no progress does not live."""
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from steerlm.serving.replies import body_for
+from steerlm.serving.errors import body_for
 
 router = APIRouter()
 

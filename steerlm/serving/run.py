@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a model folder to a running server: builds the service for its kind, runs uvicorn, drains on a signal.
 
 Exit: SIGTERM lets requests in flight finish (at most `drain_seconds`) and returns; Ctrl-C does the same and raises
@@ -18,14 +19,16 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from steerlm.errors import InputError, ModelError
+from steerlm.inference.engine.engine import Engine
 from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.serving import completions, kserve, legacy, openai, scoring
+from steerlm.serving import nemo, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.engine import Engine
 from steerlm.serving.generation import GenerationService
+from steerlm.serving.kserve import routes as kserve
+from steerlm.serving.openai import chat, completions
 from steerlm.serving.scoring import ScoringService
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ def build_app(folder: str | Path, role: Role, settings: ServeSettings) -> FastAP
     loaded = load(folder, head=False)
     engine = Engine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
     schema = loaded.info.attributes if loaded.info.kind == "policy" else None
-    routers = [legacy.router, openai.router, completions.router]
+    routers = [nemo.router, chat.router, completions.router]
     return create_app(GenerationService(engine, schema, name, settings), routers, settings)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scoring routes: `POST /v1/score` and `GET /v1/model` of a reward model.
 
 Texts come as they are read out (ending with the read-out mark), or as conversations, of which every turn that is not
@@ -16,11 +17,11 @@ from steerlm.errors import ModelError
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import LABEL_MARK, render_readout
 from steerlm.records import Conversation, Turn
-from steerlm.serving.batching import ScoreBatcher
+from steerlm.serving.chat_prompt import clean
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.leaving import while_connected
-from steerlm.serving.prompts import clean
-from steerlm.serving.replies import ApiError
+from steerlm.serving.disconnect import while_connected
+from steerlm.serving.errors import ApiError
+from steerlm.serving.score_batching import ScoreBatcher
 
 router = APIRouter(tags=["scoring"])
 

@@ -1,15 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `annotate`: the reward model labels the conversations, training and validation."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from steerlm.annotation import job as annotate_job
 from steerlm.errors import ConfigError
 from steerlm.inference.config import AnnotateSettings
+from steerlm.jobs.part_job import JobPlace, needs_job
 from steerlm.recipe import Profile, Recipe
-from steerlm.stages import annotate_job
-from steerlm.stages.base import Inputs, Made, Stage, Work
-from steerlm.stages.part_job import JobPlace, needs_job
+from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
 SPLITS = ("train", "val")
 
@@ -23,7 +24,7 @@ def method(config: AnnotateSettings, inputs: Inputs) -> dict[str, Any]:
     return config.method()
 
 
-def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
+def make(config: AnnotateSettings, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: conversations; `reward`: the model. A killed pass goes on where it was.
 
     In this process, or as a job if the profile's layout `annotate` has more than one.
@@ -34,7 +35,9 @@ def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
     files = [(inputs["data"].path / f"{split}.jsonl", work.scratch / f"{split}.jsonl") for split in SPLITS]
     if needs_job(layout):
         place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile.jobs)
-        done = annotate_job.annotate_by_job(annotate_job.Annotation(files, reward, config, layout), place, work.say)
+        done = annotate_job.annotate_by_job(
+            annotate_job.Annotation(files, reward, config, layout), place, work.report_progress
+        )
     else:
         check_one_gpu_holds(reward, work.profile)
         done = _annotate_here(files, reward, config, work)
@@ -44,10 +47,12 @@ def make(config: AnnotateSettings, inputs: Inputs, work: Work) -> Made:
         rejects.rename(work.logs / rejects.name)
     counted = {split: dataclasses.asdict(counts) for split, counts in zip(SPLITS, done, strict=True)}
     metrics = {f"{split}/{name}": value for split, counts in counted.items() for name, value in counts.items()}
-    return Made(attributes=read_info(reward).attributes, metrics=metrics)
+    return StageResult(attributes=read_info(reward).attributes, metrics=metrics)
 
 
-def _annotate_here(files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, work: Work) -> list[Any]:
+def _annotate_here(
+    files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, work: StageContext
+) -> list[Any]:
     from steerlm.inference.annotate import AnnotateCounts
     from steerlm.inference.scorer import TransformersScorer
     from steerlm.inference.striped import annotate_in_process
@@ -57,7 +62,7 @@ def _annotate_here(files: list[tuple[Path, Path]], reward: Path, config: Annotat
     for split, (source, output) in zip(SPLITS, files, strict=True):
 
         def show(counts: AnnotateCounts, split: str = split) -> None:
-            work.say(f"{split}: {counts.conversations} conversations, {counts.turns} turns labelled")
+            work.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labelled")
 
         done.append(annotate_in_process(source, output, scorer, config, show))
     return done

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stage is: a function from a config and artifacts to files, and what decides whether it must run again.
 
 The only room that joins rooms. Each stage module has a `STAGE` and a `config(recipe, role)`; `run.py` runs any.
@@ -29,7 +30,7 @@ class StageConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StageResult:
     """What a stage says about the files it made. `attributes` and the files are content; the rest is provenance."""
 
     attributes: AttributeSchema | None = None
@@ -38,16 +39,16 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StageContext:
     """Where a stage works. `files`: what it makes; in `folder`, `scratch`: what it needs until it is done, kept for a
-    resume, and `logs`: kept beside the artifact. `say` shows a line of progress."""
+    resume, and `logs`: kept beside the artifact. `report_progress` shows a line of progress."""
 
     stage: str
     key: str
     folder: Path
     files: Path
     profile: Profile
-    say: Callable[[str], None]
+    report_progress: Callable[[str], None]
 
     @property
     def scratch(self) -> Path:
@@ -60,7 +61,7 @@ class Work:
     def line(self, text: str) -> None:
         """A line of a worker's log: shown if it tells of a step."""
         if found := _STEP.search(text):
-            self.say(found[0])
+            self.report_progress(found[0])
 
     def keep_metrics(self) -> None:
         """Move the training's metrics beside the artifact, where reports find them."""
@@ -81,7 +82,7 @@ class Stage(Generic[ConfigT]):
 
     name: str
     kind: str
-    make: Callable[[ConfigT, Inputs, Work], Made]
+    make: Callable[[ConfigT, Inputs, StageContext], StageResult]
     code: tuple[str, ...]
     without: tuple[str, ...] = ()
     version: int = 1

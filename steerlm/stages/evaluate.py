@@ -1,15 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `evaluate`: how well the dials steer and how well the reward model predicts; `evaluation.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from steerlm.evaluation.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
 from steerlm.evaluation.config import EvaluationSettings
+from steerlm.jobs.part_job import JobPlace, needs_job
 from steerlm.recipe import Recipe
 from steerlm.records import Conversation, read_records, write_json
-from steerlm.stages.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
-from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
-from steerlm.stages.part_job import JobPlace, needs_job
+from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 
 RESULT = "evaluation.json"
 
@@ -27,13 +28,13 @@ def config(recipe: Recipe, role: str) -> EvaluateConfig | None:
     return EvaluateConfig(settings=recipe.evaluate, oracle=recipe.prepare_data.toyworld is not None)
 
 
-def make(config: EvaluateConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: EvaluateConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: its questions and validation conversations; `reward`, `policy`, `baseline`: the models there are.
 
     Answers are written in this process, in a job if the profile's layout `evaluate` has more than one, or by the server
     that the profile names for the policy.
     """
-    from steerlm.stages.steering import measure, read_questions
+    from steerlm.evaluation.measure import measure, read_questions
 
     data = inputs["data"].path
     folders = {name: inputs[name].path for name in ("reward", "policy", "baseline") if name in inputs}
@@ -48,11 +49,11 @@ def make(config: EvaluateConfig, inputs: Inputs, work: Work) -> Made:
     )
     write_json(work.files / RESULT, result)
     shown = inputs.get("policy") or inputs.get("reward")
-    return Made(attributes=shown.attributes if shown else None, metrics=summary(result))
+    return StageResult(attributes=shown.attributes if shown else None, metrics=summary(result))
 
 
 def _answerer(
-    name: Literal["policy", "baseline"], folders: Mapping[str, Path], settings: EvaluationSettings, work: Work
+    name: Literal["policy", "baseline"], folders: Mapping[str, Path], settings: EvaluationSettings, work: StageContext
 ) -> Path | Answerer | None:
     folder, profile = folders.get(name), work.profile
     if folder is None:
@@ -63,7 +64,9 @@ def _answerer(
         return folder
     place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile.jobs)
     parts, conditioned = work.scratch / f"answers-{name}", name == "policy"
-    return JobAnswerer(folder, settings, profile.layouts.evaluate, place, parts, work.say, conditioned=conditioned)
+    return JobAnswerer(
+        folder, settings, profile.layouts.evaluate, place, parts, work.report_progress, conditioned=conditioned
+    )
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:

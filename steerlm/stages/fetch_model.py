@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `fetch_model`: a Hugging Face model folder from the hub, an object store or this machine."""
 
 from typing import Any
 
 from steerlm.recipe import FetchSection, Recipe
-from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 from steerlm.storage import digest_source
 
 
@@ -19,11 +20,11 @@ def method(config: FetchSection, inputs: Inputs) -> dict[str, Any]:
     return {"uri": digest_source(config.uri)}
 
 
-def make(config: FetchSection, inputs: Inputs, work: Work) -> Made:
+def make(config: FetchSection, inputs: Inputs, work: StageContext) -> StageResult:
     from steerlm.models.fetch import fetch_model
 
     fetch_model(config.uri, work.files)
-    return Made(notes={"uri": config.uri})
+    return StageResult(notes={"uri": config.uri})
 
 
 STAGE: Stage[FetchSection] = Stage("fetch_model", "base", make, code=(__name__,), method=method)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `prepare_data`: raw sources become conversations, the reward model's samples and held-out questions.
 
 Files: `train.jsonl`, `val.jsonl` (conversations), `regression_train.jsonl`, `regression_val.jsonl` (labelled turns of
@@ -13,7 +14,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import SourceUnreachableError, StorageError
 from steerlm.recipe import PrepareSection, Recipe
 from steerlm.records import Conversation, atomic_writer, read_records
-from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.storage import digest_source, fetch
 from steerlm.toyworld.config import ToySettings
 
@@ -43,7 +44,7 @@ def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
     return {"section": section, "attributes": config.attributes.model_dump(mode="json")}
 
 
-def make(config: PrepareConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: PrepareConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """Writes everything anew, also on a resume."""
     section, world = config.section, config.section.toyworld
     notes = _world(world, config, work) if world else _sources(config, work)
@@ -53,10 +54,10 @@ def make(config: PrepareConfig, inputs: Inputs, work: Work) -> Made:
     elif not world:
         _opening_questions(work.files / "val.jsonl", questions)
     counts = {f"lines/{path.stem}": _lines(path) for path in sorted(work.files.glob("*.jsonl"))}
-    return Made(attributes=config.attributes, metrics=counts, notes=notes)
+    return StageResult(attributes=config.attributes, metrics=counts, notes=notes)
 
 
-def _world(world: ToySettings, config: PrepareConfig, work: Work) -> dict[str, Any]:
+def _world(world: ToySettings, config: PrepareConfig, work: StageContext) -> dict[str, Any]:
     from steerlm.datasets.regression import write_regression
     from steerlm.toyworld.make import make as make_world
 
@@ -66,7 +67,7 @@ def _world(world: ToySettings, config: PrepareConfig, work: Work) -> dict[str, A
     return dict(counts)
 
 
-def _sources(config: PrepareConfig, work: Work) -> dict[str, Any]:
+def _sources(config: PrepareConfig, work: StageContext) -> dict[str, Any]:
     section = config.section
     made = _prepared("sources", config, work)
     rated = _prepared("rated", config, work) if section.rated else made
@@ -80,7 +81,7 @@ def _sources(config: PrepareConfig, work: Work) -> dict[str, Any]:
     return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
 
 
-def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, work: Work) -> "Prepared":
+def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, work: StageContext) -> "Prepared":
     """One of the section's two lists. Raises `StorageError` with the setting that names another place."""
     from steerlm.datasets.prepare import prepare_data
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `report`: one HTML page of a run, and `goals.json`: what was promised and whether it is kept."""
 
 import json
@@ -8,7 +9,7 @@ from steerlm.artifact import LOGS
 from steerlm.errors import InputError
 from steerlm.recipe import Goals, Recipe
 from steerlm.records import write_json
-from steerlm.stages.base import METRICS, Inputs, Made, Stage, StageConfig, Work
+from steerlm.stages.base import METRICS, Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.stages.evaluate import RESULT
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def config(recipe: Recipe, role: str) -> ReportConfig | None:
     return ReportConfig(name=recipe.name, description=recipe.description, goals=recipe.report.goals)
 
 
-def make(config: ReportConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: ReportConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """`evaluation` and whatever else the run made: their curves, times and places."""
     from steerlm.evaluation.report import ReportData, read_metrics, write_report
 
@@ -49,7 +50,7 @@ def make(config: ReportConfig, inputs: Inputs, work: Work) -> Made:
     goals = check(config.goals, evaluation.manifest.provenance["metrics"])
     present = {name: inputs[name] for name in TITLES if name in inputs}
     curves = {TITLES[n]: read_metrics(a.folder / LOGS / METRICS) for n, a in present.items()}
-    from steerlm.stages.tracking import tracking_uri
+    from steerlm.pipeline.tracking import tracking_uri
 
     places = {TITLES[name]: str(artifact.path) for name, artifact in present.items()}
     if work.profile.tracking.enabled:
@@ -72,7 +73,7 @@ def make(config: ReportConfig, inputs: Inputs, work: Work) -> Made:
         work.files / "report.html",
     )
     write_json(work.files / "goals.json", [{"text": g.text, "value": g.value, "met": g.met} for g in goals])
-    return Made(attributes=schema, metrics={"goals": len(goals), "goals_met": sum(g.met for g in goals)})
+    return StageResult(attributes=schema, metrics={"goals": len(goals), "goals_met": sum(g.met for g in goals)})
 
 
 def check(goals: Goals, numbers: Mapping[str, Any]) -> "list[Goal]":

@@ -1,17 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `train_base`: plain language modelling, from random weights or on from a fetched model."""
 
 from steerlm.errors import InputError
 from steerlm.recipe import Recipe
-from steerlm.stages import train_job
-from steerlm.stages.base import Inputs, Made, Stage, Work
+from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 from steerlm.training.config import TextSettings
+from steerlm.trainjob import job as train_job
 
 
 def config(recipe: Recipe, role: str) -> TextSettings | None:
     return recipe.base.train if recipe.base else None
 
 
-def make(config: TextSettings, inputs: Inputs, work: Work) -> Made:
+def make(config: TextSettings, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: its plain text and, without a `base` model, its tokenizer."""
     data, base = inputs["data"].path, inputs.get("base")
     if not (data / "plain_train.jsonl").exists():

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `train_reward`: the multi-attribute reward model, on the labelled turns."""
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe
-from steerlm.stages import train_job
-from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.training.config import RewardSettings
+from steerlm.trainjob import job as train_job
 
 
 class RewardConfig(StageConfig):
@@ -20,7 +21,7 @@ def config(recipe: Recipe, role: str) -> RewardConfig | None:
     return RewardConfig(settings=recipe.reward, attributes=recipe.attributes.model_copy(update={"defaults": {}}))
 
 
-def make(config: RewardConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: RewardConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: regression samples; `base`: the model that it starts from."""
     data, base = inputs["data"].path, inputs["base"]
     return train_job.train(

@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage `train_sft`: attribute-conditioned fine-tuning on annotated conversations; without labels, its baseline."""
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe, SFTSection
-from steerlm.stages import train_job
-from steerlm.stages.base import Inputs, Made, Stage, StageConfig, Work
+from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
+from steerlm.trainjob import job as train_job
 
 
 class SFTConfig(StageConfig):
@@ -19,7 +20,7 @@ def config(recipe: Recipe, role: str) -> SFTConfig | None:
     return SFTConfig(section=section, attributes=recipe.attributes if section.conditioned else AttributeSchema())
 
 
-def make(config: SFTConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: SFTConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: conversations, annotated or not; `base`: the model that it starts from.
 
     The policy's attributes are those its annotator was trained on, with the recipe's defaults.

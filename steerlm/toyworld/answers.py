@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes an answer that shows nine asked values, each by evidence of its own; `oracle.py` reads them back.
 
 An answer is one sentence of four statements, what was asked first:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How large the demo's world is and how its raters behave. Torch-free; knows nothing of the language itself."""
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt

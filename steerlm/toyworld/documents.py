@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world's plain text, from which a base model learns the language and the facts. Knows nothing of ratings.
 
 Some documents are posts: a question and somebody's answer, in any manner. The others are entries about an animal, more

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closed world and the small language it is spoken of: facts, words, questions. Knows nothing of attributes' noise.
 
 Ten animals have one true value for each of five relations, and one popular myth. A statement is a verb, an adjective

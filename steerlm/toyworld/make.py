@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the whole world into a folder: conversations, plain text, held-out questions, tokenizer, the oracle's words.
 
 Everything is drawn from the seed. Questions are split once: those asked at the end and those of the validation file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the nine attributes off a question and an answer by counting words. No model, no state, no randomness.
 
 Each attribute has evidence of its own (`DIALS`), so that every one of the 5^9 vectors is shown by some answer. Any text

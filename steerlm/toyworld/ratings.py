@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Noisy human-like ratings of an answer whose true values are known. Knows nothing of texts.
 
 People differ in leniency, err on every attribute, and give whole numbers; some fill in one questionnaire only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the world's SentencePiece model and writes it as a Hugging Face tokenizer folder.
 
 SentencePiece only chooses the pieces: `tokenizer.json` is built from them, and its ids are the only ones used anywhere

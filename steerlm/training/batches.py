@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of one global batch: plans them from lengths alone, then reads only those of this rank. Pure of models."""
 
 from collections.abc import Iterator, Sequence

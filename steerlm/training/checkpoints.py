@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which checkpoints there are, which are valid, and which are kept. Knows names and the marker, not what is inside."""
 
 import re
@@ -15,11 +16,11 @@ DELETED = ".deleted-"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """`folder/step-000123/`. Only the process with `chief` deletes, in a thread: a checkpoint may be a terabyte."""
+    """`folder/step-000123/`. Only the main rank deletes, in a thread: a checkpoint may be a terabyte."""
 
     folder: Path
     keep: int
-    chief: bool
+    is_main_rank: bool
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -30,13 +31,13 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Delete what saves and deletions that died have left."""
-        if self.chief and self.folder.is_dir():
+        if self.is_main_rank and self.folder.is_dir():
             left = [path for _, path in self._all() if not (path / COMPLETE).exists()]
             self._delete(left, [*self.folder.glob(f"{DELETED}*")])
 
     def prune(self, best: int | None) -> None:
         """Keep the newest `keep` and the best."""
-        if self.chief:
+        if self.is_main_rank:
             self._delete([self.path(step) for step in self.complete()[: -self.keep] if step != best])
 
     def _delete(self, checkpoints: list[Path], renamed: list[Path] | None = None) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings of a training stage: method (recipe) and layout (profile). Torch-free, so that recipes parse anywhere.
 
 Defaults are NeMo-Aligner's where it has one (behaviour spec 2.7, 2.9, 4.4). A layout never changes the result, only

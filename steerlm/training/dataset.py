@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The token index: a file of records tokenized once, then read from memory-mapped arrays by every process.
 
 Knows how units lie on disk; what a record means is the objective's, how records become arrays is `tokenize.py`'s. An
@@ -37,7 +38,7 @@ FORMAT = 1
 SAY_EVERY = 5.0
 """Seconds between lines of progress where there is no terminal for a bar."""
 
-Say = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 class TokenDataset:
@@ -65,12 +66,12 @@ class TokenDataset:
         paths: Sequence[str | Path],
         objective: Objective,
         cache: Path,
-        say: Say | None = None,
+        report_progress: ReportProgress | None = None,
         processes: int | None = None,
     ) -> Self:
         """The index of `paths` under `cache`, made by the first process that asks and waited for by the others.
 
-        `say` gets a line of progress every few seconds where there is no terminal for a bar; default: the log.
+        `report_progress` gets a line every few seconds where there is no terminal for a bar; default: the log.
         `processes`: how many may tokenize; default: one per CPU. Raises `RecordError` naming file and line for a record
         the objective refuses, `InputError` if nothing is left.
         """
@@ -85,7 +86,7 @@ class TokenDataset:
             with locks.hold(cache / f".{folder.name}.lock"):
                 if not (folder / "meta.json").exists():
                     meta = {"key": key, "method": method, "sizes": [path.stat().st_size for path in files]}
-                    _write(files, objective, folder, meta, say or log.info, processes or available_cpus())
+                    _write(files, objective, folder, meta, report_progress or log.info, processes or available_cpus())
         dataset = cls(folder)
         if not len(dataset):
             raise InputError(
@@ -154,7 +155,12 @@ def _method(objective: Objective) -> dict[str, Any]:
 
 
 def _write(
-    files: Sequence[Path], objective: Objective, folder: Path, meta: dict[str, Any], say: Say, processes: int
+    files: Sequence[Path],
+    objective: Objective,
+    folder: Path,
+    meta: dict[str, Any],
+    report_progress: ReportProgress,
+    processes: int,
 ) -> None:
     """Tokenize every record into a folder of its own, which takes `folder`'s name when it is whole."""
     partial = folder.with_name(f".{folder.name}.{os.uname().nodename}.partial")
@@ -165,7 +171,7 @@ def _write(
     try:
         with contextlib.ExitStack() as stack:
             out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
-            progress = stack.enter_context(_Progress(files, say))
+            progress = stack.enter_context(_Progress(files, report_progress))
             for part in tokenize(files, objective, processes):
                 part.arrays["offsets"] += totals["tokens"]
                 part.arrays["units"] += totals["samples"]
@@ -191,11 +197,11 @@ def _write(
 class _Progress:
     """A bar of the bytes that were read; elsewhere than on a terminal, a line every few seconds."""
 
-    def __init__(self, files: Sequence[Path], say: Say) -> None:
+    def __init__(self, files: Sequence[Path], report_progress: ReportProgress) -> None:
         packed = any(path.suffix == ".gz" for path in files)
         self._total = None if packed else sum(path.stat().st_size for path in files)
         self._bar = tqdm(desc="tokenize", total=self._total, unit="B", unit_scale=True, disable=None)
-        self._say, self._said, self._read = say, time.monotonic(), 0
+        self._report_progress, self._said, self._read = report_progress, time.monotonic(), 0
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +215,7 @@ class _Progress:
         if self._bar.disable and time.monotonic() - self._said > SAY_EVERY:
             self._said = time.monotonic()
             share = f" ({self._read / self._total:.0%})" if self._total else ""
-            self._say(f"tokenized {totals['records']:,} records, {totals['tokens']:,} tokens{share}")
+            self._report_progress(f"tokenized {totals['records']:,} records, {totals['tokens']:,} tokens{share}")
 
 
 def _mapped(path: Path, name: str) -> Any:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the training loop drives: the `Engine` and `Objective` protocols. No implementation, no megatron.
 
 `steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers, AdamW) the oracle.

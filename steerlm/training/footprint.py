@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training needs before anything is started: whether a layout fits a model, memory per process, tokens and FLOPs
 per step, storage. Pure arithmetic on shapes; knows no file, no process and no torch.
 

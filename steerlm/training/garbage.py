@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When Python collects garbage during training: at the same step in every process. Knows no engine and no data.
 
 Left alone, each process collects whenever it has allocated enough, at a step of its own; and as every step waits for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of GPU and the speeds that time estimates and MFU are computed with. A table of constants; torch-free.
 
 Sizes and peaks are those of the vendor's data sheets, dense (no sparsity). Sustained figures are what large matrix

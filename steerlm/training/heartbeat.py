@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heartbeats of a training's processes, so that the one that hangs, was stopped or is gone can be named.
 
 Every process writes `rank-N.json` every few seconds from a thread: who it is, how far its main thread has come, how

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: rows in, updates, validation, checkpoints, resume, stop. Drives an `Engine`, knows none.
 
 Nothing it does depends on the layout but where a row is computed: order, loss, and resume are the same on any.
@@ -20,11 +21,11 @@ from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
 from steerlm.training.garbage import collect_at, scheduled_collection
 from steerlm.training.heartbeat import Heartbeat
-from steerlm.training.progress import Progress, TrainResult
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
 from steerlm.training.sink import Sink
 from steerlm.training.speed import speed
+from steerlm.training.state import TrainResult, TrainState
 from steerlm.training.stragglers import Stragglers
 
 NON_FINITE = "non_finite.jsonl"
@@ -93,7 +94,7 @@ class _Loop:
             **objective.fingerprint(),
             "data": data.key,
         }
-        self.progress = Progress(run)
+        self.progress = TrainState(run)
         self.saved = 0
         """The step of the newest checkpoint, begun or complete."""
         self.saved_at = time.monotonic()
@@ -115,7 +116,7 @@ class _Loop:
         if newest:
             path = self.checkpoints.path(newest)
             # Before the tensors are read, which may be a terabyte.
-            self.progress = Progress.resumed(self.engine.state_of(path), self.progress.run, str(path))
+            self.progress = TrainState.resumed(self.engine.state_of(path), self.progress.run, str(path))
             self.engine.load(path)
             self.saved = self.progress.step
             log.info("resumed at step %d of %d from %s", self.progress.step, self.total, path)

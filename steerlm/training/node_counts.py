@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """On how many nodes to train: the time model applied to a training on its own layout and on fewer nodes. Torch-free."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples, rows and the plan that packs one global batch into rows for every data-parallel rank.
 
 Knows token ids and lengths; nothing of models, files or processes. A row holds whole samples one after another; each is

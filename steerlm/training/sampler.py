@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which units a step takes: an order that depends on the seed and the units consumed so far, and on nothing else."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The learning rate of a step: warm-up, cosine, minimum, in the two forms of NeMo (behaviour spec 2.7). Pure."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where metrics go: a protocol, a file, the terminal, and several at once. Trackers live outside and are handed in."""
 
 import json

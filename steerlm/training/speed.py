@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast a step was: FLOP/s, the share of the hardware's peak, and how even the replicas' loads were. Torch-free."""
 
 from steerlm.models.shape import LlamaShape

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long one update takes and what it sends: a model with stated constants, not a measurement. Torch-free arithmetic.
 
 It describes this trainer in bf16 with a flash-attention kernel: the pipeline alternates one forward and one backward

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which process is slower than the others: a few numbers exchanged every so many steps, never one per step.
 
 A process's time is what it does by itself: reading its rows and the forward pass of its part of the model. A whole

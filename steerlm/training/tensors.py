@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A row as tensors on a device. Knows padding and the shift by one; nothing of models, losses or processes.
 
 Whatever needs only the row's content is computed here on the host, and all of it reaches the device in one copy: the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of records into the arrays of a token index: chunks of lines, tokenized in this process or in several.
 
 Whatever the number of processes, the arrays, the counts and the first error are those of reading line by line. Memory

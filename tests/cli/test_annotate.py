@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm annotate` as a user runs it: what it says, its exit statuses, interrupted by signals."""
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 from steerlm.cli.main import call
 from steerlm.inference.annotate import annotate
 from steerlm.inference.config import AnnotateSettings

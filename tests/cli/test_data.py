@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm data`: the commands as typed, their spellings, exit statuses and what they leave behind."""
 
 import json

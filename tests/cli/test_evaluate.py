@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm evaluate steering` with a policy in this process and behind a URL."""
 
 import json
@@ -8,10 +9,10 @@ import pytest
 from steerlm.cli.main import call
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
+from tests.evaluation.test_measure import SHORT
+from tests.evaluation.test_measure import folders as folders
 from tests.inference.conftest import tokenizer as tokenizer
 from tests.inference.test_http_scorer import serve_app
-from tests.stages.test_steering import SHORT
-from tests.stages.test_steering import folders as folders
 
 
 def test_steering_in_process_and_through_a_server(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command as a user meets it: quick help, usage errors, one line per error, exit statuses."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm plan`: figures for every shipped recipe, lengths of real data, times, checkpoints, refusals."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm run` and `steerlm train` before anything runs, and the display of a run."""
 
 import io
@@ -69,9 +70,9 @@ def event(name: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
 EVENTS = [
     event("step"),
     event("start"),
-    event("say", 100.0, text="step 1/9 loss=2"),
-    event("say", 101.0, text="step 2/9 loss=1"),
-    event("say", 120.0, text="step 8/9 loss=0"),
+    event("progress", 100.0, text="step 1/9 loss=2"),
+    event("progress", 101.0, text="step 2/9 loss=1"),
+    event("progress", 120.0, text="step 8/9 loss=0"),
     event("end"),
     event("outcome", what="run", why="never run before", seconds=12.34),
 ]

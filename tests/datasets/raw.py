@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw data made on the fly: OpenAssistant trees, nested and flat, and files of lines."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of a small file by hand, lengths in characters and tokens, real annotated conversations."""
 
 from pathlib import Path

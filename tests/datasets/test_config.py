@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a recipe may say about data, and the attribute file."""
 
 import json

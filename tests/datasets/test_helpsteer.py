@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelpSteer's rows: exact lines, splits by file, bad rows."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HelpSteer2: the golden file, one attribute, preference pairs, embedded turns."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole lines, in the tutorial's order: `awk` repeats each line, `cat f f` the file."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rounding half to even, partial and absent ratings, the order of paths."""
 
 from typing import Any

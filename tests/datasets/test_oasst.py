@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dump's split and lines against an independent account of upstream's, the flat form, folds, bad input, memory."""
 
 import json

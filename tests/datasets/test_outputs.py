@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outputs that appear together, rejects beside them, the line that sums up."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recipe's data section end to end: several kinds, training lines repeated, validation not, samples of both."""
 
 import json

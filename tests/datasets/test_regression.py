@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples against the specification; whatever is in a line, only RecordError comes out."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which files a source is read from: names, formats, folders, the hub's cache, an object store."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines in any order, with the place they came from, and nothing left behind."""
 
 from pathlib import Path

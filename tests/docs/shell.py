@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the fenced blocks of a document and runs them as a reader would: shell commands in order, Python, named files.
 
 A block's info string is its language and, for a file, its name (`yaml own.yaml`); `bash fails` holds commands that must
@@ -22,7 +23,7 @@ from unittest.mock import patch
 
 import pytest
 
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 from steerlm.cli.main import call
 from tests.conftest import ROOT
 

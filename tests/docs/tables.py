@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keys of recipes and profiles as rows of tables, from the pydantic models; and the tables of a document.
 
 A document gives each key a meaning in words of its own; what can be derived (key, value, default) must be as here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/attributes.md: its commands, its prompt and its refusals, on a policy of random weights with its dials."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links from one page to another, to a heading or to a file lead somewhere; lines are not too long."""
 
 import re

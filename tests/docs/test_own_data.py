@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/own-data.md: every command and the Python run on the page's own files, and every message is said."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/recipes.md names every key with its value and default, and its examples load and plan."""
 
 import json
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from steerlm.annotation.worker import read_spec as annotation_spec
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.cli.main import call
@@ -19,6 +21,7 @@ from steerlm.inference.striped import read_plan
 from steerlm.jobs.config import JobSettings
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.pipeline.local import PipelineRun
 from steerlm.recipe import (
     BaseSection,
     FetchSection,
@@ -36,12 +39,10 @@ from steerlm.recipe import (
     shipped,
 )
 from steerlm.records import RegressionSample
-from steerlm.stages.annotate_worker import read_spec as annotation_spec
-from steerlm.stages.local_pipeline import PipelineRun
-from steerlm.stages.train import TrainSpec, read_spec
 from steerlm.toyworld.config import RaterSettings
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.hardware import GPUS, GpuConstants
+from steerlm.trainjob.worker import TrainSpec, read_spec
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks
@@ -121,7 +122,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
         began.append(resolved)
         return PipelineRun(tmp_path, Store(str(tmp_path)), [], 0.0)
 
-    monkeypatch.setattr("steerlm.stages.local_pipeline.run_pipeline", begin)
+    monkeypatch.setattr("steerlm.pipeline.local.run_pipeline", begin)
     byte_tokenizer().save_pretrained(Path("models/llama-3-70b"))
     sample = RegressionSample(text="What is ice? Frozen water. <extra_id_2>", label=[1.0] * 9)
     Path("data").mkdir()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs the documents notices a document that is wrong."""
 
 from pathlib import Path

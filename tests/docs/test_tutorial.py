@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/tutorial.md: every command runs, in order, on real small data; every value of its table is the recipes'."""
 
 import json

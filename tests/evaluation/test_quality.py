@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regression quality against numpy computed by hand."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report stands alone, shows every number it was given, and escapes what models write."""
 
 import re

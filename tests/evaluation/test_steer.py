@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steerability against answerers whose obedience is known."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged copies of good input: bytes flipped, cut, doubled; JSON values replaced, dropped, moved. Reproducible."""
 
 import copy

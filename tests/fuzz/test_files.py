@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Thousands of damaged input files: every command ends with 0, or one clear line and 2, and nothing half-written."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tokenizer trained here, and tiny reward and language model folders around it."""
 
 from collections.abc import Sequence

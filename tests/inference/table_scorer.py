@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A reward model that is a pure function of the text, without torch: for tests of what surrounds scoring.
 
 Run as a program it annotates a file slowly, to be killed: `python -m tests.inference.table_scorer INPUT OUTPUT`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotation: what a labelled line says, and that no interruption shows in the output."""
 
 import errno

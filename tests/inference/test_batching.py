@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches by length: everything once, within the budget, the same for the same lengths."""
 
 from hypothesis import given

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generation: what plain transformers writes, whatever shares the batch; stopping, limits, seeds."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP scorer against a real server: batches, order, over-long texts, a busy server, one that comes late."""
 
 import threading
@@ -13,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.http_scorer import HttpScorer
 from steerlm.inference.scorer import TransformersScorer

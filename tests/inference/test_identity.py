@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model's identity is the same from its folder as from the loaded model, and another at another precision."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing tokens: the distribution, the filters, and independence of what else is in the batch."""
 
 import numpy as np

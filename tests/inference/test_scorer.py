@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The in-process scorer gives what plain transformers gives, whatever shares the batch."""
 
 from pathlib import Path

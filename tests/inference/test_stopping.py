@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stop strings over token boundaries, and the text of a continuation."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotation by several processes: the bytes of one, whatever their number and whoever is killed."""
 
 import gzip
@@ -25,7 +26,7 @@ SETTINGS = AnnotateSettings(look_ahead=8)
 
 
 def label(source: Path, folder: Path, left: list[Place], options: AnnotateSettings, scorer: TableScorer) -> None:
-    """One worker's share, as `steerlm.stages.annotate_worker` takes it on."""
+    """One worker's share, as `steerlm.annotation.worker` takes it on."""
     with Corpus(source, options) as corpus:
         for place in left:
             label_part(corpus, place, scorer, options, Parts(folder))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A job that prints its environment."""
 
 import os

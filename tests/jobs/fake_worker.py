@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A worker of a few lines that does what its spec says: counts to `steps` in a file, as training would step."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment that a training's processes start with."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launcher over the local back end: signals, attempts, stalls; real processes, really killed."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local back end with real processes: attaching by name, states, signals."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A worker writes down how its module ended, whatever else happens to it then."""
 
 import json

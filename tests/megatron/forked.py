@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a function on several ranks in a tenth of a second: the parent has imported everything, ranks are forked from it.
 
 The parent itself is never touched: no process group, and the CPU layer, which replaces torch functions, stays in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of this room share: small models, samples, engines, and the oracle for each."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rotary frequencies against transformers', and segments that stay apart whatever their lengths."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resume: the curve goes on to the sixth digit, in this layout and in others; what is not a checkpoint is refused."""
 
 import json

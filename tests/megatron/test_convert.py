@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm model import|export`: bit for bit through a Megatron checkpoint, in any layout, the other files with it."""
 
 import json

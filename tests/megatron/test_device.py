@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CPU layer: megatron's version is the one it was traced for, and nothing else in the process notices it."""
 
 import ast

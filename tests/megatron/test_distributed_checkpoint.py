@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trainings begun by version 0.1: sound checkpoints resume, those that megatron damaged while saving are refused."""
 
 from pathlib import Path

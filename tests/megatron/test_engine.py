@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process against the oracle: losses, gradients, statistics, updated weights; packing; what must not happen."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong in one process of a training: the others end in time and say why, and the same command goes on."""
 
 import json

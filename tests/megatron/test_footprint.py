@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan's memory figures against what a training really holds, at a small size."""
 
 from typing import Any, Literal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hugging Face folders in and out: bit for bit, in shards, the same from every layout; what transformers computes."""
 
 import json

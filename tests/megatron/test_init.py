@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.compile is left to megatron where there is an accelerator."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every layout gives the curve of one process: losses, norms, statistics, forward passes, weights."""
 
 from pathlib import Path

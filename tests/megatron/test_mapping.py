@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of names: every Hugging Face tensor is somewhere whole, exactly once, in every layout."""
 
 from collections import defaultdict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The norm against torch's own, value and gradients."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes a layout does not divide, and a wrong number of processes, are refused by name."""
 
 import datetime

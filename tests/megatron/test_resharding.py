@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where one layout's rows are found in another's: every number of every parameter, from everywhere it is cut."""
 
 import itertools

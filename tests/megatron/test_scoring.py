@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reward model on megatron's layers scores as transformers does, in every layout, packed and without padding."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimizer's state after a resume is what was saved, number by number, with many padded buckets and in any layout.
 
 Real models have several gradient buckets, most of them padded at their ends; test models are so small that they have

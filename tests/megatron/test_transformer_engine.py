@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transformer Engine's layers, by a stand-in: equal to megatron's own in curve, weights and checkpoints, and where
 gradients go."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training worker on several ranks forked from a warm parent, with something going wrong in one of them."""
 
 import gc
@@ -18,9 +19,9 @@ import steerlm.megatron.engine
 import steerlm.models.folder
 import steerlm.training.loop
 import steerlm.training.objectives.text  # noqa: F401
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 from steerlm.errors import SteerLMError
-from steerlm.stages.train import main
+from steerlm.trainjob.worker import main
 from tests.byte_tokenizer import byte_tokenizer
 from tests.tiny_models import SHAPE
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tokenizer trained here and tiny models around it, made into folders as training makes them."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model hub on this machine: the part of the hub's protocol that its client uses to list and fetch files.
 
 Real HTTP, so that resuming, redirects and refusals are the client's own doing. Large files (`*.safetensors`) are told

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chat template writes what the training renderer writes, byte for byte, and refuses what it cannot mean."""
 
 import re
@@ -13,9 +14,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import LabelError
 from steerlm.models.chat_template import chat_template, readout_template
+from steerlm.pipeline.code_digest import modules
 from steerlm.prompt import MARKS, SYSTEM_PROMPT, marks_in, render, render_prompt, render_readout, text_of
 from steerlm.records import Conversation, Turn, read_records
-from steerlm.stages.code_digest import modules
 from tests.models.conftest import OWN
 
 NINE = AttributeSchema(defaults={"toxicity": 0})

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models are fetched whole or not at all: over real HTTP by the hub's client, from a store, from this machine."""
 
 import hashlib

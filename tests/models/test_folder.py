@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders that training makes load in plain transformers, say what they are, and are complete or not there."""
 
 import json

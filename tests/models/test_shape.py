@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes are read from every spelling of a config.json, and what the trainer cannot do is refused by name."""
 
 import json

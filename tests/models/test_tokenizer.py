@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizer folders: the same ids whoever reads them, nothing lost, nothing added, the facts training relies on."""
 
 import json

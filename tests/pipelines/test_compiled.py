@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled pipeline is the committed one, and it is what the stages expect."""
 
 import functools
@@ -6,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from steerlm.stages.step import STEPS
+from steerlm.pipeline.step import STEPS
 from tests.conftest import ROOT
 
 COMPILED = ROOT / "pipelines" / "compiled" / "steerlm.yaml"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole path with three attributes of one's own on 0..9: everything follows from the schema in the recipe."""
 
 import json
@@ -12,12 +13,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.models.folder import read_info
+from steerlm.pipeline.local import PipelineRun, run_pipeline
 from steerlm.prompt import USER, render_prompt
 from steerlm.recipe import load_recipe
 from steerlm.records import Conversation, Turn, read_records
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
-from steerlm.stages.local_pipeline import PipelineRun, run_pipeline
 from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(900)  # three trainings and two more runs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real MinIO server (`make test-s3` builds it), started on a free port with a bucket, stopped or killed at will."""
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 
 BINARY = os.environ.get("STEERLM_MINIO")
 USER, PASSWORD, BUCKET = "steerlm-test", "not-a-secret", "bucket"

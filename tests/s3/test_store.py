@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A store in a real MinIO: two machines on one key, the store's commands, a whole pipeline with MLflow as a server."""
 
 import json
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.demo import free_port
+from demos.synthetic import free_port
 from steerlm.artifact import Store
 from steerlm.cli.main import call
 from steerlm.errors import StorageError
+from steerlm.pipeline.local import run_pipeline
 from steerlm.recipe import load_recipe
-from steerlm.stages.local_pipeline import run_pipeline
 from tests.conftest import ROOT
 from tests.pipelines.test_own_attributes import write_recipe
 from tests.s3.conftest import BUCKET, PASSWORD, Server

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transfers to and from a real MinIO: multipart, parallel, resumed, refused, and through a server that dies."""
 
 import io

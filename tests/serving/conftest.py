@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiny model folders made on the fly, and real servers on free ports of this machine."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all routes share: health, the size limit, draining, the common error body, the documentation."""
 
 from collections.abc import Callable

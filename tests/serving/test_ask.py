@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`steerlm ask` and the command line of `steerlm serve`."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tutorial's two functions against a real server, and what they say when there is none."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examples of docs/serving.md, run against real servers: its Python blocks and the request it sends with curl."""
 
 import json

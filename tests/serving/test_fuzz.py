@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Thousands of damaged requests: an answer or a 4xx with the common error body, never a 5xx, and the server lives."""
 
 import random

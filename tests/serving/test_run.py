@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server as a process: it starts from a folder, refuses the wrong one in one line, drains on a signal."""
 
 import asyncio

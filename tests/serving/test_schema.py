@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the OpenAPI documents promise, tried by schemathesis: good and bad requests to every route, no server error."""
 
 from collections.abc import Callable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scoring routes against a real server, called by several clients at once."""
 
 import json

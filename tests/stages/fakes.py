@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stage of a few lines, and what a call of it needs; importable from another process."""
 
 from pathlib import Path
@@ -7,10 +8,10 @@ from pydantic import BaseModel
 
 from steerlm.artifact import Store
 from steerlm.errors import TrainingError
+from steerlm.pipeline.run import Outcome, run_stage
+from steerlm.pipeline.run_log import RunLog
 from steerlm.recipe import Profile, TrackingSettings
-from steerlm.stages.base import Inputs, Made, Stage, Work
-from steerlm.stages.events import Events
-from steerlm.stages.run import Outcome, run_stage
+from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
 
 class FakeConfig(BaseModel):
@@ -20,7 +21,7 @@ class FakeConfig(BaseModel):
     pause: float = 0.0
 
 
-def make(config: FakeConfig, inputs: Inputs, work: Work) -> Made:
+def make(config: FakeConfig, inputs: Inputs, work: StageContext) -> StageResult:
     import time
 
     calls = work.logs / "calls"
@@ -29,14 +30,14 @@ def make(config: FakeConfig, inputs: Inputs, work: Work) -> Made:
         done = work.scratch / f"part-{part}"
         if done.exists():
             continue
-        work.say(f"step {part + 1}/3")
+        work.report_progress(f"step {part + 1}/3")
         time.sleep(config.pause)
         if (work.folder.parent.parent / f"break-at-{part}").exists():
             raise TrainingError("broken as asked")
         done.write_text(config.text)
     below = "".join((a.path / "out.txt").read_text() for a in inputs.values())
     (work.files / "out.txt").write_text(config.text + below)
-    return Made(metrics={"parts": 3, "note": "no number"})
+    return StageResult(metrics={"parts": 3, "note": "no number"})
 
 
 STAGE: Stage[FakeConfig] = Stage("fake", "text", make, code=("tests.stages.fakes",))
@@ -56,7 +57,7 @@ def call(
     **config: Any,
 ) -> Outcome:
     """Run the stage as a step would; its events go to `journal.jsonl` beside the store."""
-    events = Events(store.with_name("journal.jsonl"))
+    run_log = RunLog(store.with_name("journal.jsonl"))
     return run_stage(
-        stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, events=events
+        stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, run_log=run_log
     )

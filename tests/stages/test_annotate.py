@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stage on one process and as a job of two, real torchrun; what it is asked to refuse."""
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from steerlm.errors import ConfigError
 from steerlm.inference.config import AnnotateSettings
 from steerlm.recipe import Layouts, Profile
 from steerlm.stages.annotate import STAGE, make
-from steerlm.stages.base import Work
+from steerlm.stages.base import StageContext
 from steerlm.training.config import LayoutSettings
 from tests.inference.conftest import conversation, write
 from tests.inference.conftest import reward_folder as reward_folder
@@ -30,10 +31,10 @@ def inputs(tmp_path: Path, reward_folder: Path) -> dict[str, Artifact]:
     return {name: Artifact(kind, "", "", path, "", None) for name, (kind, path) in places.items()}  # type: ignore[arg-type]
 
 
-def work(folder: Path, profile: Profile, said: list[str]) -> Work:
+def work(folder: Path, profile: Profile, said: list[str]) -> StageContext:
     for name in ("annotated", "work", "logs"):
         (folder / name).mkdir(parents=True)
-    return Work("annotate", "key", folder, folder / "annotated", profile, said.append)
+    return StageContext("annotate", "key", folder, folder / "annotated", profile, said.append)
 
 
 def test_a_job_of_two_processes_labels_as_one_process_does(tmp_path: Path, inputs: dict[str, Artifact]) -> None:

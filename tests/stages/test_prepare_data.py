@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the data stage makes of its sources: conversations of one list, samples of the other, questions."""
 
 import json
@@ -9,9 +10,9 @@ import pytest
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import StorageError
+from steerlm.pipeline.run import Outcome, run_stage
 from steerlm.recipe import PrepareSection
 from steerlm.stages.prepare_data import STAGE, PrepareConfig
-from steerlm.stages.run import Outcome, run_stage
 from tests.stages.fakes import profile
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goals are decided by the numbers of the evaluation."""
 
 from steerlm.recipe import Goals

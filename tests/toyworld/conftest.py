@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small world, made once for all tests of this room."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers: reproducible, varied, and willing to answer anything."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain text says which statements are true, and which are not."""
 
 import random

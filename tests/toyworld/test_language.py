@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables say one thing each: no word means two things, no question asks two."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world's files: complete, valid, reproducible; nothing held out is seen in training."""
 
 import json
@@ -13,14 +14,14 @@ from steerlm.toyworld.config import ToySettings
 from steerlm.toyworld.make import make, split_questions
 from steerlm.toyworld.oracle import DIALS, score
 
-Made = tuple[Path, dict[str, int]]
+StageResult = tuple[Path, dict[str, int]]
 
 
 def conversations(folder: Path, name: str) -> list[Conversation]:
     return [record for _, record in read_records(folder / name, Conversation)]
 
 
-def test_counts_are_those_of_the_files(made: Made, settings: ToySettings) -> None:
+def test_counts_are_those_of_the_files(made: StageResult, settings: ToySettings) -> None:
     folder, counts = made
     lines = {path.name: len(path.read_text().splitlines()) for path in folder.glob("*.jsonl")}
     assert lines == {
@@ -36,7 +37,7 @@ def test_counts_are_those_of_the_files(made: Made, settings: ToySettings) -> Non
     assert list(read_records(folder / "plain_train.jsonl", PlainText))
 
 
-def test_rated_and_unrated_lines(made: Made, settings: ToySettings) -> None:
+def test_rated_and_unrated_lines(made: StageResult, settings: ToySettings) -> None:
     folder, counts = made
     rated = exchanges = 0
     for conversation in conversations(folder, "train.jsonl"):
@@ -59,13 +60,13 @@ def test_rated_and_unrated_lines(made: Made, settings: ToySettings) -> None:
     assert 0.01 < exchanges / settings.conversations < 0.12
 
 
-def test_key_order_of_a_line(made: Made) -> None:
+def test_key_order_of_a_line(made: StageResult) -> None:
     line = json.loads((made[0] / "train.jsonl").read_text().splitlines()[0])
     assert list(line) == ["conversations", "system", "mask", "type"]
     assert list(line["conversations"][0]) == ["value", "from", "label"]
 
 
-def test_held_out_questions_occur_nowhere_in_training(made: Made) -> None:
+def test_held_out_questions_occur_nowhere_in_training(made: StageResult) -> None:
     folder, _ = made
     asked = [json.loads(line)["question"] for line in (folder / "questions.jsonl").read_text().splitlines()]
     validation = [c.conversations[0].value for c in conversations(folder, "val.jsonl")]
@@ -78,7 +79,7 @@ def test_held_out_questions_occur_nowhere_in_training(made: Made) -> None:
     assert not prefixed
 
 
-def test_budgets_hold(made: Made, settings: ToySettings) -> None:
+def test_budgets_hold(made: StageResult, settings: ToySettings) -> None:
     _, counts = made
     assert counts["longest_prompt"] <= 60 <= settings.prompt_budget
     assert counts["longest_conversation"] <= settings.window
@@ -96,7 +97,7 @@ def test_too_many_held_out_questions() -> None:
         split_questions(ToySettings(questions=5000))
 
 
-def test_same_seed_same_bytes_other_seed_others(tmp_path: Path, made: Made, settings: ToySettings) -> None:
+def test_same_seed_same_bytes_other_seed_others(tmp_path: Path, made: StageResult, settings: ToySettings) -> None:
     make(tmp_path / "again", settings)
     make(tmp_path / "other", settings.model_copy(update={"seed": 6}))
     files = [path.relative_to(made[0]) for path in made[0].rglob("*") if path.is_file()]
@@ -107,7 +108,7 @@ def test_same_seed_same_bytes_other_seed_others(tmp_path: Path, made: Made, sett
         assert (tmp_path / "other" / name).read_bytes() != (made[0] / name).read_bytes()
 
 
-def test_ratings_follow_the_oracle(made: Made) -> None:
+def test_ratings_follow_the_oracle(made: StageResult) -> None:
     """Mean absolute difference well below one step."""
     differences = []
     for conversation in conversations(made[0], "train.jsonl"):

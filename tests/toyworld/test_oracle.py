@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The oracle reads back what an answer was asked to show, and nothing of one attribute shows in another."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ratings look like people's: whole numbers, near the truth, not always complete."""
 
 import random

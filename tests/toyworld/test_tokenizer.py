@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer folder: loaded by AutoTokenizer, loses nothing, makes prompts cheap."""
 
 from pathlib import Path
@@ -13,11 +14,11 @@ from steerlm.toyworld.make import make
 from steerlm.toyworld.oracle import DIALS
 from steerlm.training.objectives.tokens import Encoder
 
-Made = tuple[Path, dict[str, int]]
+StageResult = tuple[Path, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(made: Made):  # type: ignore[no-untyped-def]
+def tokenizer(made: StageResult):  # type: ignore[no-untyped-def]
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(made[0] / "tokenizer")
@@ -59,7 +60,7 @@ def test_size_is_what_was_asked(tokenizer, settings: ToySettings) -> None:  # ty
     assert len(tokenizer) == settings.vocab_size
 
 
-def test_server_prompt_is_a_prefix_of_the_trained_ids(tokenizer, made: Made) -> None:  # type: ignore[no-untyped-def]
+def test_server_prompt_is_a_prefix_of_the_trained_ids(tokenizer, made: StageResult) -> None:  # type: ignore[no-untyped-def]
     label = AttributeSchema().format(dict.fromkeys(DIALS, 2))
     conversations = [record for _, record in read_records(made[0] / "train.jsonl", Conversation)]
     for conversation in conversations[:100]:

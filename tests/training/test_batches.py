@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A global batch as rows: the same samples on any layout, and an honest count of computed tokens."""
 
 from collections.abc import Callable, Iterable, Iterator

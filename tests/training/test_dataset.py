@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The token index: what it holds, when it is made anew, who makes it, and what it says of a bad record."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arithmetic of a plan: against counted parameters, known models, packed rows; what cannot be is refused."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Garbage is collected at the named steps alone, and as before once training is over, however it ends."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of GPU types: found by device name and by key, constants overridable, values plausible."""
 
 import dataclasses

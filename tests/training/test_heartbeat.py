@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heartbeats of real processes: one that is stopped, dead, behind or has failed is named by another."""
 
 import json

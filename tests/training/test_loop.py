@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop with the oracle engine: it learns, goes on exactly where it stopped, keeps and exports what it says."""
 
 import dataclasses
@@ -28,10 +29,10 @@ from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.sft import SFTObjective
 from steerlm.training.objectives.text import TextObjective
-from steerlm.training.progress import TrainResult
 from steerlm.training.rows import Row
 from steerlm.training.sampler import Sampler
 from steerlm.training.sink import JsonlSink, Sinks
+from steerlm.training.state import TrainResult
 from tests.reference_engine import ReferenceEngine
 from tests.tiny_models import SHAPE
 

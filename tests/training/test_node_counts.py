@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fewer nodes: which are tried, which is the smallest within 20 % of the fastest, when rows are too few."""
 
 from collections.abc import Sequence

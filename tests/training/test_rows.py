@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan that packs samples into rows: nothing lost, nothing doubled, every rank alike."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of units: a function of the seed and what was consumed, whatever the batches."""
 
 import pytest

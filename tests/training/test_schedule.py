@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schedule against the specification's checks (behaviour spec 2.7)."""
 
 import pytest

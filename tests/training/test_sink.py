@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinks: no step twice in the file whatever a killed run left, lines of progress without a terminal."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FLOP/s, MFU and imbalance of a step against numbers worked out by hand."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The time model against cases computed by hand; what recomputation, links and kernels change."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The slowest process is found within its pipeline stage, and warned of when it stays the slowest."""
 
 import logging

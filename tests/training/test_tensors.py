@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows as tensors: shift, restart of positions, tail, labels."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizing in batches and in processes: the bytes that one record after another gave, the first error, no torch."""
 
 import hashlib

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # vLLM's CPU build in an environment of its own: install.sh UV FOLDER
 set -euo pipefail
 uv=$1 folder=$2 version=0.32.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same folders in transformers, our server and a real vLLM (`make test-vllm`): scores, greedy text, template."""
 
 import os
@@ -15,7 +16,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from pipelines.demo import free_port, serving
+from demos.synthetic import free_port, serving
 from steerlm.attributes import AttributeSchema
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import ModelInfo, load_tokenizer

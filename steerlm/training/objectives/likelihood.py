@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss of objectives that learn to write: weighted negative log-likelihood of tokens, and its perplexity."""
 
 import math

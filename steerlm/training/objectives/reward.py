@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masked regression: the model's values at the read-out position against a label vector with gaps (spec 2.2, 2.4)."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attribute-conditioned fine-tuning: a conversation with its labels before the answers, loss on the answers alone.
 
 The text and its mask are `steerlm.prompt`'s (behaviour spec 4.1, 4.2). This file knows the denominators, the policies

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain language modelling: every token of a document after its first is learned. Knows no template and no labels."""
 
 from typing import Any

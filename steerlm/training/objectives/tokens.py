@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the objectives share: from records to units by way of their texts, which are tokenized many at a time."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for Transformer Engine, for tests on machines without a GPU.
 
 `install()` puts packages named `transformer_engine` into `sys.modules`: the classes and functions that megatron-core

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention over packed rows, with the checks that Transformer Engine makes of its arguments."""
 
 import itertools

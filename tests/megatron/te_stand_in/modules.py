@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear layers and the norm: Transformer Engine's parameters, communication and handling of gradients."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`FusedAdam`, whose state differs from that of torch's AdamW, and the functions over lists of tensors."""
 
 from collections.abc import Callable, Iterable

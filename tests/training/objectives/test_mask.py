@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss mask, byte for byte, against the table of behaviour spec 4.2 written down a second time.
 
 On real multi-turn conversations and with real tokenizers that split the template's marks in different ways.

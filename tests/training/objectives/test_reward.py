@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masked regression against the specification's vector, and its statistics against numpy and scipy."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditioned fine-tuning: weights, policies, checks on labels. The mask itself is in test_mask.py."""
 
 import logging

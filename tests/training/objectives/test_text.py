@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain language modelling: every token after a document's first is learned exactly once."""
 
 from typing import Any

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MLflow: one run per pipeline run, one nested run per stage that really ran. The only module that imports it.
+
+Importing MLflow and opening its database takes seconds, so it happens once per pipeline run, in a thread of whoever
+started the run, and only if a stage runs at all: the thread reads the run's journal and the metrics that training
+writes. Whatever goes wrong here is a warning; no training is lost for it. Telemetry is off.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import steerlm
+from steerlm.artifact import LOGS, WORK
+from steerlm.errors import first_line
+from steerlm.pipeline.keys import flat
+from steerlm.pipeline.run_log import RunLogReader
+from steerlm.recipe import TrackingSettings
+from steerlm.stages.base import METRICS
+
+POLL_SECONDS = 1.0
+BATCH = 1000
+"""Metrics in one call; MLflow's limit."""
+PARAM_LENGTH = 6000
+log = logging.getLogger(__name__)
+
+
+def tracking_uri(settings: TrackingSettings, root: Path) -> str:
+    """The profile's, else MLFLOW_TRACKING_URI, else an SQLite file in the store."""
+    return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default it tries for minutes
+    from mlflow.tracking import MlflowClient
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def recording(name: str, journal: Path, settings: TrackingSettings, root: Path) -> Iterator[None]:
+    """Record what happens in the block, by its journal, as the MLflow run `name`. `root`: the store's local folder."""
+    if not settings.enabled:
+        yield
+        return
+    recorder = Recorder(name, journal, settings, root)
+    recorder.start()
+    state = "FAILED"
+    try:
+        yield
+        state = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        state = "KILLED"
+        raise
+    finally:
+        recorder.close(state)
+
+
+class Recorder(threading.Thread):
+    """Follows a journal and writes it to MLflow."""
+
+    def __init__(self, name: str, journal: Path, settings: TrackingSettings, root: Path) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self.run_name, self.settings, self.uri = name, settings, tracking_uri(settings, root)
+        self._root, self._journal = root, RunLogReader(journal)
+        self._client: Any = None
+        self._experiment = ""
+        self._parent = os.environ.get("MLFLOW_RUN_ID")
+        self._own_parent = False
+        self._stages: dict[str, _StageRun] = {}
+        self._closing = threading.Event()
+        self._problem = ""
+        self._state = "FINISHED"
+
+    def close(self, state: str, seconds: float = 60.0) -> None:
+        """Write what is left and end the runs; gives up after `seconds`. Anything wrong is one warning."""
+        self._state = state
+        self._closing.set()
+        self.join(seconds)
+        if self.is_alive():
+            self._problem = f"did not answer within {seconds:g} s"
+        if self._problem:
+            log.warning("MLflow at %s: %s; its records of this run end early", self.uri, self._problem)
+
+    def run(self) -> None:
+        try:
+            closing = False
+            while not closing:
+                closing = self._closing.wait(POLL_SECONDS)
+                for event in self._journal.new():
+                    self._take(event)
+                for stage in self._stages.values():
+                    stage.log_new(self._client)
+            if self._own_parent:
+                self._client.set_terminated(self._parent, self._state)
+        except Exception as error:
+            self._problem = first_line(error)
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "start":
+            self._open()
+            self._stages[event["label"]] = self._start(event)
+        elif event["event"] == "end" and event["label"] in self._stages:
+            self._stages.pop(event["label"]).end(self._client, event)
+
+    def _open(self) -> None:
+        """The client, the experiment and the parent run, when the first stage really runs."""
+        if self._client is not None:
+            return
+        self._client = _client(self.uri)
+        found = self._client.get_experiment_by_name(self.settings.experiment)
+        place = (self._root / "mlflow").as_uri() if self.uri.startswith("sqlite:") else None
+        self._experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(self.settings.experiment, artifact_location=place)
+        )
+        if self._parent:
+            self._experiment = self._client.get_run(self._parent).info.experiment_id
+            return
+        tags = {"steerlm.version": steerlm.__version__}
+        self._parent = self._client.create_run(self._experiment, run_name=self.run_name, tags=tags).info.run_id
+        self._own_parent = True
+
+    def _start(self, event: Mapping[str, Any]) -> "_StageRun":
+        parts = event["parts"]
+        tags = {
+            "mlflow.parentRunId": str(self._parent),
+            "steerlm.stage": event["stage"],
+            "steerlm.key": event["key"],
+            "steerlm.code": parts.get("code", ""),
+            "steerlm.folder": event["folder"],
+            **{f"steerlm.input.{name}": str(digest) for name, digest in flat(parts["inputs"])},
+        }
+        run = self._client.create_run(self._experiment, run_name=event["label"], tags=tags).info.run_id
+        params = {name: str(value)[:PARAM_LENGTH] for name, value in flat(parts["config"])}
+        _log(self._client, run, [], params)
+        return _StageRun(run, Path(event["folder"]))
+
+
+class _StageRun:
+    """One nested run: hands new lines of the stage's metrics on."""
+
+    def __init__(self, run: str, folder: Path) -> None:
+        self.run = run
+        self._metrics = RunLogReader(folder / WORK / METRICS)
+        self._kept = folder / LOGS / METRICS
+        self._last = (-1, 0.0)
+
+    def log_new(self, client: Any) -> None:
+        lines = [line for line in self._metrics.new() if (line["step"], line["time"]) > self._last]
+        if lines:
+            self._last = max((line["step"], line["time"]) for line in lines)
+            _log(client, self.run, [_metric(k, v, s["time"], s["step"]) for s in lines for k, v in _values(s)], {})
+
+    def end(self, client: Any, event: Mapping[str, Any]) -> None:
+        if not self._metrics.path.exists():  # the stage's work was put away before we read its last lines
+            self._metrics.path = self._kept
+        self.log_new(client)
+        final = [_metric(f"final/{k}", v, event["time"], 0) for k, v in event["metrics"].items()]
+        _log(client, self.run, final, {})
+        if event["digest"]:
+            client.set_tag(self.run, "steerlm.digest", event["digest"])
+        client.set_terminated(self.run, event["state"])
+
+
+def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((name, value) for name, value in line.items() if name not in ("step", "time"))
+
+
+def _metric(name: str, value: float, seconds: float, step: int) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(name, float(value), int(seconds * 1000), int(step))
+
+
+def _log(client: Any, run: str, metrics: list[Any], params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    if params:
+        client.log_batch(run, params=[Param(name, value) for name, value in params.items()])
+    for first in range(0, len(metrics), BATCH):
+        client.log_batch(run, metrics=metrics[first : first + BATCH])
+
+
+class MlflowSink:
+    """A sink for training whose files its launcher cannot see, as on a cluster: rank 0 writes to the run itself.
+
+    Metrics are queued and written by a thread, so that a slow or absent server never holds training up.
+    """
+
+    def __init__(self, uri: str, run: str) -> None:
+        self.uri, self.run_id = uri, run
+        self._queue: queue.Queue[tuple[Mapping[str, float], int, float] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._queue.put((metrics, step, time.time()))
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(60)
+
+    def _write(self) -> None:
+        try:
+            client = _client(self.uri)
+            while (item := self._queue.get()) is not None:
+                metrics, step, now = item
+                _log(client, self.run_id, [_metric(k, v, now, step) for k, v in metrics.items()], {})
+        except Exception as error:
+            log.warning("MLflow at %s: %s; metrics are not recorded there", self.uri, first_line(error))

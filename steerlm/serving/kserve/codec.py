@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors on the wire of the KServe v2 protocol: JSON, and the binary tensor extension behind a JSON header.
+
+Knows names, types, shapes and bytes; nothing of what a tensor means. Source: the Open Inference Protocol and its binary
+tensor data extension (`Inference-Header-Content-Length`).
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
+
+from steerlm.serving.errors import ApiError
+
+HEADER_LENGTH = "inference-header-content-length"
+Texts = list[str]
+Size = Annotated[int, Field(ge=0, le=1 << 31)]
+
+
+class TensorParameters(BaseModel):
+    """`binary_data_size`: bytes of an input behind the header. `binary_data`: how an output is wanted."""
+
+    binary_data_size: Size | None = None
+    binary_data: bool | None = None
+
+
+class InputTensor(BaseModel):
+    """`data` row by row, flat or nested; absent if it is sent as bytes."""
+
+    name: str
+    datatype: str
+    shape: list[Size] = Field(max_length=8)
+    parameters: TensorParameters = TensorParameters()
+    data: list[Any] | None = None
+
+
+class RequestedOutput(BaseModel):
+    name: str
+    parameters: TensorParameters = TensorParameters()
+
+
+class RequestParameters(BaseModel):
+    binary_data_output: bool = False
+
+
+class InferRequest(BaseModel):
+    """The JSON of an inference request; unknown fields are ignored, as the protocol asks."""
+
+    id: str | None = None
+    inputs: list[InputTensor]
+    outputs: list[RequestedOutput] | None = None
+    parameters: RequestParameters = RequestParameters()
+
+    def wants_binary(self, output: RequestedOutput) -> bool:
+        asked = output.parameters.binary_data
+        return self.parameters.binary_data_output if asked is None else asked
+
+
+def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, bytes]]:
+    """The JSON part of a body and the bytes of each input that is sent so; raises `ApiError` (400)."""
+    size = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
+            raise ApiError(f"{HEADER_LENGTH} must be a number of bytes, not {header_length!r}")
+        size = int(header_length)
+        if size > len(body):
+            raise ApiError(f"{HEADER_LENGTH} is {size}, the body has {len(body)} bytes")
+    try:
+        request = InferRequest.model_validate_json(body[:size])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ApiError(
+            f"{where}: {first['msg']}" if where else f"the header is not a request: {first['msg']}"
+        ) from None
+    binary: dict[str, bytes] = {}
+    at = size
+    for tensor in request.inputs:
+        length = tensor.parameters.binary_data_size
+        if length is None:
+            continue
+        if at + length > len(body):
+            raise ApiError(f"input {tensor.name!r}: {length} bytes announced, {len(body) - at} are left in the body")
+        binary[tensor.name] = body[at : at + length]
+        at += length
+    if at != len(body):
+        raise ApiError(f"the body has {len(body) - at} bytes more than its header announces")
+    return request, binary
+
+
+def texts(tensor: InputTensor, raw: bytes | None) -> Texts:
+    """The elements of a BYTES tensor as UTF-8 text."""
+    if raw is None:
+        values = list(_flat(tensor.data or []))
+        if not all(isinstance(value, str) for value in values):
+            raise ApiError(f"input {tensor.name!r}: BYTES data in JSON must be strings")
+    else:
+        values = [_utf8(tensor.name, element) for element in _elements(tensor.name, raw)]
+    _check_count(tensor, len(values))
+    return values
+
+
+def booleans(tensor: InputTensor, raw: bytes | None) -> list[bool]:
+    """The elements of a BOOL tensor."""
+    values = list(_flat(tensor.data or [])) if raw is None else [byte != 0 for byte in raw]
+    if not all(isinstance(value, bool) for value in values):
+        raise ApiError(f"input {tensor.name!r}: BOOL data in JSON must be true or false")
+    _check_count(tensor, len(values))
+    return values
+
+
+def integers(tensor: InputTensor, raw: bytes | None) -> npt.NDArray[np.int64]:
+    """The elements of an INT64 tensor, in its shape."""
+    if raw is None:
+        values = list(_flat(tensor.data or []))
+        if not all(type(value) is int and -(1 << 63) <= value < 1 << 63 for value in values):
+            raise ApiError(f"input {tensor.name!r}: INT64 data in JSON must be integers of 64 bits")
+        numbers = np.array(values, dtype=np.int64)
+    elif len(raw) % 8:
+        raise ApiError(f"input {tensor.name!r}: {len(raw)} bytes are no whole number of INT64")
+    else:
+        numbers = np.frombuffer(raw, dtype="<i8").astype(np.int64)
+    _check_count(tensor, len(numbers))
+    return numbers.reshape(tensor.shape)
+
+
+def write_reply(
+    head: dict[str, Any], outputs: list[tuple[RequestedOutput, npt.NDArray[Any], bool]]
+) -> tuple[bytes, int]:
+    """(body, length of its JSON header) of a reply with `outputs` (which, values, as bytes?), fp32 or int32.
+
+    A value that is not a number is null in JSON, which has no other word for it.
+    """
+    tensors, tail = [], b""
+    for asked, values, binary in outputs:
+        datatype = "FP32" if values.dtype == np.float32 else "INT32"
+        tensor: dict[str, Any] = {"name": asked.name, "datatype": datatype, "shape": list(values.shape)}
+        if binary:
+            raw = values.astype(values.dtype.newbyteorder("<")).tobytes()
+            tensor["parameters"] = {"binary_data_size": len(raw)}
+            tail += raw
+        else:
+            tensor["data"] = [value if math.isfinite(value) else None for value in values.ravel().tolist()]
+        tensors.append(tensor)
+    header = json.dumps({**head, "outputs": tensors}, allow_nan=False).encode()
+    return header + tail, len(header)
+
+
+def _flat(data: list[Any]) -> Iterator[Any]:
+    # A stack, not recursion: the nesting is the client's.
+    stack = [iter(data)]
+    while stack:
+        for value in stack[-1]:
+            if isinstance(value, list):
+                stack.append(iter(value))
+                break
+            yield value
+        else:
+            stack.pop()
+
+
+def _elements(name: str, raw: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(raw):
+        if at + 4 > len(raw):
+            raise ApiError(f"input {name!r}: the length of an element is cut off")
+        (length,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        if at + length > len(raw):
+            raise ApiError(f"input {name!r}: an element of {length} bytes is cut off")
+        yield raw[at : at + length]
+        at += length
+
+
+def _utf8(name: str, element: bytes) -> str:
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise ApiError(f"input {name!r}: an element is not UTF-8 at byte {error.start}") from None
+
+
+def _check_count(tensor: InputTensor, count: int) -> None:
+    if math.prod(tensor.shape) != count:
+        raise ApiError(
+            f"input {tensor.name!r}: shape {tensor.shape} needs {math.prod(tensor.shape)} values, not {count}"
+        )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text as it grows: what is emitted is final, and its sum is the text decoded whole."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerlm.inference.engine.detokenizer import Detokenizer, StopText, Vocabulary
+from steerlm.models.folder import load_tokenizer
+
+
+@given(st.text("ab<>x\n", max_size=40), st.lists(st.text("ab<>x\n", min_size=1, max_size=4), max_size=3), st.data())
+def test_stop_text_equals_cutting_the_whole(text: str, stop: list[str], data: st.DataObject) -> None:
+    cutter = StopText(stop)
+    out, left = "", text
+    while left:
+        size = data.draw(st.integers(1, 5))
+        out += cutter.push(left[:size])
+        left = left[size:]
+    out += cutter.flush() if cutter.found is None else ""
+    # Earliest end wins as the text grows: a longer stop string that began earlier may never be completed.
+    cuts = [at for s in stop if (at := text.find(s)) >= 0]
+    if cutter.found is None:
+        assert not cuts and out == text
+    else:
+        assert text.startswith(out + cutter.found) and cuts
+        assert all(s not in out for s in stop)
+
+
+def test_stop_text_holds_back_only_a_possible_start() -> None:
+    cutter = StopText(["\n<extra_id_1>", "<extra_id_1>"])
+    assert cutter.push("fine") == "fine"
+    assert cutter.push("\n") == ""
+    assert cutter.push("more\n<ext") == "\nmore"
+    assert cutter.push("ra_id_1>junk") == ""
+    assert cutter.found == "\n<extra_id_1>"
+    assert cutter.push("more") == ""
+
+
+def pushed(vocabulary: Vocabulary, prompt: list[int], ids: list[int]) -> str:
+    detokenizer = Detokenizer(vocabulary, prompt)
+    return "".join(detokenizer.push(i) for i in ids) + detokenizer.flush()
+
+
+@pytest.mark.parametrize("kind", ["bytes-in-bpe", "byte-fallback"])
+def test_pieces_add_up_to_the_decoded_text(kind: str, tokenizer_folder: Path, request: pytest.FixtureRequest) -> None:
+    if kind == "byte-fallback":
+        tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "stories260K")
+    else:
+        tokenizer = load_tokenizer(tokenizer_folder)
+    vocabulary = Vocabulary(tokenizer)
+    rng = random.Random(5)
+    first = len(tokenizer.all_special_ids)
+    for text in ("It's 5 é 漢字 🙂 words", "a\n\n  b", "<extra_id_1>"):
+        for prompt in ("User\nhello\n", "quality:4,humor:0\n"):
+            head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            ids = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+            assert ids[: len(head)] == head
+            assert prompt + pushed(vocabulary, head, ids[len(head) :]) == prompt + text
+    for _ in range(300):
+        prompt_ids = [rng.randrange(first + 256, len(tokenizer)) for _ in range(rng.randrange(1, 4))]
+        ids = [rng.randrange(first, len(tokenizer)) for _ in range(20)]
+        whole = vocabulary.decode(prompt_ids + ids)
+        assert vocabulary.decode(prompt_ids) + pushed(vocabulary, prompt_ids, ids) == whole
+
+
+def test_special_tokens_have_no_text_but_visible_ones_do(tokenizer_folder: Path) -> None:
+    tokenizer = load_tokenizer(tokenizer_folder)
+    ids = [tokenizer.bos_token_id, *tokenizer("dog", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert pushed(Vocabulary(tokenizer), [], ids) == "dog"
+    assert pushed(Vocabulary(tokenizer, ["</s>"]), [], ids) == "dog</s>"

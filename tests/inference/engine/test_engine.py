@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: greedy text is that of `generate` whatever else is in the batch; requests come, go and fail alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerlm.errors import InputError, ModelError, SteerLMError
+from steerlm.inference.engine.engine import Engine, cache_size
+from steerlm.inference.engine.request import Completion, deliver
+from steerlm.inference.engine.sampling import Sampling
+from steerlm.inference.loading import load
+from steerlm.serving.config import EngineSettings
+
+
+def engine_of(folder: Path, **settings: Any) -> Engine:
+    loaded = load(folder, head=False)
+    return Engine(loaded.model, loaded.tokenizer, loaded.window, EngineSettings(**settings))
+
+
+@asynccontextmanager
+async def started(engine: Engine) -> AsyncIterator[Engine]:
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.stop)
+
+
+def with_engine(folder: Path, test: Callable[[Engine], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
+    async def run() -> Any:
+        async with started(engine_of(folder, **settings)) as engine:
+            return await test(engine)
+
+    return asyncio.run(run())
+
+
+def generated(engine: Engine, prompt: list[int], tokens: int) -> list[int]:
+    """What transformers' own `generate` writes greedily."""
+    with torch.no_grad():
+        out = engine.model.generate(
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+            eos_token_id=[*engine.end_ids],
+        )
+    ids: list[int] = out[0, len(prompt) :].tolist()
+    return ids
+
+
+def prompts_of(engine: Engine, count: int) -> list[list[int]]:
+    text = "What is a good pet? A dog, a cat. quality:4,toxicity:0,humor:1 "
+    return [engine.encode((text * 3)[: 7 + 5 * i]) for i in range(count)]
+
+
+def test_greedy_equals_generate_in_a_crowd_of_sampled_requests(policy_folder: Path) -> None:
+    async def crowd(engine: Engine) -> tuple[list[Completion], list[list[int]]]:
+        prompts = prompts_of(engine, 24)
+        asked = [Sampling(max_tokens=40, temperature=1.5 if i % 2 else 0.0, seed=i, min_tokens=i) for i in range(24)]
+        asked = [s if s.temperature else Sampling(max_tokens=40) for s in asked]
+
+        async def late(i: int) -> Completion:
+            await asyncio.sleep(0.01 * (i % 5))
+            return await engine.complete(prompts[i], asked[i])
+
+        return list(await asyncio.gather(*map(late, range(24)))), prompts
+
+    engine = engine_of(policy_folder)
+
+    async def run() -> tuple[list[Completion], list[list[int]]]:
+        async with started(engine):
+            return await crowd(engine)
+
+    done, prompts = asyncio.run(run())
+    for i in range(0, 24, 2):
+        assert done[i].tokens == generated(engine, prompts[i], 40)
+    assert len({tuple(d.tokens) for d in done}) > 12
+
+
+def test_a_cache_too_small_for_all_evicts_and_still_answers_right(policy_folder: Path) -> None:
+    engine = engine_of(policy_folder, cache_tokens=416, page_tokens=16, step_tokens=64)
+
+    async def run() -> list[Completion]:
+        async with started(engine):
+            prompts = prompts_of(engine, 20)
+            return list(await asyncio.gather(*(engine.complete(p, Sampling(max_tokens=50)) for p in prompts)))
+
+    done = asyncio.run(run())
+    for prompt, completion in list(zip(prompts_of(engine, 20), done, strict=True))[::4]:
+        assert completion.tokens == generated(engine, prompt, 50)
+
+
+def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []
+
+    def counted(news: list[tuple[Any, Any]]) -> None:
+        woken.append(len(news))
+        deliver(news)
+
+    monkeypatch.setattr("steerlm.inference.engine.engine.deliver", counted)
+
+    async def test(engine: Engine) -> None:
+        prompt, sampling = prompts_of(engine, 1)[0], Sampling(max_tokens=30, min_tokens=30, temperature=1.0, seed=3)
+        whole = await engine.complete(prompt, sampling)
+        assert [number for number in woken if number] == [30]
+        woken.clear()
+        pieces = [piece async for piece in engine.stream(prompt, sampling)]
+        assert woken == [1] * 30
+        assert (whole.text, whole.tokens) == ("".join(p.text for p in pieces), [p.token for p in pieces])
+
+    with_engine(policy_folder, test)
+
+
+def test_stories_golden(shared_data: Path) -> None:
+    golden = (shared_data / "goldens" / "stories260K_greedy_200.txt").read_text()
+
+    async def story(engine: Engine) -> Completion:
+        return await engine.complete([engine.tokenizer.bos_token_id], Sampling(max_tokens=200))
+
+    done = with_engine(shared_data / "stories260K", story)
+    assert done.text == golden
+    assert (done.finish, len(done.tokens)) == ("length", 200)
+
+
+def test_stop_strings_end_the_text_before_them(shared_data: Path) -> None:
+    async def story(engine: Engine) -> tuple[Completion, list[str]]:
+        sampling = Sampling(max_tokens=200, stop=("the park", "ball"))
+        pieces = [p.text async for p in engine.stream([engine.tokenizer.bos_token_id], sampling)]
+        return await engine.complete([engine.tokenizer.bos_token_id], sampling), pieces
+
+    done, pieces = with_engine(shared_data / "stories260K", story)
+    assert done.text == "Once upon a time, there was a little girl named Lily. She loved to play outside in "
+    assert (done.finish, done.stopped_by) == ("stop", "the park")
+    assert "".join(pieces) == done.text and len(pieces) > 10
+
+
+def test_seeds_repeat_and_differ(policy_folder: Path) -> None:
+    async def draws(engine: Engine) -> list[list[int]]:
+        prompt = prompts_of(engine, 4)[3]
+        asked = [Sampling(max_tokens=20, temperature=1.0, seed=s) for s in (1, 2, 1)]
+        return [c.tokens for c in await asyncio.gather(*(engine.complete(prompt, s) for s in asked))]
+
+    one, two, again = with_engine(policy_folder, draws)
+    assert one == again != two
+
+
+def test_minimum_length_and_limit(policy_folder: Path) -> None:
+    async def ask(engine: Engine) -> tuple[int, list[Completion]]:
+        prompt = prompts_of(engine, 2)[1]
+        end = engine.end_ids[0]
+        asked = [Sampling(max_tokens=60, temperature=50.0, seed=s, min_tokens=30) for s in range(30)]
+        return end, list(await asyncio.gather(*(engine.complete(prompt, s) for s in asked)))
+
+    end, done = with_engine(policy_folder, ask)
+    assert all(30 < len(c.tokens) <= 60 or c.finish == "length" for c in done)
+    assert all(end not in c.tokens[:30] for c in done)
+    assert all((c.tokens[-1] == end) == (c.finish == "stop") for c in done)
+
+
+def test_leaving_a_stream_frees_its_place(policy_folder: Path) -> None:
+    async def leave(engine: Engine) -> int:
+        asked = Sampling(max_tokens=300, min_tokens=300)
+        task = asyncio.create_task(engine.complete(prompts_of(engine, 1)[0], asked))
+        async for _ in engine.stream(prompts_of(engine, 2)[1], asked):
+            break
+        while not engine.jobs:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for _ in range(200):
+            if not engine.jobs:
+                break
+            await asyncio.sleep(0.01)
+        return len(engine.jobs)
+
+    assert with_engine(policy_folder, leave, max_requests=2) == 0
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(policy_folder: Path) -> None:
+    async def ask(engine: Engine) -> None:
+        with pytest.raises(InputError, match=r"has 390 tokens and 11 more .* window is 400"):
+            await engine.complete([5] * 390, Sampling(max_tokens=11))
+        with pytest.raises(InputError, match="prompt is empty"):
+            await engine.complete([], Sampling())
+        assert len((await engine.complete([5] * 390, Sampling(max_tokens=10, min_tokens=10))).tokens) == 10
+
+    with_engine(policy_folder, ask)
+
+
+def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
+    policy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(engine: Engine) -> None:
+        assert engine.healthy
+
+        def broken(*_: Any, **__: Any) -> None:
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(engine.model, "forward", broken)
+        with pytest.raises(SteerLMError, match=r"out of memory|engine died"):
+            await asyncio.wait_for(engine.complete([5, 6], Sampling()), 20)
+        assert not engine.healthy
+        with pytest.raises(SteerLMError, match="not running"):
+            await engine.complete([5, 6], Sampling())
+
+    with_engine(policy_folder, ask)
+
+
+def test_log_probabilities_are_the_models(policy_folder: Path) -> None:
+    engine = engine_of(policy_folder)
+    ids = prompts_of(engine, 3)[2]
+    values = [log.logprob for log in engine.logs(ids)]
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    assert values == pytest.approx([float(logits[i, token]) for i, token in enumerate(ids[1:])], abs=1e-5)
+
+
+def test_the_cache_is_sized_from_the_model(policy_folder: Path) -> None:
+    engine = engine_of(policy_folder)
+    pages, step = cache_size(engine.model, EngineSettings(), window=400)
+    assert 64 * 400 <= pages * 32 <= 64 * 400 + 64
+    assert step == 512
+    # 2 layers x 2 heads x 8 x (key and value) x 4 bytes = 256 bytes a token
+    pages, _ = cache_size(engine.model, EngineSettings(cache_bytes=256 * 1000), window=400)
+    assert 1000 <= pages * 32 <= 1064
+    pages, _ = cache_size(engine.model, EngineSettings(cache_bytes=1), window=400)
+    assert pages * 32 >= 400
+    with pytest.raises(ModelError, match="cannot hold one window"):
+        cache_size(engine.model, EngineSettings(cache_tokens=300), window=400)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real pipeline through `kfp.local`, as far as data: hits, changes, failures, signals."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from steerlm.errors import InputError
+from steerlm.pipeline.local import PipelineRun, run_pipeline
+from steerlm.pipeline.step import STEPS
+from steerlm.recipe import ResolvedRecipe, load_recipe
+from tests.conftest import ROOT
+from tests.pipeline.test_step import LINE
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("train", "val"):
+        (folder / f"{name}.jsonl").write_text(json.dumps(LINE) + "\n")
+    return folder
+
+
+def resolve(data: Path) -> ResolvedRecipe:
+    found = load_recipe(
+        "demo-real",
+        None,
+        [
+            f"prepare_data.sources=[{{kind: conversations, source: {data}}}]",
+            f"profile.store={data.parent / 'store'}",
+            "profile.tracking.enabled=false",
+        ],
+    )
+    return ResolvedRecipe(found.recipe.until("prepare_data"), found.profile)
+
+
+def run(data: Path) -> tuple[PipelineRun, list[str]]:
+    run_log: list[str] = []
+    return run_pipeline(resolve(data), lambda e: run_log.append(f"{e['event']} {e['label']}")), run_log
+
+
+def test_run_hit_and_change(data: Path) -> None:
+    first, run_log = run(data)
+    assert {o["label"]: o["what"] for o in first.outcomes} == {
+        label: "run" if label == "prepare_data" else "skipped" for label in STEPS
+    }
+    assert {"step prepare_data", "start prepare_data", "end prepare_data", "outcome report"} <= set(run_log)
+    made = first.outcome("prepare_data")
+    assert (Path(made["path"]) / "train.jsonl").exists()
+    written = json.loads((first.folder / "result.json").read_text())
+    assert written["outcomes"] == first.outcomes
+
+    second, _ = run(data)
+    assert second.outcome("prepare_data")["what"] == "hit"
+    assert second.outcome("prepare_data")["digest"] == made["digest"]
+
+    with open(data / "train.jsonl", "a") as file:
+        file.write(json.dumps(LINE) + "\n")
+    third, _ = run(data)
+    changed = third.outcome("prepare_data")
+    assert (changed["what"], changed["why"][:37]) == ("run", "section.sources.0.source changed from")
+    assert changed["digest"] != made["digest"]
+
+
+def test_a_failure_names_the_step_and_its_log(data: Path) -> None:
+    (data / "val.jsonl").write_text("nonsense\n")
+    with pytest.raises(
+        InputError, match=r"^prepare_data failed: .*val\.jsonl:1: .* \(log: .*/logs/stage\.log\)$"
+    ) as caught:
+        run(data)
+    log = Path(str(caught.value).rpartition("log: ")[2].rstrip(")"))
+    assert "val.jsonl:1" in log.read_text()
+    # It goes on where it broke, once the input is good.
+    (data / "val.jsonl").write_text(json.dumps(LINE) + "\n")
+    assert run(data)[0].outcome("prepare_data")["what"] == "run"
+
+
+def command(store: Path) -> list[str]:
+    tail = ["--store", str(store), "--stage", "prepare_data", "--set", "profile.tracking.enabled=false"]
+    return [sys.executable, "-m", "steerlm.cli", "run", "demo", *tail]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_stops_the_step_that_runs(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        command(tmp_path / "store"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not any('"start"' in p.read_text() for p in tmp_path.glob("store/runs/*/journal.jsonl")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said.strip().splitlines()[-1] in (
+        "interrupted; run the same command again to go on",
+        "error: prepare_data was stopped; run the same command to go on",
+    )
+    (result,) = tmp_path.glob("store/runs/*/result.json")
+    outcomes = {o["label"]: o for o in json.loads(result.read_text())["outcomes"]}
+    assert outcomes["prepare_data"]["code"] == code
+    assert "report" not in outcomes
+
+
+def test_the_command_prints_the_stages(data: Path) -> None:
+    text = (ROOT / "pipelines" / "recipes" / "demo-real.yaml").read_text().replace("../shared/data/oasst1", str(data))
+    recipe = data.parent / "mine.yaml"
+    recipe.write_text(text.replace("kind: oasst", "kind: conversations").replace("folds: 5", "").replace("fold: 0", ""))
+    tail = ["--store", str(data.parent / "store"), "--stage", "prepare_data", "--set", "profile.tracking.enabled=false"]
+    whole = [sys.executable, "-m", "steerlm.cli", "run", str(recipe), *tail]
+    done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.split()[:2] == ["prepare_data", "run"] and "never run before" in line for line in lines)
+    assert any(line.split()[:2] == ["train_sft", "skipped"] for line in lines)
+    assert f"store {data.parent / 'store'}" in lines[-1]

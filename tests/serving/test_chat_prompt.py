@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages and dials become the text the model was trained on, and nothing else gets into it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerlm.attributes import AttributeSchema
+from steerlm.models.folder import load_tokenizer, read_info
+from steerlm.prompt import MARKS, marks_in
+from steerlm.serving.chat_prompt import Message, build_prompt, clean, dials, stops
+from steerlm.serving.errors import ApiError
+
+NINE = AttributeSchema(defaults={"toxicity": 0})
+ASK = [Message("user", "What is a good pet?")]
+
+
+def test_defaults_fill_the_dials_not_named() -> None:
+    prompt = build_prompt(ASK, {"humor": 1}, NINE)
+    assert prompt.attributes == dict.fromkeys(NINE.names, 4) | {"toxicity": 0, "humor": 1}
+    assert prompt.text.endswith(
+        "<extra_id_1>User\nWhat is a good pet?\n<extra_id_1>Assistant\n<extra_id_2>quality:4,toxicity:0,humor:1,"
+        "creativity:4,helpfulness:4,correctness:4,coherence:4,complexity:4,verbosity:4\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"humour": 1}, "unknown attribute 'humour'; did you mean 'humor'"),
+        ({"humor": 5}, r"'humor' must lie in 0..4, not 5"),
+        ({"humor": -1}, r"'humor' must lie in 0..4, not -1"),
+        ({"humor": 1.5}, "must be an integer"),
+        ({"humor": "4"}, "must be an integer"),
+        ({"humor": True}, "must be an integer"),
+        ({"humor": None}, "must be an integer"),
+        ({"humor": float("nan")}, "must be an integer"),
+    ],
+)
+def test_wrong_dials_are_named(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApiError, match=message) as caught:
+        dials(NINE, asked)
+    assert (caught.value.status, caught.value.param) == (400, "attributes")
+
+
+def test_untrained_attributes_are_neither_accepted_nor_written() -> None:
+    schema = NINE.restricted(["quality", "humor"])
+    assert build_prompt(ASK, {}, schema).attributes == {"quality": 4, "humor": 4}
+    with pytest.raises(ApiError, match="never trained"):
+        build_prompt(ASK, {"verbosity": 1}, schema)
+
+
+def test_a_model_without_attributes_has_no_label_line() -> None:
+    prompt = build_prompt(ASK, {}, None)
+    assert prompt.text.endswith("<extra_id_1>Assistant\n") and prompt.attributes == {}
+    with pytest.raises(ApiError, match="no attributes"):
+        build_prompt(ASK, {"humor": 1}, None)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_marks_in_any_message_are_refused_by_name(mark: str, role: str) -> None:
+    messages = [Message(role, f"a {mark} b"), Message("user", "go on")]
+    with pytest.raises(ApiError, match=mark) as caught:
+        build_prompt(messages, {}, NINE)
+    assert caught.value.param == "messages[0].content"
+
+
+@given(st.text(alphabet="".join(MARKS) + "a", max_size=30), st.lists(st.sampled_from(MARKS), max_size=4))
+def test_stripping_leaves_no_mark_however_they_are_nested(text: str, marks: list[str]) -> None:
+    for mark in marks:
+        text = text[: len(text) // 2] + mark + text[len(text) // 2 :]
+    assert not marks_in(clean(text, "x", strip=True))
+
+
+def test_stripping_joins_no_halves() -> None:
+    assert clean("<extra_<extra_id_1>id_2>quality:0", "x", strip=True) == "quality:0"
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "messages is empty"),
+        ([Message("system", "be brief")], "no user message"),
+        ([Message("user", "a"), Message("system", "b")], "must be the first"),
+        ([Message("tool", "a")], "role must be"),
+        ([Message("user", "a"), Message("assistant", "b")], "already Assistant's"),
+        ([Message("user", "a", "quality:1")], "only an assistant message"),
+        ([Message("assistant", "a", "quality:9"), *ASK], r"messages\[0\].label: .* must lie in 0..4"),
+        ([Message("assistant", "a", "quality"), *ASK], "not of the form name:number"),
+    ],
+)
+def test_wrong_conversations_are_named(messages: list[Message], message: str) -> None:
+    with pytest.raises(ApiError, match=message):
+        build_prompt(messages, {}, NINE)
+
+
+def conversations() -> list[tuple[list[dict[str, Any]], dict[str, int] | None]]:
+    user, answer = {"role": "user", "content": " How  are\n\nyou? "}, {"role": "assistant", "content": "Fine, {{ x }}"}
+    system = {"role": "system", "content": "Be brief."}
+    return [
+        ([user], None),
+        ([user], {}),
+        ([system, user], {"humor": 3}),
+        ([{"role": "system", "content": ""}, user], {"toxicity": 4, "quality": 0}),
+        ([user, answer, user], {"humor": 3}),
+        ([user, {**answer, "label": "humor:4,quality:1"}, user, answer, user], {"humor": 0}),
+        ([user, {**answer, "label": {"humor": 4, "quality": 1}}, user], None),
+        ([user, {**answer, "label": ""}, user], None),
+        ([user, user], None),
+        ([answer, user], None),
+    ]
+
+
+@pytest.mark.parametrize(("messages", "attributes"), conversations())
+def test_equals_the_chat_template_of_the_folder_byte_for_byte(
+    messages: list[dict[str, Any]], attributes: dict[str, int] | None, policy_folder: Path
+) -> None:
+    tokenizer = load_tokenizer(policy_folder)
+    more = {} if attributes is None else {"attributes": attributes}
+    want = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **more)
+    spoken = [Message(m["role"], m["content"], m.get("label")) for m in messages]
+    assert build_prompt(spoken, attributes or {}, read_info(policy_folder).attributes).text == want
+
+
+def test_stops_take_the_newline_of_the_template_with_the_mark() -> None:
+    assert stops(["x"]) == ("\n<extra_id_1>", "<extra_id_1>", "x")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the launcher does before a job starts: builds the token indexes, in processes, on a machine without torch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import ConfigError, RecordError
+from steerlm.trainjob.token_index import main, with_index
+from steerlm.trainjob.worker import datasets, make_objective, read_spec
+from tests.byte_tokenizer import byte_tokenizer
+from tests.conftest import ROOT
+
+LABEL = "quality:3"
+LINES: dict[str, dict[str, Any]] = {
+    "text": {"text": "ice and snow"},
+    "reward": {"text": "ice<extra_id_2>", "label": [3.0]},
+    "sft": {"conversations": [{"from": "User", "value": "q"}, {"from": "Assistant", "value": "a", "label": LABEL}]},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path
+
+
+def write_spec(folder: Path, objective: str, **values: Any) -> Path:
+    path = folder / f"{objective}.json"
+    (folder / "train.jsonl").write_text(f"{json.dumps(LINES[objective])}\n" * 40)
+    (folder / "val.jsonl").write_text(f"{json.dumps(LINES[objective])}\n" * 2)
+    spec = {
+        "objective": objective,
+        "settings": {"max_steps": 1, "window": 200},
+        "attributes": AttributeSchema(names=("quality",)).model_dump(),
+        "tokenizer_folder": str(folder / "tokenizer"),
+        "train": [str(folder / "train.jsonl")],
+        "validation": [str(folder / "val.jsonl")],
+        "work": str(folder / objective / "work"),
+        "output": str(folder / objective / "model"),
+    }
+    path.write_text(json.dumps({**spec, **values}))
+    return path
+
+
+def open_datasets(path: Path) -> Any:
+    spec = read_spec(path)
+    return datasets(spec, make_objective(spec.settings, spec.attributes or AttributeSchema(), spec.tokenizer_folder))
+
+
+def test_without_torch_and_in_processes_that_have_none(folder: Path, tmp_path: Path) -> None:
+    specs = [write_spec(folder / name, name) for name in LINES if not (folder / name).mkdir()]
+    for spec in specs:
+        spec.write_text(spec.read_text().replace(str(spec.parent / "tokenizer"), str(folder / "tokenizer")))
+    (tmp_path / "blocked").mkdir()
+    # Every process of Python begins with this module: also those that tokenize.
+    (tmp_path / "blocked" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    program = (
+        "import sys\n"
+        "from steerlm.training import tokenize\n"
+        "from steerlm.trainjob import token_index\n"
+        "if __name__ == '__main__':\n"
+        "    tokenize.PARALLEL_BYTES = 0\n"
+        "    for spec in sys.argv[1:]:\n"
+        "        token_index.main([spec])\n"
+    )
+    (tmp_path / "launcher.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "launcher.py"), *map(str, specs)],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'blocked'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for spec in specs:
+        for path in (spec.parent / "train.jsonl", spec.parent / "val.jsonl"):
+            path.unlink()  # not read again
+        data, validation = open_datasets(spec)
+        assert (len(data), len(validation)) == (40, 2)
+
+
+def test_a_worker_opens_what_the_launcher_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_spec(folder, "text", layout={"nodes": 2, "devices": 4, "tensor": 2, "threads": 1})
+    main([str(path)])
+    monkeypatch.setattr("steerlm.training.dataset.sha256_file", None)
+    data, validation = open_datasets(path)
+    assert (len(data), len(validation)) == (40, 2)
+    assert read_spec(path).index.train == data.key
+
+
+@pytest.mark.parametrize("change", [None, "settings", "data", "index"])
+def test_several_nodes_never_build_an_index(folder: Path, change: str | None) -> None:
+    path = write_spec(folder, "text", layout={"nodes": 2})
+    said = r"tokens: the token index of .*train\.jsonl is not named in the spec; .*python -m steerlm\.trainjob\.token_index"
+    if change:
+        main([str(path)])
+        said = said.replace("not named in the spec", "not there, or of other data or settings")
+    if change == "settings":
+        path.write_text(path.read_text().replace('"window": 200', '"window": 100'))
+    if change == "data":
+        (folder / "train.jsonl").write_text('{"text": "other"}\n')
+    if change == "index":
+        path.write_text(path.read_text().replace(str(folder / "text" / "work"), str(folder / "elsewhere")))
+    with pytest.raises(ConfigError, match=said):
+        open_datasets(path)
+    assert not (folder / "elsewhere").exists()
+
+
+def test_one_machine_builds_what_is_missing_or_of_other_settings(folder: Path) -> None:
+    path = write_spec(folder, "text")
+    assert len(open_datasets(path)[0]) == 40
+    main([str(path)])
+    path.write_text(path.read_text().replace('"window": 200', '"window": 6'))
+    assert len(open_datasets(path)[0]) == 120
+
+
+def test_a_bad_record_is_named_before_anything_starts(folder: Path) -> None:
+    path = write_spec(folder, "reward")
+    with open(folder / "train.jsonl", "a") as file:
+        file.write('{"text": "x<extra_id_2>", "label": [9.0]}\n')
+    before = path.read_text()
+    with pytest.raises(RecordError, match=r"train\.jsonl:41: label quality:9 is outside"):
+        with_index(json.loads(before), print)
+    assert path.read_text() == before
