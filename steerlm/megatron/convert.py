@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from steerlm.errors import ModelError
+from steerlm.files import write_json
 from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
 from steerlm.models.shape import LlamaShape
-from steerlm.records import write_json
 from steerlm.training.config import LayoutSettings
 
 COMPANIONS = "huggingface"

@@ -23,10 +23,10 @@ from pydantic import Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingError, first_problem
+from steerlm.files import write_json
 from steerlm.jobs import entry
 from steerlm.jobs.worker import report
 from steerlm.models.shape import LlamaShape
-from steerlm.records import write_json
 from steerlm.settings import Settings
 from steerlm.training.config import (
     FaultSettings,
