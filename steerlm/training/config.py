@@ -9,8 +9,6 @@ import math
 from typing import Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,16 +19,11 @@ from pydantic import (
 
 from steerlm.errors import ConfigError
 from steerlm.models.shape import LlamaShape
+from steerlm.settings import Settings
 
 STARTUP_TIMEOUT_MINUTES = 30.0
 """How long processes wait for each other while one may work for all: loading, the first step's compiling and
 connecting, saving, writing the model."""
-
-
-class Settings(BaseModel):
-    """Base of every recipe section: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class OptimizerSettings(Settings):
