@@ -29,7 +29,7 @@ class RopeScaling(BaseModel):
     original_max_position_embeddings: PositiveInt
 
 
-class LlamaShape(BaseModel):
+class ModelShape(BaseModel):
     """Sizes in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
