@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from steerlm.errors import ConfigError
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
 
 STARTUP_TIMEOUT_MINUTES = 30.0
@@ -92,7 +92,7 @@ class TrainSettings(Settings):
         return False
 
     @property
-    def initial_shape(self) -> LlamaShape | None:
+    def initial_shape(self) -> ModelShape | None:
         """Shape of the random weights that training starts from; None to start from a model folder."""
         return None
 
@@ -100,11 +100,11 @@ class TrainSettings(Settings):
 class TextSettings(TrainSettings):
     """Plain language modelling. `shape` null: continue from the base model; given: start from random weights."""
 
-    shape: LlamaShape | None = None
+    shape: ModelShape | None = None
     denominator: Literal["tokens"] = "tokens"
 
     @property
-    def initial_shape(self) -> LlamaShape | None:
+    def initial_shape(self) -> ModelShape | None:
         return self.shape
 
 
@@ -191,7 +191,7 @@ class LayoutSettings(Settings):
             raise ValueError("sequence_parallel needs tensor > 1")
         return self
 
-    def check_fits(self, shape: LlamaShape) -> None:
+    def check_fits(self, shape: ModelShape) -> None:
         """Raises `ConfigError` naming the size that the layout does not divide, and what divides the model."""
         of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
         for axis, names in (("tensor", of_tensor), ("pipeline", ("num_hidden_layers",))):
