@@ -19,7 +19,7 @@ from steerlm.errors import InputError, ModelError, StorageError
 from steerlm.files import atomic_path, write_json
 from steerlm.models.folder import FETCHED, INFO, TERMS
 from steerlm.models.hub import HubSource
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import FILES, copy_tokenizer
 from steerlm.storage import S3Place, is_remote
 
@@ -71,7 +71,7 @@ def fetch_model(uri: str, folder: Path) -> None:
     (folder / FETCHED).unlink(missing_ok=True)
     described = {name: digest for name, digest in files.items() if name == INFO}
     source.get({name: files[name] for name in files.keys() - {INFO} - set(weights)}, folder)
-    LlamaShape.from_folder(folder)  # before many gigabytes
+    ModelShape.from_folder(folder)  # before many gigabytes
     shards = {name: files[name] for name in _shards(uri, folder, weights)}
     _check_room(folder, source.room(shards, folder))
     source.get(shards, folder)

@@ -26,7 +26,7 @@ class RopeScaling(Settings):
     original_max_position_embeddings: PositiveInt
 
 
-class LlamaShape(Settings):
+class ModelShape(Settings):
     """Sizes in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
 
     vocab_size: PositiveInt

@@ -26,7 +26,7 @@ from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingErro
 from steerlm.files import write_json
 from steerlm.jobs import entry
 from steerlm.jobs.worker import report
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
 from steerlm.training.config import (
     FaultSettings,
@@ -82,7 +82,7 @@ class TrainSpec(Settings):
     tracking: dict[str, Any] | None = None
 
     @property
-    def shape(self) -> LlamaShape:
+    def shape(self) -> ModelShape:
         """Of the model that is trained. Raises `ConfigError` if neither a folder nor a shape is given, or both."""
         own = self.settings.shape if isinstance(self.settings, TextSettings) else None
         if own is not None and self.model_folder is None:
@@ -91,7 +91,7 @@ class TrainSpec(Settings):
             raise ConfigError("no model to start from: give model_folder, or settings.shape to train text from scratch")
         if own is not None:
             raise ConfigError("settings.shape starts from random weights, model_folder from a model; give one of them")
-        return LlamaShape.from_folder(self.model_folder)
+        return ModelShape.from_folder(self.model_folder)
 
 
 def read_spec(path: Path) -> TrainSpec:
