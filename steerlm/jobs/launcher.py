@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sees a job through on any back end: waits, hands on its log, counts attempts, notices a stall, passes signals on."""
 
-import contextlib
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 from steerlm.errors import InputError, Interrupted, TrainingError
 from steerlm.jobs.backend import Backend, Job, JobStatus
 from steerlm.jobs.config import JobSettings
+from steerlm.signals import handled
 
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
@@ -25,49 +23,23 @@ def launch(backend: Backend, job: Job, settings: JobSettings, on_line: Callable[
     second signal does not wait for that; the job saves and stops alone.
     """
     offset = job.log.stat().st_size if job.log.exists() else 0
-    with _signals() as signals:
+    received: list[int] = []
+    with handled([signal.SIGINT, signal.SIGTERM], received.append):
         for attempt in range(1, settings.attempts + 1):
             name = backend.ensure(job)
-            watch = _Watch(backend, name, settings, on_line, signals, offset)
+            watch = _Watch(backend, name, settings, on_line, received, offset)
             status = watch.wait()
             offset = watch.offset
             if status.state == "succeeded":
                 return
-            if signals.first == signal.SIGINT:
+            if received[:1] == [signal.SIGINT]:
                 raise KeyboardInterrupt
-            if status.state == "interrupted" or signals.first is not None:
+            if status.state == "interrupted" or received:
                 raise Interrupted(f"{job.name} was asked to stop; run the same command to go on")
             message = f"{job.name} failed: {status.message} (its log: {job.log})"
             if status.final or attempt == settings.attempts:
                 raise (InputError if status.exit_code == 2 else TrainingError)(message)
             log.warning("%s; attempt %d of %d follows", message, attempt + 1, settings.attempts)
-
-
-class _Signals:
-    """The first termination signal that arrived, and how many."""
-
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.count = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.first = self.first or number
-        self.count += 1
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Collects SIGINT and SIGTERM while a job runs (handlers can be set in the main thread only)."""
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Watch:
@@ -79,7 +51,7 @@ class _Watch:
         name: str,
         settings: JobSettings,
         on_line: Callable[[str], None],
-        signals: _Signals,
+        signals: list[int],
         offset: int,
     ) -> None:
         self.backend, self.name, self.settings, self.on_line = backend, name, settings, on_line
@@ -94,11 +66,11 @@ class _Watch:
                 progress = time.monotonic()
             if status.ended:
                 return status
-            if self.signals.count and asked is None:
+            if self.signals and asked is None:
                 asked = time.monotonic()
                 log.info("asking %s to save and stop", self.name)
                 self.backend.cancel(self.name)
-            if self.signals.count > 1:
+            if len(self.signals) > 1:
                 return JobStatus("interrupted")
             if asked is not None and time.monotonic() - asked > self.settings.grace_seconds:
                 return self._end(f"did not stop within {self.settings.grace_seconds:g} seconds")

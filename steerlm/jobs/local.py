@@ -20,8 +20,9 @@ from steerlm.errors import InputError, SteerLMError
 from steerlm.files import write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
+from steerlm.signals import SIGTERM_EXIT_CODE
 
-SAVED = 128 + signal.SIGTERM
+SAVED = SIGTERM_EXIT_CODE
 """What a worker exits with after a termination signal that it handled by saving."""
 
 CANCELLED = "cancelled"

@@ -10,15 +10,14 @@ which a back end finds workers that their torchrun has left behind. Called as
 import logging
 import os
 import runpy
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 
-from steerlm.errors import Interrupted, PeerLostError, SteerLMError
+from steerlm.errors import PeerLostError, SteerLMError
 from steerlm.files import write_json
 from steerlm.processes import started
+from steerlm.signals import CTRL_C_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""
@@ -33,12 +32,12 @@ def main(arguments: list[str]) -> int:
     write_json(folder / f"process-{rank}.json", {"pid": os.getpid(), "started": started(os.getpid())})
     sys.argv = [module, *arguments[2:]]
     ended: BaseException | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # until the module sets its own
+    interrupt_on_sigterm("stopped before it started")  # until the module sets its own handler
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:
         ended = error
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and how must be written down
+    ignore_sigterm()
     code, said, final = _ending(ended)
     write_json(os.environ[STATUS_FILE], {"code": code, "error": said, "final": final})
     return code
@@ -60,15 +59,11 @@ def _ending(ended: BaseException | None) -> tuple[int, str, bool]:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         return code, ended.code if isinstance(ended.code, str) else "", code == 2
     if isinstance(ended, KeyboardInterrupt):
-        return 128 + signal.SIGINT, "", False
+        return CTRL_C_EXIT_CODE, "", False
     traceback.print_exception(ended)
     if isinstance(ended, SteerLMError):
         return ended.exit_code, str(ended), not isinstance(ended, PeerLostError)
     return 1, f"{type(ended).__name__}: {ended}", False
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped before it began")
 
 
 if __name__ == "__main__":

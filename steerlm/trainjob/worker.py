@@ -10,24 +10,23 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingError, first_problem
+from steerlm.errors import ConfigError, PeerLostError, TrainingError, first_problem
 from steerlm.files import write_json
 from steerlm.jobs import entry
 from steerlm.jobs.worker import report
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
+from steerlm.signals import StopRequest
 from steerlm.training.config import (
     FaultSettings,
     LayoutSettings,
@@ -108,35 +107,7 @@ def read_spec(path: Path) -> TrainSpec:
         raise ConfigError(f"{path}: {first_problem(error)}") from None
 
 
-class Signal:
-    """SIGTERM: raises `Interrupted` at once until training begins, then waits to be asked, so that all ranks save."""
-
-    def __init__(self) -> None:
-        self.arrived = False
-        self.waiting = False
-        signal.signal(signal.SIGTERM, self._take)
-
-    def __call__(self) -> bool:
-        return self.arrived
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        self.waiting = True
-        try:
-            yield
-        except BaseException:  # torchrun ends a process whose peer has died: its own word for that must not be lost
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            raise
-        self.waiting = False
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        self.arrived = True
-        if not self.waiting:
-            raise Interrupted("stopped before or after training; the same command goes on")
-        log.warning("termination signal: saving after this step")
-
-
-def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
+def run(spec: TrainSpec, stop: StopRequest) -> "TrainResult":
     """Train and write `output` and result.json; collective.
 
     Raises `Interrupted` after a SIGTERM, when all is saved; `PeerLostError` if another process has died.
@@ -170,7 +141,7 @@ def run(spec: TrainSpec, stop: Signal) -> "TrainResult":
         heartbeat.joined(engine.layout.stage)
         heartbeat.collectives = flight_recorder.entered
         is_main_rank = engine.layout.rank == 0
-        with sinks(spec, len(data), is_main_rank) as sink, stop.held():
+        with sinks(spec, len(data), is_main_rank) as sink, stop.deferred():
             result = train(
                 engine,
                 objective,
@@ -335,7 +306,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
     path = entry.begin("steerlm.trainjob.worker", arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    run(read_spec(path), Signal())
+    run(read_spec(path), StopRequest("stopped before or after training; the same command resumes"))
 
 
 if __name__ == "__main__":

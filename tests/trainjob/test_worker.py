@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, PeerLostError, SteerLMError
-from steerlm.trainjob.worker import Signal, main, read_spec
+from steerlm.errors import ConfigError, SteerLMError
+from steerlm.trainjob.worker import main, read_spec
 from tests.byte_tokenizer import byte_tokenizer
 from tests.tiny_models import SHAPE
 
@@ -218,18 +218,3 @@ def test_a_full_disk_under_the_model_folder(
         assert folder.steps("full") == [1, 2], "no step was made twice"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_termination_does_not_hide_the_error_that_ended_training() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        stop = Signal()
-        with pytest.raises(PeerLostError):
-            try:
-                with stop.held():
-                    raise PeerLostError("gone")
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.01)
-    finally:
-        signal.signal(signal.SIGTERM, before)
