@@ -38,8 +38,8 @@ def ours(size: str) -> list[float]:
     from steerlm.megatron.engine import build_engine
     from steerlm.models.shape import LlamaShape
     from steerlm.training.config import LayoutSettings, TextSettings
+    from steerlm.training.data import Row, Sample
     from steerlm.training.objectives.likelihood import Likelihood
-    from steerlm.training.rows import Row, Sample
 
     shape = LlamaShape(max_position_embeddings=LENGTH, tie_word_embeddings=True, **SHAPES[size])
     settings = TextSettings(max_steps=100, precision="fp32", window=LENGTH)

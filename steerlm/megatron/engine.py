@@ -25,8 +25,8 @@ from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
-from steerlm.training.engine import Layout, Objective, RowTensors, SaveResult, Statistics, StepResult
-from steerlm.training.rows import Row
+from steerlm.training.data import Row, RowTensors
+from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
 from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

@@ -33,7 +33,7 @@ from steerlm.megatron.attention import Rotary, SdpaAttention, segments
 from steerlm.megatron.norm import RMSNorm
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
+from steerlm.training.data import RowTensors
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from steerlm.megatron.mapping import SCORE, parameters
 from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, RowTensors, Sample
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Value = TypeVar("Value")

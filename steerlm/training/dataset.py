@@ -26,8 +26,8 @@ from steerlm.errors import InputError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import write_json
 from steerlm.storage import sha256_file
-from steerlm.training.engine import Objective, Unit
-from steerlm.training.rows import Ints, Sample
+from steerlm.training.data import Ints, Sample, Unit
+from steerlm.training.engine import Objective
 from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 
 log = logging.getLogger(__name__)

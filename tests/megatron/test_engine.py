@@ -15,7 +15,7 @@ from steerlm.errors import TrainingError
 from steerlm.megatron.engine import build_engine
 from steerlm.megatron.mapping import split
 from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     LR,

@@ -9,8 +9,8 @@ import torch
 
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings, RewardSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.footprint import activation_bytes, state_bytes
-from steerlm.training.rows import Row, Sample
 from steerlm.training.tensors import row_tensors
 from tests.megatron.forked import one
 from tests.megatron.material import engine, objective

@@ -15,7 +15,7 @@ from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
 from steerlm.megatron.mapping import Slice, fuse
 from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, Sample
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     GQA,

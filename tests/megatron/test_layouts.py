@@ -9,7 +9,7 @@ import torch
 
 from steerlm.models.shape import LlamaShape
 from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
 from tests.megatron.forked import ranks
 from tests.megatron.material import (
     GQA,

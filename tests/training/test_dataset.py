@@ -12,8 +12,8 @@ import pytest
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.errors import InputError, RecordError
 from steerlm.training.config import RewardSettings, TextSettings
+from steerlm.training.data import Unit
 from steerlm.training.dataset import TokenDataset
-from steerlm.training.engine import Unit
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.text import TextObjective
 

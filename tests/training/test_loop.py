@@ -23,13 +23,13 @@ from steerlm.training.config import (
     TextSettings,
     TrainSettings,
 )
+from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Objective, StepResult
 from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.sft import SFTObjective
 from steerlm.training.objectives.text import TextObjective
-from steerlm.training.rows import Row
 from steerlm.training.sampler import Sampler
 from steerlm.training.sink import JsonlSink, Sinks
 from steerlm.training.state import TrainResult
