@@ -16,7 +16,7 @@ from steerlm.training.packing import padded_length
 if TYPE_CHECKING:
     import torch
 
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
     from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
@@ -116,7 +116,7 @@ class Engine(Protocol):
     """
 
     layout: Layout
-    shape: "LlamaShape"
+    shape: "ModelShape"
     outputs: int | None
     device_name: str
 

@@ -12,7 +12,7 @@ from typing import Any
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, InputError, nearest
 from steerlm.models.public import SHAPES, public_shape
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.footprint import Needs, check_batch, needs
@@ -206,18 +206,18 @@ def _role(recipe: Recipe, section: str) -> str:
     return "reward" if section == "reward" and recipe.base and recipe.base.reward else "base"
 
 
-def _model(recipe: Recipe, role: str, models: Mapping[str, Path]) -> tuple[str, LlamaShape | None]:
+def _model(recipe: Recipe, role: str, models: Mapping[str, Path]) -> tuple[str, ModelShape | None]:
     """A model's name, and its shape if a folder, the recipe or the list of public models tells it."""
     base = recipe.base
     assert base is not None, "a recipe that trains has a base"
     if role in models:
-        return str(models[role]), LlamaShape.from_folder(models[role])
+        return str(models[role]), ModelShape.from_folder(models[role])
     fetched = base.reward if role == "reward" else base.fetch
     if fetched is None:
         assert base.train is not None and base.train.shape is not None, "a base is fetched or has a shape"
         return "from random weights", base.train.shape
     if Path(fetched.uri).is_dir():
-        return fetched.uri, LlamaShape.from_folder(fetched.uri)
+        return fetched.uri, ModelShape.from_folder(fetched.uri)
     return fetched.uri, public_shape(fetched.uri)
 
 

@@ -19,14 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingError, first_problem
 from steerlm.jobs import entry
 from steerlm.jobs.worker import report
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.records import write_json
+from steerlm.settings import Settings
 from steerlm.training.config import (
     FaultSettings,
     LayoutSettings,
@@ -54,19 +55,15 @@ TOKENS = "tokens"
 """Folder of the token indexes, in the spec's `work`."""
 
 
-class TokenIndex(BaseModel):
+class TokenIndex(Settings):
     """Keys of the token indexes that the launcher has built (`stages/tokens.py`)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     train: str | None = None
     validation: str | None = None
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Settings):
     """SPEC.json. `model_folder` null: random weights of `settings.shape` (text only)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     objective: Literal["text", "sft", "reward"]
     settings: TrainSettings
@@ -85,7 +82,7 @@ class TrainSpec(BaseModel):
     tracking: dict[str, Any] | None = None
 
     @property
-    def shape(self) -> LlamaShape:
+    def shape(self) -> ModelShape:
         """Of the model that is trained. Raises `ConfigError` if neither a folder nor a shape is given, or both."""
         own = self.settings.shape if isinstance(self.settings, TextSettings) else None
         if own is not None and self.model_folder is None:
@@ -94,7 +91,7 @@ class TrainSpec(BaseModel):
             raise ConfigError("no model to start from: give model_folder, or settings.shape to train text from scratch")
         if own is not None:
             raise ConfigError("settings.shape starts from random weights, model_folder from a model; give one of them")
-        return LlamaShape.from_folder(self.model_folder)
+        return ModelShape.from_folder(self.model_folder)
 
 
 def read_spec(path: Path) -> TrainSpec:
