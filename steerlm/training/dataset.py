@@ -26,7 +26,7 @@ from steerlm.errors import InputError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import write_json
 from steerlm.storage import sha256_file
-from steerlm.training.data import Ints, Sample, Unit
+from steerlm.training.data import Ints, Sample
 from steerlm.training.engine import Objective
 from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 
@@ -137,10 +137,6 @@ class TokenDataset:
         )
         labels = None if self._labels is None else np.array(self._labels[index])
         return Sample(np.array(self._arrays["ids"][start:end]), weights, labels, int(self._arrays["counts"][index]))
-
-    def unit(self, index: int) -> Unit:
-        samples = tuple(self.sample(i) for i in self.samples(index))
-        return Unit(samples, "row" if self.in_one_row(index) else "step")
 
 
 def _folder(cache: Path, key: str) -> Path:

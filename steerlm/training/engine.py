@@ -132,10 +132,6 @@ class Engine(Protocol):
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
         """The same sums without a gradient."""
 
-    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> "list[torch.Tensor]":
-        """Per row of this rank, fp32 on the CPU, no gradient: per-sample sums of weighted log-probs [K], or values
-        [K, A]; the same on every rank of the model-parallel group."""
-
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each True on every rank if it is True on any (a termination signal reaches ranks at other times)."""
 

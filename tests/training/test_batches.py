@@ -14,6 +14,7 @@ from steerlm.training.data import Unit
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Layout
 from steerlm.training.objectives.text import TextObjective
+from tests.training.units import read_unit
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
     units = [3, 9, 1, 4, 10]
     parts = [batch(data, units, row_tokens, Layout(rank, ranks, multiple)) for rank in range(ranks)]
     ids = sorted(sample.ids.tolist() for part in parts for row in part.rows for sample in row.samples)
-    assert ids == sorted(data.unit(u).samples[0].ids.tolist() for u in units)
+    assert ids == sorted(read_unit(data, u).samples[0].ids.tolist() for u in units)
     assert len({len(part.rows) for part in parts}) == 1
     assert {part.tokens for part in parts} == {sum(map(len, ids))}
     assert {part.count for part in parts} == {sum(row.count for part in parts for row in part.rows)}
