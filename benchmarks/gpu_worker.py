@@ -60,8 +60,8 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a step, of the reward model's forward passes, and for which a save keeps training waiting."""
     import torch
 
-    from steerlm.training.config import LayoutSettings
     from steerlm.training.footprint import packing
+    from steerlm.training.layout import LayoutSettings
 
     engine, objective = build(task)
     count = WARM_UP + task["steps"]
@@ -107,7 +107,7 @@ def build(task: dict[str, Any]) -> tuple[Any, Any]:
     from steerlm.attributes import AttributeSchema
     from steerlm.megatron.engine import build_engine
     from steerlm.models.shape import ModelShape
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
 

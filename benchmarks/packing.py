@@ -19,8 +19,9 @@ from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render, text_of
-from steerlm.training.config import LayoutSettings, TextSettings
+from steerlm.training.config import TextSettings
 from steerlm.training.data import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.packing import plan_rows
 from steerlm.training.sampler import Sampler

@@ -24,9 +24,10 @@ from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, RewardSettings, TrainSettings
 from steerlm.training.data import Row, RowTensors
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

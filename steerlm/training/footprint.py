@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from steerlm.errors import ConfigError
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.packing import padded_length, plan_rows
 from steerlm.training.sampler import Sampler, total_steps
 

@@ -18,7 +18,8 @@ from steerlm.recipe import ResolvedRecipe
 from steerlm.records import write_json
 from steerlm.stages.base import StageContext
 from steerlm.storage import digest_source
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
 from steerlm.trainjob import job as train_job
 from steerlm.trainjob.planning import trainings
 from steerlm.trainjob.token_index import with_index

@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.models.shape import ModelShape, RopeScaling
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.data import Row, Sample
 from steerlm.training.engine import Layout
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.packing import plan_rows

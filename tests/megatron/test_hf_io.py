@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
 from steerlm.megatron.mapping import Slice, fuse
-from steerlm.training.config import LayoutSettings
 from steerlm.training.data import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     GQA,

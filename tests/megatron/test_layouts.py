@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
 from steerlm.training.data import Row
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import (
     GQA,

@@ -15,17 +15,11 @@ from transformers import LlamaConfig
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, Interrupted, NonFiniteError, TrainingError
-from steerlm.training.config import (
-    FaultSettings,
-    LayoutSettings,
-    RewardSettings,
-    SFTSettings,
-    TextSettings,
-    TrainSettings,
-)
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings, TrainSettings
 from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Objective, StepResult
+from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.sft import SFTObjective

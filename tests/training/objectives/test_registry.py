@@ -14,9 +14,10 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError
 from steerlm.prompt import Tokens
 from steerlm.records import Line
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.data import Sample, Unit
 from steerlm.training.dataset import TokenDataset
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry, objective_entry
