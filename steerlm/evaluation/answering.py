@@ -16,7 +16,7 @@ from steerlm.files import write_json
 from steerlm.jobs.part_job import JobPlace, run_part_job
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings

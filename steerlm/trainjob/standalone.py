@@ -18,7 +18,8 @@ from steerlm.pipeline.run_log import RunLog
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
 from steerlm.stages.base import StageContext
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
 from steerlm.trainjob import job as train_job
 from steerlm.trainjob.planning import trainings
 from steerlm.trainjob.token_index import with_index

@@ -28,15 +28,9 @@ from steerlm.jobs import entry
 from steerlm.jobs.worker import report
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
-from steerlm.training.config import (
-    FaultSettings,
-    LayoutSettings,
-    RewardSettings,
-    SFTSettings,
-    TextSettings,
-    TrainSettings,
-)
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings, TrainSettings
 from steerlm.training.heartbeat import Heartbeat
+from steerlm.training.layout import FaultSettings, LayoutSettings
 
 if TYPE_CHECKING:
     from steerlm.models.folder import ModelInfo
