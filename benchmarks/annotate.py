@@ -26,7 +26,7 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import ModelInfo, finish_folder
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render_readout
 from steerlm.recipe import Profile
@@ -50,7 +50,7 @@ def make_model(folder: Path, tokenizer: Path) -> None:
     )
     LlamaForSequenceClassification(config).save_pretrained(folder)
     info = ModelInfo("reward", attributes=schema, window=WINDOW)
-    finish_folder(folder, shape=LlamaShape.from_folder(folder), tokenizer_from=folder, info=info, dtype="float32")
+    finish_folder(folder, shape=ModelShape.from_folder(folder), tokenizer_from=folder, info=info, dtype="float32")
 
 
 def answers(data: Path, count: int) -> list[Conversation]:

@@ -31,21 +31,21 @@ from safetensors.torch import load_file
 from steerlm.errors import SteerLMError, first_line
 from steerlm.jobs.environment import variables
 from steerlm.jobs.place import JobPlace
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile
 from steerlm.training.config import LayoutSettings, TextSettings
 from steerlm.training.footprint import flops_per_token, memory
 from steerlm.training.hardware import gpu_named
 
 SHAPES = {
-    "1B": LlamaShape(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+    "1B": ModelShape(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
                      num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192,
                      tie_word_embeddings=True),
-    "7B": LlamaShape(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+    "7B": ModelShape(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
                      num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=8192),
-    "small": LlamaShape(vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=4,
+    "small": ModelShape(vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=4,
                         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512),
-    "tiny": LlamaShape(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    "tiny": ModelShape(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64),
 }  # fmt: skip
 OUTPUTS, STEPS = 9, 8
@@ -65,7 +65,7 @@ class Task:
     model: str
     outputs: int | None
     layout: dict[str, Any]
-    shape: LlamaShape
+    shape: ModelShape
     row_tokens: int
     samples: int
     mean_tokens: int

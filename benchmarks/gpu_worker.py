@@ -106,14 +106,14 @@ def build(task: dict[str, Any]) -> tuple[Any, Any]:
     """The product's engine, its weights drawn by name: the same in every layout and on every device; an objective."""
     from steerlm.attributes import AttributeSchema
     from steerlm.megatron.engine import build_engine
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
     from steerlm.training.config import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
 
     engine = build_engine(
         model_folder=None,
-        shape=LlamaShape(**task["shape"]),
+        shape=ModelShape(**task["shape"]),
         outputs=task["outputs"],
         settings=settings(task),
         layout=LayoutSettings(**task["layout"]),

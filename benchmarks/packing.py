@@ -16,7 +16,7 @@ import torch
 from oasst import SIZES, WINDOW, arguments, conversations
 
 from steerlm.megatron.engine import MegatronEngine, build_engine
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render, text_of
 from steerlm.training.config import LayoutSettings, TextSettings
@@ -25,7 +25,7 @@ from steerlm.training.rows import Row, Sample, plan
 from steerlm.training.sampler import Sampler
 
 BATCH, MICRO = 32, 8
-SHAPE = LlamaShape(vocab_size=4096, tie_word_embeddings=True, **SIZES)
+SHAPE = ModelShape(vocab_size=4096, tie_word_embeddings=True, **SIZES)
 
 
 def lengths(data: Path, tokenizer: Path) -> np.ndarray:

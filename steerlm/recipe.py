@@ -28,8 +28,9 @@ from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.registry import BACKENDS
+from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings
-from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
+from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings
 from steerlm.training.hardware import GpuConstants, gpu_type
 
 OF_PROFILE = "profile."

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import NonFiniteError
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
 from steerlm.training.rows import Row
@@ -45,8 +45,8 @@ class ReferenceEngine:
             assert config is not None
             self.model = kind(LlamaConfig(**{**config.to_dict(), **extra})).float()
         self.layout, self.device_name = Layout(), "cpu"
-        sizes = {name for name in LlamaShape.model_fields if not name.startswith("rope")}
-        self.shape = LlamaShape.model_validate({name: getattr(self.model.config, name) for name in sizes})
+        sizes = {name for name in ModelShape.model_fields if not name.startswith("rope")}
+        self.shape = ModelShape.model_validate({name: getattr(self.model.config, name) for name in sizes})
         self.saved: SaveResult | None = None
         self.outputs = outputs
         self.clip = optimizer.clip

@@ -77,9 +77,9 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
     import json
 
     from steerlm.models.folder import read_info
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
 
-    info, shape = read_info(folder), LlamaShape.from_folder(folder)
+    info, shape = read_info(folder), ModelShape.from_folder(folder)
     schema = info.attributes
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     typer.echo(f"kind        {info.kind}")

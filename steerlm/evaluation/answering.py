@@ -186,9 +186,9 @@ def _fitting(
 def _room(folder: Path, prompts: Sequence[str]) -> list[int]:
     """Tokens of the window that each prompt leaves, without loading the weights."""
     from steerlm.models.folder import load_tokenizer, read_info
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
 
-    longest = LlamaShape.from_folder(folder).max_position_embeddings
+    longest = ModelShape.from_folder(folder).max_position_embeddings
     window = min(read_info(folder).window or longest, longest)
     ids = load_tokenizer(folder)(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     return [window - len(one) for one in ids]

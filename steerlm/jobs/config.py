@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the launcher supervises a job: retries, stalls, time to stop. Torch-free; independent of the job's work."""
 
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from steerlm.training.config import FaultSettings
 
 
 class JobSettings(FaultSettings):
     """The section `jobs` of a profile. The keys of `FaultSettings` go to the worker."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     attempts: PositiveInt = 1
     """Starts in all. A job is started again if processes die for a reason that may pass (a kill, a crash); an error

@@ -15,7 +15,7 @@ from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.records import write_json
 from steerlm.training.config import LayoutSettings
 
@@ -29,7 +29,7 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     Collective over the layout's processes. Raises `ModelError` for a folder that is not a Llama's, or whose weights
     are not all of one dtype.
     """
-    shape = LlamaShape.from_folder(folder)
+    shape = ModelShape.from_folder(folder)
     source = _OneType(folder)
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
@@ -44,7 +44,7 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     Raises `TrainingError` if the checkpoint is not complete.
     """
     described = describe(folder)
-    shape, outputs = LlamaShape(**described["shape"]), described["outputs"]
+    shape, outputs = ModelShape(**described["shape"]), described["outputs"]
     model, own = _build(shape, outputs, getattr(torch, described["dtype"]), layout or LayoutSettings())
     checkpoint.load_weights(folder, model, own, shape)
     hf_io.write(model, own, shape, parallel.place(), outputs, out)
@@ -56,7 +56,7 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
 
 
 def _build(
-    shape: LlamaShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
+    shape: ModelShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
 ) -> tuple[models.Llama, list[Parameter]]:
     layout.check_fits(shape)
     parallel.initialize(layout, seed=0)
@@ -90,7 +90,7 @@ def _copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _config(shape: LlamaShape, outputs: int | None, dtype: str) -> dict[str, object]:
+def _config(shape: ModelShape, outputs: int | None, dtype: str) -> dict[str, object]:
     kind: dict[str, object] = {"architectures": ["LlamaForCausalLM"], "dtype": dtype}
     if outputs is not None:
         labels = {str(i): f"LABEL_{i}" for i in range(outputs)}

@@ -23,7 +23,7 @@ from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
 from steerlm.training.engine import Layout, Objective, RowTensors, SaveResult, Statistics, StepResult
 from steerlm.training.rows import Row
@@ -38,7 +38,7 @@ Sums = tuple[torch.Tensor, int, Statistics]
 def build_engine(
     *,
     model_folder: Path | None,
-    shape: LlamaShape | None,
+    shape: ModelShape | None,
     outputs: int | None,
     settings: TrainSettings,
     layout: LayoutSettings,
@@ -50,7 +50,7 @@ def build_engine(
     """
     if (model_folder is None) == (shape is None):
         raise ValueError("give either model_folder or shape")
-    shape = shape or LlamaShape.from_folder(model_folder or "")
+    shape = shape or ModelShape.from_folder(model_folder or "")
     layout.check_fits(shape)
     here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
@@ -74,7 +74,7 @@ class MegatronEngine:
         self,
         model: models.Llama,
         own: Sequence[Parameter],
-        shape: LlamaShape,
+        shape: ModelShape,
         settings: TrainSettings,
         layout: Layout,
         bucket_size: int | None = None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 
 SCORE = "score.weight"
 
@@ -54,7 +54,7 @@ class Parameter:
     copy: bool = False
 
 
-def parameters(shape: LlamaShape, place: Place, outputs: int | None, fused_norms: bool = False) -> list[Parameter]:
+def parameters(shape: ModelShape, place: Place, outputs: int | None, fused_norms: bool = False) -> list[Parameter]:
     """The parameters of the process at `place`, in order. `outputs`: a reward head in place of the LM head.
 
     `fused_norms`: Transformer Engine's modules, which own the norm before a linear layer.
@@ -79,7 +79,7 @@ def parameters(shape: LlamaShape, place: Place, outputs: int | None, fused_norms
     return own
 
 
-def _layer(shape: LlamaShape, place: Place, local: int, number: int, fused_norms: bool) -> list[Parameter]:
+def _layer(shape: ModelShape, place: Place, local: int, number: int, fused_norms: bool) -> list[Parameter]:
     ours, theirs = f"decoder.layers.{local}.", f"model.layers.{number}."
     hidden, head = shape.hidden_size, shape.head_size
     queries, keys, inner = shape.num_attention_heads * head, shape.num_key_value_heads * head, shape.intermediate_size

@@ -4,7 +4,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 
 if TYPE_CHECKING:
     from steerlm.models.folder import ModelInfo
@@ -52,7 +52,7 @@ def snippet(info: "ModelInfo") -> str:
     return LOAD_POLICY.replace("ATTRIBUTES", json.dumps(info.attributes.complete({})))
 
 
-def model_card(info: "ModelInfo", shape: LlamaShape, dtype: str) -> str:
+def model_card(info: "ModelInfo", shape: ModelShape, dtype: str) -> str:
     """The folder's README.md."""
     schema = info.attributes
     front = {

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from steerlm.errors import InputError, ModelError, StorageError
 from steerlm.models.folder import FETCHED, INFO, TERMS
 from steerlm.models.hub import HubSource
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import FILES, copy_tokenizer
 from steerlm.records import write_json
 from steerlm.storage import FileDigest, S3Place, digest_folder, is_remote
@@ -70,7 +70,7 @@ def fetch_model(uri: str, folder: Path) -> None:
     (folder / FETCHED).unlink(missing_ok=True)
     described = {name: digest for name, digest in files.items() if name == INFO}
     source.get({name: files[name] for name in files.keys() - {INFO} - set(weights)}, folder)
-    LlamaShape.from_folder(folder)  # before many gigabytes
+    ModelShape.from_folder(folder)  # before many gigabytes
     shards = {name: files[name] for name in _shards(uri, folder, weights)}
     _check_room(folder, source.room(shards, folder))
     source.get(shards, folder)

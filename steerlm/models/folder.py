@@ -19,7 +19,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError, first_line, first_problem
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import atomic_writer, write_json
@@ -65,7 +65,7 @@ def read_info(folder: str | Path) -> ModelInfo:
         raise ModelError(f"{path}: not a valid description of a model ({_reason(error)})") from None
 
 
-def finish_folder(folder: Path, *, shape: LlamaShape, tokenizer_from: Path, info: ModelInfo, dtype: str) -> None:
+def finish_folder(folder: Path, *, shape: ModelShape, tokenizer_from: Path, info: ModelInfo, dtype: str) -> None:
     """Write everything of a model folder but the weights: config, tokenizer, chat template, card, `steerlm.json`.
 
     `dtype`: of the weights, in torch's name (`bfloat16`, `float32`). Raises `ModelError` if there are no weights yet, a
@@ -120,7 +120,7 @@ def _foreign(folder: Path) -> ModelInfo:
     return ModelInfo(kind="base", base=base, license=str(license) if license else None)
 
 
-def _config(shape: LlamaShape, info: ModelInfo, tokenizer: Any, dtype: str) -> dict[str, Any]:
+def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         **shape.to_config(),

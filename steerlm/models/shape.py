@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     PositiveInt,
     ValidationError,
     ValidationInfo,
@@ -16,12 +14,11 @@ from pydantic import (
 )
 
 from steerlm.errors import ModelError, first_problem
+from steerlm.settings import Settings
 
 
-class RopeScaling(BaseModel):
+class RopeScaling(Settings):
     """Llama-3.1's rotary scaling (`rope_type: llama3`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     factor: float
     low_freq_factor: float
@@ -29,10 +26,8 @@ class RopeScaling(BaseModel):
     original_max_position_embeddings: PositiveInt
 
 
-class LlamaShape(BaseModel):
+class ModelShape(Settings):
     """Sizes in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt

@@ -16,7 +16,7 @@ CODE = (WORKER,)
 
 def other_objectives(objective: str) -> tuple[str, ...]:
     """Return the modules of the other objectives: a change there does not affect this one."""
-    return tuple(entry.module for name, entry in OBJECTIVES.items() if name != objective)
+    return tuple(f"steerlm.training.objectives.{name}" for name in OBJECTIVES if name != objective)
 
 
 def train(context: StageContext, spec: TrainSpec) -> StageResult:

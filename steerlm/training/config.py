@@ -9,8 +9,6 @@ import math
 from typing import Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,17 +18,12 @@ from pydantic import (
 )
 
 from steerlm.errors import ConfigError
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
+from steerlm.settings import Settings
 
 STARTUP_TIMEOUT_MINUTES = 30.0
 """How long processes wait for each other while one may work for all: loading, the first step's compiling and
 connecting, saving, writing the model."""
-
-
-class Settings(BaseModel):
-    """Base of every recipe section: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class OptimizerSettings(Settings):
@@ -93,12 +86,26 @@ class TrainSettings(Settings):
             raise ValueError("reduce_gradients bf16 needs precision bf16: an fp32 weight's gradient is summed in fp32")
         return self
 
+    @property
+    def trains_attributes(self) -> bool:
+        """Whether the trained model rates or follows the attributes that its data has labels for."""
+        return False
+
+    @property
+    def initial_shape(self) -> ModelShape | None:
+        """Shape of the random weights that training starts from; None to start from a model folder."""
+        return None
+
 
 class TextSettings(TrainSettings):
     """Plain language modelling. `shape` null: continue from the base model; given: start from random weights."""
 
-    shape: LlamaShape | None = None
+    shape: ModelShape | None = None
     denominator: Literal["tokens"] = "tokens"
+
+    @property
+    def initial_shape(self) -> ModelShape | None:
+        return self.shape
 
 
 class SFTSettings(TrainSettings):
@@ -109,12 +116,20 @@ class SFTSettings(TrainSettings):
     conditioned: bool = True
     no_learned_token: Literal["error", "drop"] = "error"
 
+    @property
+    def trains_attributes(self) -> bool:
+        return self.conditioned
+
 
 class RewardSettings(TrainSettings):
     """Masked regression on the attribute vector at the read-out position."""
 
     denominator: Literal["labels"] = "labels"
     head_init_std: float = 0.02
+
+    @property
+    def trains_attributes(self) -> bool:
+        return True
 
 
 class FaultSettings(Settings):
@@ -176,7 +191,7 @@ class LayoutSettings(Settings):
             raise ValueError("sequence_parallel needs tensor > 1")
         return self
 
-    def check_fits(self, shape: LlamaShape) -> None:
+    def check_fits(self, shape: ModelShape) -> None:
         """Raises `ConfigError` naming the size that the layout does not divide, and what divides the model."""
         of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
         for axis, names in (("tensor", of_tensor), ("pipeline", ("num_hidden_layers",))):

@@ -15,7 +15,7 @@ from steerlm.training.rows import Row, Sample, padded
 if TYPE_CHECKING:
     import torch
 
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
     from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
@@ -147,7 +147,7 @@ class Engine(Protocol):
     """
 
     layout: Layout
-    shape: "LlamaShape"
+    shape: "ModelShape"
     outputs: int | None
     device_name: str
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from steerlm.errors import ConfigError, InputError, nearest
 from steerlm.models.public import SHAPES
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.footprint import Needs, needs
@@ -122,7 +122,7 @@ def plan_recipe(
     return plans
 
 
-def _known_shape(recipe: Recipe, section: TrainingSection, models: Mapping[str, Path]) -> tuple[str, LlamaShape]:
+def _known_shape(recipe: Recipe, section: TrainingSection, models: Mapping[str, Path]) -> tuple[str, ModelShape]:
     role = model_role(recipe, section.name)
     model, shape = initial_model(recipe, role, models)
     if shape is None:

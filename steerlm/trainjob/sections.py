@@ -9,7 +9,7 @@ from typing import Any
 
 from steerlm.errors import ConfigError
 from steerlm.models.public import public_shape
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.recipe import Recipe, ResolvedRecipe, SFTSection
 from steerlm.training.config import LayoutSettings, TrainSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry, objective_entry
@@ -52,7 +52,7 @@ def model_role(recipe: Recipe, section: str) -> str:
     return "reward" if section == "reward" and recipe.base and recipe.base.reward else "base"
 
 
-def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tuple[str, LlamaShape | None]:
+def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tuple[str, ModelShape | None]:
     """Return the name and shape of the model that trainings of a role start from.
 
     Args:
@@ -66,13 +66,13 @@ def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tup
     base = recipe.base
     assert base is not None, "a recipe that trains has a base"
     if role in folders:
-        return str(folders[role]), LlamaShape.from_folder(folders[role])
+        return str(folders[role]), ModelShape.from_folder(folders[role])
     fetched = base.reward if role == "reward" else base.fetch
     if fetched is None:
         assert base.train is not None and base.train.shape is not None, "a base is fetched or has a shape"
         return "from random weights", base.train.shape
     if Path(fetched.uri).is_dir():
-        return fetched.uri, LlamaShape.from_folder(fetched.uri)
+        return fetched.uri, ModelShape.from_folder(fetched.uri)
     return fetched.uri, public_shape(fetched.uri)
 
 

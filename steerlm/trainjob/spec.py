@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, first_problem, nearest
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.records import write_json
+from steerlm.settings import Settings
 from steerlm.training.config import FaultSettings, LayoutSettings, TextSettings, TrainSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry
 
@@ -24,19 +25,15 @@ TOKENS = "tokens"
 """Folder of the token indexes, in the spec's `work`."""
 
 
-class TokenIndex(BaseModel):
+class TokenIndex(Settings):
     """Keys of the token indexes that the launcher has built (`token_index.py`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: str | None = None
     validation: str | None = None
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Settings):
     """The content of SPEC.json. Paths are absolute and lead to the same files from every node."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: str
     """A name in `OBJECTIVES`, which gives `settings` their class."""
@@ -84,7 +81,7 @@ class TrainSpec(BaseModel):
         return self.entry.outputs(self.attribute_schema)
 
     @property
-    def shape(self) -> LlamaShape:
+    def shape(self) -> ModelShape:
         """The shape of the model to train.
 
         Raises:
@@ -97,7 +94,7 @@ class TrainSpec(BaseModel):
             raise ConfigError("no model to start from: give model_folder, or settings.shape to train text from scratch")
         if own is not None:
             raise ConfigError("settings.shape starts from random weights, model_folder from a model; give one of them")
-        return LlamaShape.from_folder(self.model_folder)
+        return ModelShape.from_folder(self.model_folder)
 
     def make_objective(self) -> "Objective":
         """Return the objective with its tokenizer loaded."""

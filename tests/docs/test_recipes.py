@@ -20,7 +20,7 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.striped import read_plan
 from steerlm.jobs.config import JobSettings
 from steerlm.models.public import SHAPES
-from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.pipeline.local import PipelineRun
 from steerlm.recipe import (
     BaseSection,
@@ -65,7 +65,7 @@ TABLES = {
     "Every training: `base.train`, `reward`, `sft`, `baseline`": rows(TrainSettings),
     "`optimizer` of every training": rows(OptimizerSettings),
     "`base.train` besides": rows(TextSettings, TrainSettings),
-    "`base.train.shape`": rows(LlamaShape),
+    "`base.train.shape`": rows(ModelShape),
     "`base.train.shape.rope_scaling`": rows(RopeScaling),
     "`reward` besides": rows(RewardSettings, TrainSettings),
     "`annotate`": rows(AnnotateSettings),

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.megatron.engine import MegatronEngine, build_engine
-from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.engine import Layout
 from steerlm.training.objectives.likelihood import Likelihood
@@ -21,7 +21,7 @@ from steerlm.training.rows import Row, Sample, plan
 from tests.reference_engine import ReferenceEngine
 
 VOCABULARY, OUTPUTS, LR = 96, 9, 1e-3
-GQA = LlamaShape(
+GQA = ModelShape(
     vocab_size=VOCABULARY,
     hidden_size=32,
     intermediate_size=48,
@@ -61,7 +61,7 @@ def objective(outputs: int | None) -> Objective:
 
 
 def engine(
-    shape: LlamaShape = GQA,
+    shape: ModelShape = GQA,
     outputs: int | None = None,
     folder: Path | None = None,
     layout: dict[str, Any] | None = None,
@@ -104,7 +104,7 @@ def denominator(of: list[Sample]) -> int:
     return sum(sample.count for sample in of)
 
 
-def write_config(folder: Path, shape: LlamaShape, outputs: int | None) -> None:
+def write_config(folder: Path, shape: ModelShape, outputs: int | None) -> None:
     kind = {"architectures": ["LlamaForCausalLM"]}
     if outputs is not None:
         kind = {"architectures": ["LlamaForSequenceClassification"], "num_labels": outputs, "pad_token_id": 0}
@@ -128,7 +128,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def transformers_folder(folder: Path, shape: LlamaShape, dtype: torch.dtype = torch.float32) -> Path:
+def transformers_folder(folder: Path, shape: ModelShape, dtype: torch.dtype = torch.float32) -> Path:
     """As transformers writes it; norms are not all one."""
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, shape, None)

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from steerlm.errors import ModelError, TrainingError
 from steerlm.megatron.convert import export_hf, import_hf
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.config import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
@@ -50,7 +50,7 @@ def test_stories_260k(shared_data: Path, tmp_path: Path) -> None:
     one(_import, shared_data / "stories260K", tmp_path / "checkpoint", {})
     one(_export, tmp_path / "checkpoint", tmp_path / "again", {})
     same(tmp_path / "again", shared_data / "stories260K")
-    assert LlamaShape.from_folder(tmp_path / "again") == LlamaShape.from_folder(shared_data / "stories260K")
+    assert ModelShape.from_folder(tmp_path / "again") == ModelShape.from_folder(shared_data / "stories260K")
 
 
 def _train(folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_training_jobs_checkpoint_is_exported_with_a_config(tmp_path: Path) ->
     same(tmp_path / "again", tmp_path / "model")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"] and len(config["id2label"]) == OUTPUTS
-    assert LlamaShape.from_folder(tmp_path / "again") == GQA
+    assert ModelShape.from_folder(tmp_path / "again") == GQA
 
 
 def _refused(folder: Path) -> None:

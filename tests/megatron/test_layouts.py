@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.config import LayoutSettings
 from steerlm.training.rows import Row
 from tests.megatron.forked import ranks
@@ -40,7 +40,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _run(folder: Path, shape: LlamaShape, outputs: int | None, layout: dict[str, Any]) -> dict[str, Any]:
+def _run(folder: Path, shape: ModelShape, outputs: int | None, layout: dict[str, Any]) -> dict[str, Any]:
     of, learn = engine(shape, outputs, layout=layout), objective(outputs)
     of.write_hf(folder / "drawn")
     losses = curve(of, outputs, range(4))

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from steerlm.megatron.mapping import Parameter, Place, Slice, fuse, parameters, split
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from tests.megatron.material import GQA, OUTPUTS, SHAPES
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("outputs", [None, OUTPUTS])
 @pytest.mark.parametrize(("tensors", "stages"), [(1, 1), (2, 1), (1, 4), (2, 2)])
-def test_every_tensor_is_covered_once(shape: LlamaShape, outputs: int | None, tensors: int, stages: int) -> None:
+def test_every_tensor_is_covered_once(shape: ModelShape, outputs: int | None, tensors: int, stages: int) -> None:
     seen: dict[str, list[Slice]] = defaultdict(list)
     for stage in range(stages):
         for tensor in range(tensors):

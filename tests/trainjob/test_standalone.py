@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from steerlm.errors import ConfigError, InputError, RecordError, TrainingError
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.pipeline.keys import explain
 from steerlm.pipeline.run_log import RunLog
 from steerlm.recipe import ResolvedRecipe, load_recipe
@@ -39,7 +39,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainFiles:
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(LINE)}\n")
     (tmp_path / "val.jsonl").write_text("")
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps(LlamaShape(**SHAPE).to_config()))
+    (tmp_path / "base" / "config.json").write_text(json.dumps(ModelShape(**SHAPE).to_config()))
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").touch()
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
