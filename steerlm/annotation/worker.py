@@ -20,7 +20,7 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs import entry
 from steerlm.settings import Settings
 from steerlm.signals import interrupt_on_sigterm
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 STOPPED = "stopped; the blocks that were done are kept, the same command continues with the others"

@@ -189,11 +189,11 @@ def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile
 def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "AnnotateCounts":
     from steerlm.annotation.job import annotate_by_job
     from steerlm.inference.striped import parts_folder
-    from steerlm.jobs.part_job import JobPlace
+    from steerlm.jobs.place import JobPlace
 
     ((_, output),) = work.files
     folder = parts_folder(output)
-    job = JobPlace("annotate", folder / "job", folder / "annotate.log", place.jobs)
+    job = JobPlace("annotate", folder / "job", folder / "annotate.log", place)
     (counts,) = annotate_by_job(work, job, lambda text: typer.echo(text, err=True), overwrite=overwrite)
     return counts
 

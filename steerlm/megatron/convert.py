@@ -17,7 +17,7 @@ from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 COMPANIONS = "huggingface"
 """Where a checkpoint keeps the folder's other files: config, tokenizer, templates, card."""

@@ -27,7 +27,7 @@ from steerlm.pipeline.step import JOURNAL
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
 from steerlm.signals import CTRL_C_EXIT_CODE, handled
-from steerlm.trainjob.planning import check_runs_here
+from steerlm.trainjob.preflight import check_layouts
 
 POLL_SECONDS = 0.25
 RUNS = "runs"
@@ -57,7 +57,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     SIGTERM, `KeyboardInterrupt` after Ctrl-C, `SteerLMError` otherwise. Run again, it goes on where it broke.
     """
     began = time.monotonic()
-    check_runs_here(resolved)
+    check_layouts(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"

@@ -24,8 +24,8 @@ from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
 from steerlm.files import atomic_folder, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.training.engine import Objective, Unit
-from steerlm.training.rows import Ints, Sample
+from steerlm.training.data import Ints, Sample
+from steerlm.training.engine import Objective
 from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 
 log = logging.getLogger(__name__)
@@ -135,10 +135,6 @@ class TokenDataset:
         )
         labels = None if self._labels is None else np.array(self._labels[index])
         return Sample(np.array(self._arrays["ids"][start:end]), weights, labels, int(self._arrays["counts"][index]))
-
-    def unit(self, index: int) -> Unit:
-        samples = tuple(self.sample(i) for i in self.samples(index))
-        return Unit(samples, "row" if self.in_one_row(index) else "step")
 
 
 def _folder(cache: Path, key: str) -> Path:
