@@ -26,6 +26,7 @@ PLUMBING = (
     "steerlm.locks",
     "steerlm.processes",
     "steerlm.recipe",
+    "steerlm.retry",
     "steerlm.signals",
     "steerlm.storage",
     "steerlm.stages.base",
