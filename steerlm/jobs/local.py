@@ -24,8 +24,9 @@ from steerlm.files import cache_folder, write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
 from steerlm.jobs.worker import WorkerProcess, WorkerStatus
+from steerlm.signals import SIGTERM_EXIT_CODE
 
-SAVED = 128 + signal.SIGTERM
+SAVED = SIGTERM_EXIT_CODE
 """Exit code of a worker that saved after a termination signal."""
 CANCELED = "canceled"
 

@@ -26,6 +26,7 @@ PLUMBING = (
     "steerlm.locks",
     "steerlm.processes",
     "steerlm.recipe",
+    "steerlm.signals",
     "steerlm.storage",
     "steerlm.stages.base",
     "steerlm.pipeline.code_digest",
