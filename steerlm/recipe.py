@@ -27,9 +27,11 @@ from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
+from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings
-from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings
 from steerlm.training.hardware import GpuConstants, gpu_type
+from steerlm.training.layout import LayoutSettings
 
 OF_PROFILE = "profile."
 

@@ -22,7 +22,7 @@ from steerlm.jobs.config import JobSettings
 from steerlm.jobs.part_job import JobPlace, run_part_job
 from steerlm.models.folder import read_info
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 WORKER = "steerlm.annotation.worker"
 _PROGRESS = re.compile(r"\bblock \d+/\d+.*")

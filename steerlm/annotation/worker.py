@@ -15,29 +15,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs import entry
-from steerlm.training.config import LayoutSettings
+from steerlm.settings import Settings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 
 
-class AnnotatePass(BaseModel):
+class AnnotatePass(Settings):
     """One file to label. `folder`: where its plan lies, and its parts are to lie."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: Path
     folder: Path
 
 
-class AnnotateSpec(BaseModel):
+class AnnotateSpec(Settings):
     """SPEC.json of the job. All paths are absolute and lead to the same files from every node."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model_folder: Path
     precision: Literal["fp32", "bf16"]

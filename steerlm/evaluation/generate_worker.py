@@ -13,21 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import Sampling
 from steerlm.jobs import entry
-from steerlm.training.config import LayoutSettings
+from steerlm.settings import Settings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 
 
-class GenerateSpec(BaseModel):
+class GenerateSpec(Settings):
     """SPEC.json of the job. `prompts`: a JSON file, a list of blocks, each a list of prompts. `folder`: of the parts,
     named by the number of their block."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model_folder: Path
     prompts: Path

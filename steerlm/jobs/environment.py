@@ -9,7 +9,7 @@ Torch-free.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from typing import Any
 
 from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
+from steerlm.files import write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
-from steerlm.records import write_json
 
 SAVED = 128 + signal.SIGTERM
 """What a worker exits with after a termination signal that it handled by saving."""

@@ -12,7 +12,7 @@ from steerlm.jobs.backend import Job
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 
 from steerlm.errors import Interrupted, PeerLostError, SteerLMError
+from steerlm.files import write_json
 from steerlm.processes import started
-from steerlm.records import write_json
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     PositiveInt,
     ValidationError,
     ValidationInfo,
@@ -21,12 +19,11 @@ from pydantic import (
 
 from steerlm.errors import ModelError, first_problem
 from steerlm.models.families import FAMILIES, Family, unknown_family
+from steerlm.settings import Settings
 
 
-class RopeScaling(BaseModel):
+class RopeScaling(Settings):
     """Llama-3.1's rotary scaling (`rope_type: llama3`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     factor: float
     low_freq_factor: float
@@ -34,10 +31,8 @@ class RopeScaling(BaseModel):
     original_max_position_embeddings: PositiveInt
 
 
-class ModelShape(BaseModel):
+class ModelShape(Settings):
     """Family and sizes of a model, in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model_type: str = "llama"
     """The family: a key of `families.FAMILIES`."""

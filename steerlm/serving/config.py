@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server: where it listens, how much it batches, what it refuses. Torch-free."""
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from steerlm.settings import Settings
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Settings):
     """The generation engine's cache and batch.
 
     `cache_tokens`: tokens the key/value cache holds for all requests together. None: as many as `max_requests` full
     windows need, at most `cache_bytes`, at least one window. `step_tokens`: tokens one forward pass takes at most;
     a longer prompt is read in pieces.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_requests: PositiveInt = 64
     step_tokens: PositiveInt = 512
@@ -23,20 +23,16 @@ class EngineSettings(BaseModel):
     """Without a finished step for so long while requests wait, the server calls itself unhealthy."""
 
 
-class ScoreSettings(BaseModel):
+class ScoreSettings(Settings):
     """Batching of scoring requests: wait `wait_ms` for other clients' texts, score at most `max_batch` together."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     wait_ms: NonNegativeFloat = 2.0
     max_batch: PositiveInt = 64
     max_texts: PositiveInt = 4096
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Settings):
     """One server. `drain_seconds` bounds how long requests in flight may take to finish after SIGTERM."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(1427, ge=0, le=65535)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from steerlm.artifact import LOGS, WORK, Artifact
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Profile
+from steerlm.settings import Settings
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Inputs = Mapping[str, Artifact]
@@ -23,10 +24,8 @@ METRICS = "metrics.jsonl"
 _STEP = re.compile(r"\bstep \d+/\d+.*")
 
 
-class StageConfig(BaseModel):
+class StageConfig(Settings):
     """Base of configs that a stage puts together from several sections of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from steerlm.jobs.backend import Job
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.stages.base import StageContext, StageResult
-from steerlm.training.config import FaultSettings, LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.trainjob.token_index import with_index
 
 WORKER = "steerlm.trainjob.worker"

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerlm.artifact import KEY, WORK, Store, digest_json
+from steerlm.artifact import KEY, WORK, Store
+from steerlm.checksums import digest_json, digest_source
 from steerlm.errors import ConfigError, InputError, ModelError
+from steerlm.files import write_json
 from steerlm.jobs import environment
 from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.pipeline.keys import explain
 from steerlm.pipeline.run_log import RunLog
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
 from steerlm.stages.base import StageContext
-from steerlm.storage import digest_source
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
 from steerlm.trainjob import job as train_job
 from steerlm.trainjob.planning import trainings
 from steerlm.trainjob.token_index import with_index

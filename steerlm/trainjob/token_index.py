@@ -16,7 +16,7 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, SteerLMError
-from steerlm.records import write_json
+from steerlm.files import write_json
 from steerlm.trainjob.worker import SETTINGS, TOKENS, TokenIndex, TrainSpec, make_objective, read_spec
 
 log = logging.getLogger(__name__)

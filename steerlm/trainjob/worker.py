@@ -19,23 +19,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, Interrupted, PeerLostError, TrainingError, first_problem
+from steerlm.files import write_json
 from steerlm.jobs import entry
 from steerlm.jobs.worker import report
 from steerlm.models.shape import ModelShape
-from steerlm.records import write_json
-from steerlm.training.config import (
-    FaultSettings,
-    LayoutSettings,
-    RewardSettings,
-    SFTSettings,
-    TextSettings,
-    TrainSettings,
-)
+from steerlm.settings import Settings
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings, TrainSettings
 from steerlm.training.heartbeat import Heartbeat
+from steerlm.training.layout import FaultSettings, LayoutSettings
 
 if TYPE_CHECKING:
     from steerlm.models.folder import ModelInfo
@@ -54,19 +49,15 @@ TOKENS = "tokens"
 """Folder of the token indexes, in the spec's `work`."""
 
 
-class TokenIndex(BaseModel):
+class TokenIndex(Settings):
     """Keys of the token indexes that the launcher has built (`stages/tokens.py`)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     train: str | None = None
     validation: str | None = None
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Settings):
     """SPEC.json. `model_folder` null: random weights of `settings.shape` (text only)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     objective: Literal["text", "sft", "reward"]
     settings: TrainSettings

@@ -8,8 +8,9 @@ import torch
 
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.mapping import split
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
 from tests.megatron.material import LR, objective, oracle, packed, samples, weights
+from tests.megatron.outputs import model_outputs
 
 
 def check_steps(ours: MegatronEngine, folder: Path, outputs: int | None) -> None:
@@ -17,7 +18,7 @@ def check_steps(ours: MegatronEngine, folder: Path, outputs: int | None) -> None
     theirs, learn = oracle(ours, folder / "start", outputs), objective(outputs)
     for step in range(4):
         rows = [*packed(samples(step, outputs)), Row()]
-        for a, b in zip(ours.forward(rows, learn.output), theirs.forward(rows, learn.output), strict=True):
+        for a, b in zip(model_outputs(ours, rows, learn.output), theirs.forward(rows, learn.output), strict=True):
             assert a.dtype == torch.float32 and torch.allclose(a, b, atol=2e-5)
         assert ours.evaluate(rows, learn).loss == pytest.approx(theirs.evaluate(rows, learn).loss, abs=1e-5)
         a, b = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)

@@ -13,7 +13,7 @@ from steerlm.errors import ModelError, TrainingError
 from steerlm.megatron.convert import export_hf, import_hf
 from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     FAMILY_SHAPES,

@@ -13,8 +13,8 @@ import torch
 
 from steerlm.errors import TrainingError
 from steerlm.megatron.engine import build_engine
-from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     LR,

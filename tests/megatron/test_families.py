@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from steerlm.megatron import parallel
 from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
 from steerlm.training.footprint import local_parameters
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     FAMILY_SHAPES,

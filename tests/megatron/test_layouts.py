@@ -9,8 +9,8 @@ import torch
 
 from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import (
     FAMILY_SHAPES,
@@ -26,6 +26,7 @@ from tests.megatron.material import (
     transformers_folder,
     weights,
 )
+from tests.megatron.outputs import model_outputs
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"devices": 2, "tensor": 2},
@@ -58,7 +59,7 @@ def _run(
         "evaluated": (evaluated.loss, evaluated.count, evaluated.statistics),
         "stepped": (result.loss, result.count, result.statistics),
         "rows": [len(row.samples) for row in rows],
-        "forward": of.forward(rows, learn.output),
+        "forward": model_outputs(of, rows, learn.output),
         "dp_rank": of.layout.dp_rank,
     }
 

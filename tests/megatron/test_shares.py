@@ -17,7 +17,7 @@ from steerlm.megatron.mapping import Parameter, Place
 from steerlm.megatron.resharding import blocks, columns, size
 from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import FAMILY_SHAPES, GQA, OUTPUTS, SHAPES, curve, engine
 

@@ -98,7 +98,8 @@ def test_a_worker_opens_what_the_launcher_built(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize("change", [None, "settings", "data", "index"])
 def test_several_nodes_never_build_an_index(folder: Path, change: str | None) -> None:
     path = write_spec(folder, "text", layout={"nodes": 2})
-    said = r"tokens: the token index of .*train\.jsonl is not named in the spec; .*python -m steerlm\.trainjob\.token_index"
+    command = r".*python -m steerlm\.trainjob\.token_index"
+    said = r"tokens: the token index of .*train\.jsonl is not named in the spec; " + command
     if change:
         main([str(path)])
         said = said.replace("not named in the spec", "not there, or of other data or settings")
