@@ -31,7 +31,7 @@ from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render_readout
 from steerlm.recipe import Profile
 from steerlm.records import Conversation, Turn
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 OPTIONS = AnnotateSettings(look_ahead=32, over_long="keep_end")
 RATE = re.compile(r"block (\d+)/\1 of each worker, (\d+(?:\.\d+)?) turns/s together")

@@ -33,9 +33,10 @@ from steerlm.jobs.environment import variables
 from steerlm.jobs.place import JobPlace
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile
-from steerlm.training.config import LayoutSettings, TextSettings
+from steerlm.training.config import TextSettings
 from steerlm.training.footprint import flops_per_token, memory
 from steerlm.training.hardware import gpu_named
+from steerlm.training.layout import LayoutSettings
 
 SHAPES = {
     "1B": ModelShape(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,

@@ -30,8 +30,9 @@ from steerlm.jobs.config import JobSettings
 from steerlm.jobs.registry import BACKENDS
 from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings, TextSettings
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings
 from steerlm.training.hardware import GpuConstants, gpu_type
+from steerlm.training.layout import LayoutSettings
 
 OF_PROFILE = "profile."
 

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from steerlm.errors import NonFiniteError
 from steerlm.models.shape import ModelShape
 from steerlm.training.config import OptimizerSettings
+from steerlm.training.data import Row
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
-from steerlm.training.rows import Row
 from steerlm.training.tensors import row_tensors
 
 

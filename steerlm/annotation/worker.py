@@ -21,7 +21,7 @@ from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs import entry
 from steerlm.settings import Settings
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 

@@ -132,7 +132,7 @@ class Progress:
     def __init__(self, source: Path) -> None:
         from tqdm import tqdm
 
-        from steerlm.records import open_text
+        from steerlm.files import open_text
 
         lines = None
         # A broken archive is told with its line when it is read.
@@ -220,7 +220,7 @@ def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "
 
 def _write_spec(work: "Annotation", path: Path, place: "Profile", overwrite: bool) -> None:
     from steerlm.annotation.job import planned, torchrun
-    from steerlm.records import write_json
+    from steerlm.files import write_json
 
     with planned(work, overwrite=overwrite) as passes:
         left = sum(len(one.left) for one in passes)

@@ -19,7 +19,7 @@ from steerlm.errors import ConfigError, Interrupted, first_problem
 from steerlm.inference.config import Sampling
 from steerlm.jobs import entry
 from steerlm.settings import Settings
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 
 from pydantic import PositiveFloat, PositiveInt
 
-from steerlm.training.config import FaultSettings
+from steerlm.training.layout import FaultSettings
 
 
 class JobSettings(FaultSettings):

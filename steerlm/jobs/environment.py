@@ -8,7 +8,7 @@ the command that `steerlm train --write-spec` prints contains them. Values that 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 @dataclass(frozen=True, slots=True)

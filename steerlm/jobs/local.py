@@ -21,11 +21,10 @@ from pydantic import BaseModel
 
 from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
+from steerlm.files import cache_folder, write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
 from steerlm.jobs.worker import WorkerProcess, WorkerStatus
-from steerlm.records import write_json
-from steerlm.storage import cache_folder
 
 SAVED = 128 + signal.SIGTERM
 """Exit code of a worker that saved after a termination signal."""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from steerlm.jobs.place import JobPlace
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 def needs_job(layout: LayoutSettings) -> bool:

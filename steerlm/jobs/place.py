@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from steerlm.jobs.backend import Job, job_name
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.registry import BackendProfile, make_backend
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from typing import Self
 from pydantic import BaseModel
 
 from steerlm.errors import Interrupted, PeerLostError, SteerLMError
+from steerlm.files import write_json
 from steerlm.processes import started
-from steerlm.records import write_json
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""

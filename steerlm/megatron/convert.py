@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from steerlm.errors import ModelError
+from steerlm.files import write_json
 from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
 from steerlm.models.shape import ModelShape
-from steerlm.records import write_json
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 COMPANIONS = "huggingface"
 """Where a checkpoint keeps the folder's other files: config, tokenizer, templates, card."""

@@ -32,8 +32,8 @@ from steerlm.megatron.activation import GatedSilu
 from steerlm.megatron.attention import Rotary, SdpaAttention, segments
 from steerlm.megatron.norm import RMSNorm
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
+from steerlm.training.data import RowTensors
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError, first_line, first_problem
+from steerlm.files import atomic_writer, write_json
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import atomic_writer, write_json
 
 __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 

@@ -17,9 +17,11 @@ import steerlm
 
 PLUMBING = (
     "steerlm.artifact",
+    "steerlm.checksums",
     "steerlm.cli",
     "steerlm.configuration",
     "steerlm.errors",
+    "steerlm.files",
     "steerlm.jobs",
     "steerlm.locks",
     "steerlm.processes",

@@ -22,11 +22,11 @@ from typing import Any
 
 from steerlm.artifact import LOGS, Store
 from steerlm.errors import InputError, Interrupted, SteerLMError
+from steerlm.files import write_json
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.pipeline.step import JOURNAL
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
 from steerlm.trainjob.preflight import check_layouts
 
 POLL_SECONDS = 0.25

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from steerlm.evaluation.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
 from steerlm.evaluation.config import EvaluationSettings
+from steerlm.files import write_json
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Recipe
-from steerlm.records import Conversation, read_records, write_json
+from steerlm.records import Conversation, read_records
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 
 RESULT = "evaluation.json"

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from steerlm.errors import TrainingError
-from steerlm.records import write_json
+from steerlm.files import write_json
 from steerlm.training.config import SFTSettings
 from steerlm.trainjob.spec import RESULT, TrainSpec
 

@@ -12,9 +12,10 @@ from steerlm.errors import ConfigError, InputError, nearest
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.footprint import Needs, needs
 from steerlm.training.hardware import Gpu, GpuConstants, gpu_type
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.node_counts import Estimate, estimates, fewest_nodes, rows_wanted
 from steerlm.trainjob.preflight import in_section
 from steerlm.trainjob.sections import TrainingSection, initial_model, model_role, training_sections

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from steerlm.errors import ConfigError
 from steerlm.jobs.registry import make_backend
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
-from steerlm.training.config import LayoutSettings
 from steerlm.training.footprint import check_batch
+from steerlm.training.layout import LayoutSettings
 from steerlm.trainjob.sections import initial_model, model_role, training_sections
 
 

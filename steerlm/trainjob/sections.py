@@ -11,7 +11,8 @@ from steerlm.errors import ConfigError
 from steerlm.models.public import public_shape
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Recipe, ResolvedRecipe, SFTSection
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry, objective_entry
 
 

@@ -10,10 +10,11 @@ from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, fie
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, first_problem, nearest
+from steerlm.files import write_json
 from steerlm.models.shape import ModelShape
-from steerlm.records import write_json
 from steerlm.settings import Settings
-from steerlm.training.config import FaultSettings, LayoutSettings, TextSettings, TrainSettings
+from steerlm.training.config import TextSettings, TrainSettings
+from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from steerlm.artifact import KEY, LOGS, WORK, digest_json
+from steerlm.artifact import KEY, LOGS, WORK
+from steerlm.checksums import digest_json, digest_source
 from steerlm.errors import InputError, ModelError
+from steerlm.files import write_json
 from steerlm.jobs import environment
 from steerlm.jobs.place import JobPlace
 from steerlm.jobs.registry import make_backend
 from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
-from steerlm.storage import digest_source
 from steerlm.trainjob.job import WORKER, result_metrics, run_training
 from steerlm.trainjob.sections import training_section
 from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty

@@ -40,8 +40,9 @@ from steerlm.recipe import (
 )
 from steerlm.records import RegressionSample
 from steerlm.toyworld.config import RaterSettings
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.hardware import GPUS, GpuConstants
+from steerlm.training.layout import LayoutSettings
 from steerlm.trainjob.spec import TrainSpec
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT

@@ -20,7 +20,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from steerlm.stages.base import StageContext
 from steerlm.stages.evaluate import _answerer
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.evaluation.test_measure import LONG, SCHEMA, SHORT
 from tests.evaluation.test_measure import folders as folders
 from tests.inference.conftest import tokenizer as tokenizer

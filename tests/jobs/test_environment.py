@@ -11,7 +11,7 @@ import pytest
 from steerlm.jobs.backend import Job
 from steerlm.jobs.environment import VARIABLES, added_to, variables
 from steerlm.jobs.local import LocalBackend
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.conftest import ROOT
 
 

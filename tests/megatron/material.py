@@ -13,11 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.models.shape import ModelShape, RopeScaling
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.engine import Layout
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.reward import RewardObjective
-from steerlm.training.rows import Row, Sample, plan
+from steerlm.training.packing import plan_rows
 from tests.reference_engine import ReferenceEngine
 
 VOCABULARY, OUTPUTS, LR = 96, 9, 1e-3
@@ -96,7 +98,7 @@ def samples(step: int, outputs: int | None = None, count: int = 9) -> list[Sampl
 
 def packed(of: list[Sample], layout: Layout = Layout()) -> list[Row]:  # noqa: B008 (frozen)
     """This rank's rows of at most 64 tokens."""
-    planned = plan([len(sample.ids) for sample in of], 64, layout.dp_size)
+    planned = plan_rows([len(sample.ids) for sample in of], 64, layout.dp_size)
     return [Row(tuple(of[i] for i in row)) for row in planned[layout.dp_rank]]
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from steerlm.errors import ModelError, TrainingError
 from steerlm.megatron.convert import export_hf, import_hf
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     GQA,

@@ -14,8 +14,8 @@ import torch
 from steerlm.errors import TrainingError
 from steerlm.megatron.engine import build_engine
 from steerlm.megatron.mapping import split
-from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     LR,
@@ -32,6 +32,7 @@ from tests.megatron.material import (
     settings,
     weights,
 )
+from tests.megatron.outputs import model_outputs
 
 HEADS = pytest.mark.parametrize("outputs", [None, OUTPUTS], ids=["text", "reward"])
 
@@ -41,7 +42,7 @@ def _against_the_oracle(folder: Path, outputs: int | None) -> None:
     theirs, learn = oracle(ours, folder / "start", outputs), objective(outputs)
     for step in range(4):
         rows = [*packed(samples(step, outputs)), Row()]
-        for a, b in zip(ours.forward(rows, learn.output), theirs.forward(rows, learn.output), strict=True):
+        for a, b in zip(model_outputs(ours, rows, learn.output), theirs.forward(rows, learn.output), strict=True):
             assert a.dtype == torch.float32 and torch.allclose(a, b, atol=2e-5)
         assert ours.evaluate(rows, learn).loss == pytest.approx(theirs.evaluate(rows, learn).loss, abs=1e-5)
         a, b = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row
+from steerlm.training.data import Row
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import (
     GQA,
@@ -23,6 +23,7 @@ from tests.megatron.material import (
     samples,
     weights,
 )
+from tests.megatron.outputs import model_outputs
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"devices": 2, "tensor": 2},
@@ -53,7 +54,7 @@ def _run(folder: Path, shape: ModelShape, outputs: int | None, layout: dict[str,
         "evaluated": (evaluated.loss, evaluated.count, evaluated.statistics),
         "stepped": (result.loss, result.count, result.statistics),
         "rows": [len(row.samples) for row in rows],
-        "forward": of.forward(rows, learn.output),
+        "forward": model_outputs(of, rows, learn.output),
         "dp_rank": of.layout.dp_rank,
     }
 

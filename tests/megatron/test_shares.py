@@ -16,7 +16,7 @@ from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.mapping import Parameter, Place
 from steerlm.megatron.resharding import blocks, columns, size
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine
 

@@ -15,26 +15,21 @@ from transformers import LlamaConfig
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, Interrupted, NonFiniteError, TrainingError
-from steerlm.training.config import (
-    FaultSettings,
-    LayoutSettings,
-    RewardSettings,
-    SFTSettings,
-    TextSettings,
-    TrainSettings,
-)
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings, TrainSettings
+from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Objective, StepResult
+from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.sft import SFTObjective
 from steerlm.training.objectives.text import TextObjective
-from steerlm.training.rows import Row
 from steerlm.training.sampler import Sampler
 from steerlm.training.sink import JsonlSink, Sinks
 from steerlm.training.state import TrainResult
 from tests.reference_engine import ReferenceEngine
 from tests.tiny_models import SHAPE
+from tests.training.units import read_unit
 
 CONFIG = LlamaConfig(**SHAPE | {"vocab_size": 257, "max_position_embeddings": 256})
 OPTIMIZER = {"lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 2}
@@ -136,7 +131,7 @@ def test_the_loss_is_that_of_the_batch_before_the_update(world: World) -> None:
 
     total, tokens = 0.0, 0
     for unit in Sampler(len(data), settings.seed).take(4).tolist():
-        ids = torch.tensor(data.unit(unit).samples[0].ids.tolist())[None]
+        ids = torch.tensor(read_unit(data, unit).samples[0].ids.tolist())[None]
         n = ids.shape[1] - 1
         total, tokens = total + fresh(input_ids=ids, labels=ids).loss.item() * n, tokens + n
     assert world.lines()[1] == pytest.approx(total / tokens, rel=1e-5)
