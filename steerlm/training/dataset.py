@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from steerlm import locks
+from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
+from steerlm.files import atomic_folder, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import write_json
-from steerlm.storage import sha256_file
 from steerlm.training.data import Ints, Sample
 from steerlm.training.engine import Objective
 from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
@@ -167,36 +165,31 @@ def _write(
     report_progress: ReportProgress,
     processes: int,
 ) -> None:
-    """Tokenize every record into a partial folder, which is renamed to `folder` once it is complete."""
-    partial = folder.with_name(f".{folder.name}.{os.uname().nodename}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process of this machine that died: we hold the lock
-    partial.mkdir()
+    """Tokenize every record into `folder`, which appears under its name once it is complete."""
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
     counts: Counter[str] = Counter()
     try:
-        with contextlib.ExitStack() as stack:
-            out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
-            progress = stack.enter_context(_Progress(files, report_progress))
-            for part in tokenize(files, objective, processes):
-                part.arrays["offsets"] += totals["tokens"]
-                part.arrays["units"] += totals["samples"]
-                for name, array in part.arrays.items():
-                    out[name].write(array.tobytes())
-                totals["records"] += part.records
-                totals["units"] += len(part.arrays["units"])
-                totals["samples"] += len(part.arrays["offsets"])
-                totals["tokens"] += len(part.arrays["ids"])
-                counts.update(part.counts)
-                for name, message in part.warnings.items():
-                    objective.warn_once(name, message)
-                progress.update(part.size, totals)
-        write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
-        partial.rename(folder)
+        with atomic_folder(folder) as partial:  # this process holds the machine's lock
+            with contextlib.ExitStack() as stack:
+                out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
+                progress = stack.enter_context(_Progress(files, report_progress))
+                for part in tokenize(files, objective, processes):
+                    part.arrays["offsets"] += totals["tokens"]
+                    part.arrays["units"] += totals["samples"]
+                    for name, array in part.arrays.items():
+                        out[name].write(array.tobytes())
+                    totals["records"] += part.records
+                    totals["units"] += len(part.arrays["units"])
+                    totals["samples"] += len(part.arrays["offsets"])
+                    totals["tokens"] += len(part.arrays["ids"])
+                    counts.update(part.counts)
+                    for name, message in part.warnings.items():
+                        objective.warn_once(name, message)
+                    progress.update(part.size, totals)
+            write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
     except OSError:
         if not (folder / "meta.json").exists():  # else a machine that does not share our lock has built the same index
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Progress:
