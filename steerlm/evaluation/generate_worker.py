@@ -16,7 +16,7 @@ from types import FrameType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerlm.errors import ConfigError, Interrupted, first_problem
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.jobs import entry
 from steerlm.training.config import LayoutSettings
 
@@ -32,7 +32,7 @@ class GenerateSpec(BaseModel):
     model_folder: Path
     prompts: Path
     folder: Path
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     layout: LayoutSettings = LayoutSettings()
 
