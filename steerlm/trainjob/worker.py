@@ -303,10 +303,6 @@ def sinks(spec: TrainSpec, units: int, is_main_rank: bool) -> "Sinks":
         return Sinks()
     steps, _ = total_steps(spec.settings, units)
     found: list[Sink] = [JsonlSink(spec.work / "metrics.jsonl"), ProgressSink(steps, spec.objective)]
-    if spec.tracking is not None:
-        from steerlm.pipeline.tracking import MlflowSink
-
-        found.append(MlflowSink(**spec.tracking))
     return Sinks(found)
 
 
