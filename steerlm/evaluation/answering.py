@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, SteerLMError
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.files import write_json
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.prompt import USER, render_prompt
-from steerlm.records import Turn, write_json
-from steerlm.training.config import LayoutSettings
+from steerlm.records import Turn
+from steerlm.training.layout import LayoutSettings
 
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings

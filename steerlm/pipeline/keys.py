@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerlm.artifact import digest_json
+from steerlm.checksums import digest_json
 from steerlm.stages.base import ConfigT, Inputs, Stage
 
 KEY_LENGTH = 20

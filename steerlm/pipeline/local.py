@@ -17,18 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from steerlm.artifact import LOGS, Store
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
+from steerlm.files import write_json
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.pipeline.step import RUN_LOG
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
+from steerlm.signals import CTRL_C_EXIT_CODE, handled
 from steerlm.stages.registry import select_sections, skip_reason
-from steerlm.trainjob.planning import check_runs_here
+from steerlm.trainjob.preflight import check_layouts
 
 POLL_SECONDS = 0.25
 RUNS = "runs"
@@ -93,7 +93,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
 def _check(resolved: ResolvedRecipe) -> None:
     """Raise `ConfigError` for options that name no step of the run, or a layout that cannot run here."""
     recipe, options = resolved.recipe, resolved.options
-    check_runs_here(replace(resolved, recipe=select_sections(recipe, options.until)))
+    check_layouts(replace(resolved, recipe=select_sections(recipe, options.until)))
     for name in options.again:
         if reason := skip_reason(name, recipe.model_dump(mode="json"), options.until):
             raise ConfigError(f"--again {name}: the step does not run: {reason}")
@@ -144,7 +144,7 @@ class _Follower(threading.Thread):
             self._read_events()
         self._read_events()
 
-    def forward(self, number: int, frame: FrameType | None = None) -> None:
+    def forward(self, number: int) -> None:
         """Handle a signal: send it to the running step. A step that starts later gets the first signal then.
 
         A closed terminal counts as a termination.
@@ -155,17 +155,13 @@ class _Follower(threading.Thread):
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Follow the run log while the block runs; handle signals if it runs in the main thread."""
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self.forward) for number in SIGNALS}
-        self.start()
-        try:
-            yield
-        finally:
-            self._ending.set()
-            self.join()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(SIGNALS, self.forward):
+            self.start()
+            try:
+                yield
+            finally:
+                self._ending.set()
+                self.join()
 
     def _read_events(self) -> None:
         for event in self._reader.new():
@@ -193,7 +189,7 @@ class _Follower(threading.Thread):
 def _raise_failure(run: PipelineRun, completed: bool, signals: list[int]) -> None:
     failed = next((o for o in run.outcomes if "code" in o), None)
     code = failed["code"] if failed else 0
-    if code == 128 + signal.SIGINT or (not completed and signals[:1] == [signal.SIGINT]):
+    if code == CTRL_C_EXIT_CODE or (not completed and signals[:1] == [signal.SIGINT]):
         raise KeyboardInterrupt
     if code == Interrupted.exit_code or (not completed and signals):
         raise Interrupted(f"{failed['label'] if failed else 'the run'} was stopped; run the same command to resume")

@@ -18,14 +18,17 @@ import steerlm
 RESULT_NEUTRAL = (
     # Where work runs and where files are.
     "steerlm.artifact",
+    "steerlm.checksums",
     "steerlm.cli",
     "steerlm.configuration",
+    "steerlm.files",
     "steerlm.jobs",
     "steerlm.locks",
     "steerlm.pipeline",
     "steerlm.processes",
     "steerlm.recipe",
     "steerlm.settings",
+    "steerlm.signals",
     "steerlm.stages.base",
     "steerlm.stages.registry",
     "steerlm.storage",

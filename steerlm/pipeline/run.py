@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import steerlm
-from steerlm.artifact import LOGS, Artifact, Store, digest_json
+from steerlm.artifact import LOGS, Artifact, Store
+from steerlm.checksums import digest_json
 from steerlm.errors import SteerLMError
 from steerlm.pipeline.keys import explain, key_of, key_parts
 from steerlm.pipeline.provenance import ROOT, changed_files, code_digests

@@ -8,7 +8,6 @@ copied through the engine. A step that does not run passes on that it was skippe
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
 from steerlm.pipeline.run_log import RunLog
+from steerlm.signals import CTRL_C_EXIT_CODE, interrupted_by_sigterm
 from steerlm.stages.registry import STEPS, skip_reason
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 RUN_LOG = "STEERLM_RUN_LOG"
 """Environment variable: the run log of the run that a step belongs to; the process that sets it does the tracking."""
+TERMINATED = "terminated; run the same command to resume"
 log = logging.getLogger(__name__)
 
 
@@ -68,12 +68,12 @@ def run_step(
     if reason := skip_reason(label, json.loads(recipe), chosen.get("until")):  # before anything is imported
         _skip(label, reason, given, output)
         return
-    with _run_log(recipe, profile) as run_log, _terminable():
+    with _run_log(recipe, profile) as run_log, interrupted_by_sigterm(TERMINATED):
         run_log.emit("step", label)
         try:
             outcome = _run(label, recipe, profile, given, run_log, again=label in chosen.get("again", ()))
         except (KeyboardInterrupt, SteerLMError) as error:
-            code = error.exit_code if isinstance(error, SteerLMError) else 128 + signal.SIGINT
+            code = error.exit_code if isinstance(error, SteerLMError) else CTRL_C_EXIT_CODE
             _record_failure(run_log, label, error, code, started)
             raise SystemExit(code) from None
         except Exception as error:
@@ -147,7 +147,7 @@ def _first(candidates: Sequence[EngineArtifact]) -> EngineArtifact | None:
 def _record_failure(run_log: RunLog, label: str, error: BaseException, code: int, started: float) -> None:
     reason = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
     log.error("%s: %s", label, reason)
-    status = "stopped" if code in (128 + signal.SIGINT, Interrupted.exit_code) else "failed"
+    status = "stopped" if code in (CTRL_C_EXIT_CODE, Interrupted.exit_code) else "failed"
     run_log.emit("outcome", label, status=status, reason=reason, seconds=time.monotonic() - started, code=code)
 
 
@@ -167,17 +167,3 @@ def _run_log(recipe: str, profile: str) -> Iterator[RunLog]:
         own = Path(folder) / "run_log.jsonl"
         with recording(name, own, run_profile.tracking, Store(run_profile.store).root):
             yield RunLog(own)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """End the stage with an error on SIGTERM, so that the run log records it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("terminated; run the same command to resume")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
