@@ -53,7 +53,7 @@ def local_parameters(shape: ModelShape, layout: LayoutSettings, outputs: int | N
     """Parameters that a process of a pipeline stage holds; norms and a reward head are whole on each."""
     h, d, tensor = shape.hidden_size, shape.head_size, layout.tensor
     attention = h * d * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
-    layer = (attention + 3 * h * shape.intermediate_size) // tensor + 2 * h
+    layer = (attention + shape.qkv_biases + 3 * h * shape.intermediate_size) // tensor + 2 * h
     count = shape.num_hidden_layers // layout.pipeline * layer
     embedding = shape.vocab_size * h // tensor
     first, last = stage == 0, stage == layout.pipeline - 1
