@@ -87,9 +87,9 @@ def _worker(spec: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    made = Folder(tmp_path_factory.mktemp("train"))
-    byte_tokenizer().save_pretrained(made.path / "tokenizer")
-    return made
+    folder = Folder(tmp_path_factory.mktemp("train"))
+    byte_tokenizer().save_pretrained(folder.path / "tokenizer")
+    return folder
 
 
 @pytest.fixture(scope="module")
