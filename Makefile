@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports lock compile clean
+.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -53,12 +53,16 @@ check: lint types imports ## Lint, types and import rules.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(READY)
 	$(BIN)/mypy
 
 imports: $(READY)
 	$(BIN)/lint-imports
+
+docs: $(READY) ## The documentation site, in build/site; a link that leads nowhere fails.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 compile: $(READY) ## Compile the pipelines to pipelines/compiled (a test compares them).
 	$(BIN)/python -m pipelines.compile

@@ -30,11 +30,12 @@ from steerlm.megatron import distributed_checkpoint, fixes
 from steerlm.megatron.checkpoint_folder import TENSORS, digest, prepare, seal
 from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.megatron.shard_files import ShardFiles
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, RewardSettings
+from steerlm.models.shape import ModelShape
+from steerlm.training.config import RewardSettings
+from steerlm.training.layout import LayoutSettings
 
 OUTPUTS = 9
-SHAPE = LlamaShape(
+SHAPE = ModelShape(
     vocab_size=8000,
     hidden_size=512,
     intermediate_size=1408,

@@ -29,25 +29,24 @@ import torch
 from safetensors.torch import load_file
 
 from steerlm.errors import SteerLMError, first_line
-from steerlm.jobs.backend import Job
-from steerlm.jobs.config import JobSettings
 from steerlm.jobs.environment import variables
-from steerlm.jobs.launcher import launch
-from steerlm.jobs.local import LocalBackend
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, TextSettings
+from steerlm.jobs.place import JobPlace
+from steerlm.models.shape import ModelShape
+from steerlm.recipe import Profile
+from steerlm.training.config import TextSettings
 from steerlm.training.footprint import flops_per_token, memory
 from steerlm.training.hardware import gpu_named
+from steerlm.training.layout import LayoutSettings
 
 SHAPES = {
-    "1B": LlamaShape(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+    "1B": ModelShape(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
                      num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192,
                      tie_word_embeddings=True),
-    "7B": LlamaShape(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+    "7B": ModelShape(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
                      num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=8192),
-    "small": LlamaShape(vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=4,
+    "small": ModelShape(vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=4,
                         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512),
-    "tiny": LlamaShape(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+    "tiny": ModelShape(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64),
 }  # fmt: skip
 OUTPUTS, STEPS = 9, 8
@@ -67,7 +66,7 @@ class Task:
     model: str
     outputs: int | None
     layout: dict[str, Any]
-    shape: LlamaShape
+    shape: ModelShape
     row_tokens: int
     samples: int
     mean_tokens: int
@@ -211,26 +210,23 @@ def run(tasks: list[Task], folder: Path, on_cpu: bool) -> None:
         task.saves = 1.2 * size < shutil.disk_usage(folder).free
         if not task.saves:
             task.note = f"{task.note}; not saved, {size / 1e9:.0f} GB do not fit: choose --work".removeprefix("; ")
-    processes = tasks[0].place.processes
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    layout = tasks[0].place
+    threads = max(1, len(os.sched_getaffinity(0)) // layout.processes)
     spec = {"on_cpu": on_cpu, "threads": threads, "tasks": [task.spec() for task in tasks]}
-    place = Path(tempfile.mkdtemp(dir=folder))
-    job = Job(
-        "gpu-benchmark",
-        "gpu_worker",
-        spec,
-        place,
-        place / "log",
-        devices=processes,
-        threads=threads,
-        environment=variables(tasks[0].place),
-    )
+    records = Path(tempfile.mkdtemp(dir=folder))
+    place = JobPlace("gpu-benchmark", records, records / "log", Profile(name="benchmark"))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     print("; ".join(task.name for task in tasks), flush=True)
     try:
-        launch(LocalBackend(), job, JobSettings(), lambda line: None)
+        place.run(
+            "gpu_worker",
+            spec,
+            layout.model_copy(update={"threads": threads}),
+            lambda line: None,
+            environment=variables(layout),
+        )
     except SteerLMError as error:
-        print(job.log.read_text(), file=sys.stderr)
+        print(place.log.read_text(), file=sys.stderr)
         for task in tasks:
             task.error = first_line(error).split(" (its log")[0]
         return

@@ -70,13 +70,14 @@ def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
     from steerlm.attributes import AttributeSchema
     from steerlm.megatron.engine import build_engine
     from steerlm.megatron.parallel import finish
-    from steerlm.models.shape import LlamaShape
-    from steerlm.training.config import LayoutSettings, RewardSettings, TextSettings
+    from steerlm.models.shape import ModelShape
+    from steerlm.training.config import RewardSettings, TextSettings
+    from steerlm.training.data import Row, Sample
+    from steerlm.training.layout import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
-    from steerlm.training.rows import Row, Sample
 
-    shape = LlamaShape(
+    shape = ModelShape(
         vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=128,
     )  # fmt: skip

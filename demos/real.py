@@ -16,9 +16,9 @@ from demos.synthetic import echo, exit_with, serving
 from steerlm.cli.run import Display
 from steerlm.client import request_json
 from steerlm.errors import InputError
+from steerlm.files import write_json
 from steerlm.pipeline.local import run_pipeline
 from steerlm.recipe import load_recipe
-from steerlm.records import write_json
 
 FOLDS = 5
 ATTRIBUTE = "quality"

@@ -21,10 +21,10 @@ from steerlm.artifact import Artifact
 from steerlm.cli.run import Display
 from steerlm.client import encode_labels, get_answer, request_json
 from steerlm.errors import SteerLMError
+from steerlm.files import write_json
 from steerlm.pipeline.local import PipelineRun, run_pipeline
 from steerlm.pipeline.tracking import tracking_uri
 from steerlm.recipe import ResolvedRecipe, load_recipe
-from steerlm.records import write_json
 
 SEEDED = ("prepare_data.sources.0", "base.train", "reward", "sft", "baseline", "evaluate")
 MODELS = {"base": "train_base", "reward": "train_reward", "policy": "train_sft", "baseline": "train_baseline"}

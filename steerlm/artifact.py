@@ -9,7 +9,6 @@ of how stages compute their keys or their files.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -23,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm import locks
 from steerlm.attributes import AttributeSchema
+from steerlm.checksums import FileDigest, digest_folder, digest_json
 from steerlm.errors import StorageError
+from steerlm.files import cache_folder, remove_partial_files, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import write_json
-from steerlm.storage import FileDigest, S3Place, cache_folder, digest_folder, is_remote
+from steerlm.storage import S3Place, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,6 @@ class Artifact:
     @property
     def attributes(self) -> AttributeSchema | None:
         return self.manifest.content.attributes
-
-
-def digest_json(value: Any) -> str:
-    """sha256 of a JSON value: keys sorted, no spaces, so that equal values have equal digests."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Store:
@@ -176,8 +170,7 @@ class Store:
     ) -> Artifact:
         """Seal what lies in the folder `kind`: digests, manifest, upload, then COMPLETE. Scratch is removed."""
         folder = self.folder(stage, key)
-        for left_over in folder.joinpath(kind).rglob(".*.partial"):
-            left_over.unlink()
+        remove_partial_files(folder / kind)
         files = digest_folder(folder / kind, folder / HASHES)
         if not files:
             raise StorageError(f"{folder / kind}: the stage {stage} made no file")

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from steerlm.errors import LabelError, nearest
+from steerlm.settings import Settings
 
 MASKED = -100.0
 """Value of an attribute that a sample has no label for; it takes no part in any loss."""
@@ -22,14 +23,12 @@ HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 
 
-class AttributeSchema(BaseModel):
+class AttributeSchema(Settings):
     """Names in label-vector order, the closed integer range they share, and the value of a dial nobody set.
 
     `defaults` may name some attributes; the others default to `high`. `trained` lists the attributes a model has
     seen labels for: only those are ever written or accepted (`None`: all).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[Name, ...] = OASST + HELPSTEER
     low: int = 0

@@ -27,9 +27,12 @@ from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.registry import BACKENDS
+from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings
-from steerlm.training.config import LayoutSettings, RewardSettings, Settings, SFTSettings, TextSettings
+from steerlm.training.config import RewardSettings, SFTSettings, TextSettings
 from steerlm.training.hardware import GpuConstants, gpu_type
+from steerlm.training.layout import LayoutSettings
 
 OF_PROFILE = "profile."
 
@@ -222,7 +225,8 @@ class Profile(Settings):
 
     name: str
     description: str = ""
-    backend: Literal["local"] = "local"
+    backend: str = Field(default="local", json_schema_extra={"enum": [*BACKENDS]})
+    """Where jobs run: a name in `jobs.registry.BACKENDS`."""
     store: str = "runs/store"
     gpu: str | None = None
     gpu_memory_gib: PositiveFloat | None = None
@@ -232,6 +236,13 @@ class Profile(Settings):
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @field_validator("backend")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        if value not in BACKENDS:
+            raise ValueError(f"unknown back end {value!r}{nearest(value, BACKENDS)}")
+        return value
 
     @field_validator("gpu")
     @classmethod

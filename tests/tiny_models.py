@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from tests.byte_tokenizer import byte_tokenizer
 
 SHAPE: dict[str, Any] = {
@@ -30,7 +30,7 @@ def tiny_base(folder: Path, **sizes: int) -> Path:
     byte_tokenizer().save_pretrained(folder / "tokenizer")
     vocabulary = -(-len(load_tokenizer(folder / "tokenizer")) // 8) * 8
     usual = {"vocab_size": vocabulary, "num_key_value_heads": 4, "max_position_embeddings": 4096}
-    shape = LlamaShape(**SHAPE | usual | sizes)
+    shape = ModelShape(**SHAPE | usual | sizes)
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in shape.to_config().items() if k != "model_type"}))
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})

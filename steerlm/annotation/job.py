@@ -19,10 +19,11 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.identity import folder_identity, resolve_precision
 from steerlm.inference.striped import StripedAnnotation
 from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import read_info
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
+from steerlm.models.shape import ModelShape
+from steerlm.training.layout import LayoutSettings
 
 WORKER = "steerlm.annotation.worker"
 _PROGRESS = re.compile(r"\bblock \d+/\d+.*")
@@ -62,7 +63,7 @@ def planned(work: Annotation, *, overwrite: bool = False) -> Iterator[list[Strip
     info = read_info(work.model)
     if info.kind != "reward" or info.attributes is None:
         raise ModelError(f"{work.model}: a {info.kind} model; a reward model was expected")
-    work.layout.check_fits(LlamaShape.from_folder(work.model))
+    work.layout.check_fits(ModelShape.from_folder(work.model))
     identity = folder_identity(work.model, resolve_precision(work.model, work.options.dtype))
     method = output_method(identity, info.attributes, work.options)
     with contextlib.ExitStack() as stack:

@@ -38,7 +38,7 @@ def steering(
     from steerlm.evaluation.config import EvaluationSettings
     from steerlm.evaluation.measure import measure, read_questions
     from steerlm.evaluation.report import ReportData, write_report
-    from steerlm.records import write_json
+    from steerlm.files import write_json
 
     settings = EvaluationSettings(questions=count, max_tokens=max_tokens, over_long=over_long, seed=seed)
     asked = read_questions(questions)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
 
 app = typer.Typer(
     no_args_is_help=True, help="Fetch, import, export and show models.\n\nExample: steerlm model show DIR"
@@ -77,9 +77,9 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
     import json
 
     from steerlm.models.folder import read_info
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
 
-    info, shape = read_info(folder), LlamaShape.from_folder(folder)
+    info, shape = read_info(folder), ModelShape.from_folder(folder)
     schema = info.attributes
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     typer.echo(f"kind        {info.kind}")
@@ -98,7 +98,7 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
 
 def _layout(command: str, source: Path, target: Path, tensor: int, pipeline: int) -> "LayoutSettings":
     from steerlm.errors import InputError
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
 
     processes = tensor * pipeline
     started = int(os.environ.get("WORLD_SIZE", "1"))

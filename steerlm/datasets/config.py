@@ -12,18 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, first_problem
+from steerlm.settings import Settings
 
 OnError = Literal["fail", "skip"]
 """A bad line ends the run, or is counted and written to the rejects beside the output."""
 
 Uri = Annotated[str, Field(min_length=1)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class Settings(BaseModel):
-    """Base of the sections: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class SourceSettings(Settings):

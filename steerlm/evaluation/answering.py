@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, SteerLMError
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.files import write_json
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.prompt import USER, render_prompt
-from steerlm.records import Turn, write_json
-from steerlm.training.config import LayoutSettings
+from steerlm.records import Turn
+from steerlm.training.layout import LayoutSettings
 
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings
@@ -185,9 +187,9 @@ def _fitting(
 def _room(folder: Path, prompts: Sequence[str]) -> list[int]:
     """Tokens of the window that each prompt leaves, without loading the weights."""
     from steerlm.models.folder import load_tokenizer, read_info
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
 
-    longest = LlamaShape.from_folder(folder).max_position_embeddings
+    longest = ModelShape.from_folder(folder).max_position_embeddings
     window = min(read_info(folder).window or longest, longest)
     ids = load_tokenizer(folder)(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     return [window - len(one) for one in ids]

@@ -3,18 +3,18 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
+
+from steerlm.settings import Settings
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Settings):
     """`questions`: held-out questions asked with dials drawn independently and uniformly. `curve_questions`: questions
     asked per level of each dial's curve, the other dials at their defaults. `temperature` 0 is greedy.
 
     `over_long`: a text longer than a model's window is an error, or (`keep_end`) is judged by its end, and a question
     that leaves no room for an answer of `max_tokens` is not asked, but counted.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     questions: PositiveInt = 256
     curve_questions: PositiveInt = 16

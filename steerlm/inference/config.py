@@ -7,10 +7,11 @@ pass must share with the pass it goes on with.
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import TURN_STOP_STRINGS
+from steerlm.settings import Settings
 
 OverLong = Literal["error", "keep_end", "skip"]
 """A text longer than the model's window: stop; score its last `window` tokens (the read-out mark is kept); no score."""
@@ -19,15 +20,13 @@ Precision = Literal["auto", "fp32", "bf16"]
 """Of the weights in memory. `auto`: the folder's own on an accelerator, fp32 on a CPU. Scores are fp32 anyway."""
 
 
-class AnnotateSettings(BaseModel):
+class AnnotateSettings(Settings):
     """`turns`: `answers` scores every turn that is not the masked role's, `labelled` those with a label (as upstream).
 
     `use_system`: the record's system prompt in place of the constant one that the reward model was trained with.
     `on_error: skip` writes bad lines to the rejects file and goes on. `look_ahead`: texts that are sorted by length
     together; it bounds the memory, and the work that a kill can cost.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     turns: Literal["answers", "labelled"] = "answers"
     use_system: bool = False
@@ -43,7 +42,7 @@ class AnnotateSettings(BaseModel):
         return self.model_dump(include={"turns", "use_system", "over_long", "on_error"})
 
 
-class SamplingSettings(BaseModel):
+class SamplingSettings(Settings):
     """How the next token is chosen, and when to stop (docs/upstream.md#sampling-semantics).
 
     Attributes:
@@ -54,8 +53,6 @@ class SamplingSettings(BaseModel):
         stop: The text ends before the first of these strings. Default: the next turn's mark, with the newline that the
             template writes before it.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_tokens: PositiveInt = 256
     temperature: NonNegativeFloat = 0.0

@@ -17,10 +17,11 @@ from typing import BinaryIO, Self
 from pydantic import BaseModel, ConfigDict
 
 from steerlm.errors import InputError, RecordError
+from steerlm.files import open_text
 from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.journal import Reject
 from steerlm.prompt import render_readout
-from steerlm.records import Conversation, Turn, open_text, parse_line
+from steerlm.records import Conversation, Turn, parse_line
 
 BLOCK_CHARACTERS = 8_000_000
 """A block of very long texts ends here before `look_ahead` does."""

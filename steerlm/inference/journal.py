@@ -17,10 +17,10 @@ from typing import IO, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
+from steerlm.files import atomic_writer, sync, sync_folder
 from steerlm.locks import LockHeldError, hold
-from steerlm.records import atomic_writer
-from steerlm.storage import sha256_file
 
 
 class OutputConflict(InputError):  # noqa: N818 (what conflicts is the output)
@@ -101,7 +101,7 @@ class JournaledOutput:
         """Add a block of output and the mark that makes it good; `mark.size` is filled in."""
         assert self._output is not None
         self._output.write(text.encode())
-        _sync(self._output)
+        sync(self._output)
         self._append(mark.model_copy(update={"size": self._output.tell()}))
 
     def finish(self, mark: Mark) -> None:
@@ -122,7 +122,7 @@ class JournaledOutput:
         if self._partial.exists():
             self._write_rejects()
             self._partial.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif self.path.stat().st_size != self.mark.size or sha256_file(self.path) != self.mark.output_sha256:
             raise OutputConflict(f"{self.path} was changed after it was made")
 
@@ -144,7 +144,7 @@ class JournaledOutput:
 
     def _append(self, mark: Mark) -> None:
         self._journal.write(mark.model_dump_json().encode() + b"\n")
-        _sync(self._journal)
+        sync(self._journal)
         self.mark = mark
 
     def _marks(self) -> Iterator[tuple[int, Mark]]:
@@ -176,17 +176,3 @@ def discard(path: Path) -> None:
     """Remove an output, begun or complete, with what stands beside it."""
     for end in ("", ".partial", ".journal", ".rejects"):
         path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

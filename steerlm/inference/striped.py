@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerlm.errors import SteerLMError
+from steerlm.files import write_json
 from steerlm.inference.annotate import (
     AnnotateCounts,
     annotate,
@@ -28,7 +29,6 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.corpus import Corpus, Place
 from steerlm.inference.journal import JournaledOutput, OutputConflict, Reject, discard
 from steerlm.inference.parts import Parts
-from steerlm.records import write_json
 
 if TYPE_CHECKING:
     from steerlm.inference.scorer import Scorer

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from steerlm.errors import ConfigError, SteerLMError
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 

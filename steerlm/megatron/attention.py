@@ -18,8 +18,8 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 
 from steerlm.megatron import device
-from steerlm.models.shape import LlamaShape
-from steerlm.training.engine import RowTensors
+from steerlm.models.shape import ModelShape
+from steerlm.training.data import RowTensors
 from steerlm.training.tensors import on_device
 
 SPREAD = 1.25
@@ -54,7 +54,7 @@ class Segments:
 class Rotary(torch.nn.Module):
     """Rotary frequencies in fp32, with all four numbers of Llama-3's scaling (megatron's own takes only the factor)."""
 
-    def __init__(self, shape: LlamaShape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         size = shape.head_size
         # On the CPU whatever the device, so that every machine rounds the frequencies alike.

@@ -28,7 +28,7 @@ from steerlm.megatron.model import Llama
 from steerlm.megatron.resharding import SavedLayout, size
 from steerlm.megatron.shard_files import ShardFiles
 from steerlm.megatron.shares import WEIGHT, Share, master_is, shares
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.engine import SaveResult
 
 
@@ -39,7 +39,7 @@ class Trained:
     model: Llama
     own: Sequence[Parameter]
     optimizer: Any
-    shape: LlamaShape
+    shape: ModelShape
 
     def shares(self) -> list[Share]:
         return list(shares(self.model, self.optimizer, self.own))
@@ -136,7 +136,7 @@ def load(folder: Path, trained: Trained) -> None:
 
 
 @torch.no_grad()
-def load_weights(folder: Path, model: Llama, own: Sequence[Parameter], shape: LlamaShape) -> None:
+def load_weights(folder: Path, model: Llama, own: Sequence[Parameter], shape: ModelShape) -> None:
     """Restore all of this process's weights, and nothing else. Collective. Raises `TrainingError` as `load` does."""
     described = check(folder, shape, model.outputs)
     if "layout" not in described:
@@ -194,7 +194,7 @@ def _fused_norms(own: Sequence[Parameter]) -> bool:
 
 
 def _saved_layout(described: Mapping[str, Any]) -> SavedLayout:
-    layout, shape = described["layout"], LlamaShape(**described["shape"])
+    layout, shape = described["layout"], ModelShape(**described["shape"])
     return SavedLayout(
         shape, layout["tensor"], layout["pipeline"], described["outputs"], fused_norms=layout["fused_norms"]
     )

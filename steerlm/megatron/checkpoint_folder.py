@@ -13,10 +13,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from steerlm.checksums import sha256_file
 from steerlm.errors import TrainingError
-from steerlm.models.shape import LlamaShape
-from steerlm.records import write_json
-from steerlm.storage import sha256_file
+from steerlm.files import write_json
+from steerlm.models.shape import ModelShape
 from steerlm.training.checkpoints import COMPLETE
 
 STATE = "state.json"
@@ -77,7 +77,7 @@ def raise_together(folder: Path, reason: str | None) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """`shape` (of `LlamaShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
+    """`shape` (of `ModelShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
     `optimizer`: whether training can be resumed from it; of a training's, `layout` that saved it.
 
     Raises `TrainingError` if the checkpoint is not complete.
@@ -105,14 +105,14 @@ def state_of(folder: Path) -> dict[str, Any]:
     return state
 
 
-def check(folder: Path, shape: LlamaShape, outputs: int | None) -> dict[str, Any]:
+def check(folder: Path, shape: ModelShape, outputs: int | None) -> dict[str, Any]:
     """Compare a checkpoint with the model that will take it, and every file with COMPLETE; what `describe` tells.
 
     Collective. Raises `TrainingError` on every process alike.
     """
     described = describe(folder)
     wanted = {"outputs": outputs, **shape.model_dump()}
-    saved = {"outputs": described["outputs"], **LlamaShape(**described["shape"]).model_dump()}
+    saved = {"outputs": described["outputs"], **ModelShape(**described["shape"]).model_dump()}
     others = [f"{name} {saved[name]}, here {value}" for name, value in wanted.items() if saved[name] != value]
     if others:
         raise TrainingError(f"{folder}: is of another model ({'; '.join(others)})")

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from steerlm.errors import ModelError
+from steerlm.files import write_json
 from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
 from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
-from steerlm.models.shape import LlamaShape
-from steerlm.records import write_json
-from steerlm.training.config import LayoutSettings
+from steerlm.models.shape import ModelShape
+from steerlm.training.layout import LayoutSettings
 
 COMPANIONS = "huggingface"
 """Where a checkpoint keeps the folder's other files: config, tokenizer, templates, card."""
@@ -29,8 +29,8 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     Collective over the layout's processes. Raises `ModelError` for a folder that is not a Llama's, or whose weights
     are not all of one dtype.
     """
-    shape = LlamaShape.from_folder(folder)
-    source = _OneType(folder)
+    shape = ModelShape.from_folder(folder)
+    source = _OneType(folder, f"{shape.family.weights.final_norm}.weight")
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
     source.folder.close()
@@ -44,7 +44,7 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     Raises `TrainingError` if the checkpoint is not complete.
     """
     described = describe(folder)
-    shape, outputs = LlamaShape(**described["shape"]), described["outputs"]
+    shape, outputs = ModelShape(**described["shape"]), described["outputs"]
     model, own = _build(shape, outputs, getattr(torch, described["dtype"]), layout or LayoutSettings())
     checkpoint.load_weights(folder, model, own, shape)
     hf_io.write(model, own, shape, parallel.place(), outputs, out)
@@ -56,7 +56,7 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
 
 
 def _build(
-    shape: LlamaShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
+    shape: ModelShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
 ) -> tuple[models.Llama, list[Parameter]]:
     layout.check_fits(shape)
     parallel.initialize(layout, seed=0)
@@ -67,16 +67,16 @@ def _build(
 class _OneType:
     """A folder's weights, of which none may have to be converted. `outputs`: of its reward head, or None."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = hf_io.Folder(folder)
-        self.dtype = self.folder.dtype("model.norm.weight")
+    def __init__(self, folder: Path, first: str) -> None:
+        self.folder, self.first = hf_io.Folder(folder), first
+        self.dtype = self.folder.dtype(first)
         self.outputs = self.folder.shape(SCORE)[0] if SCORE in self.folder else None
 
     def read(self, part: Slice) -> torch.Tensor:
         tensor = self.folder.read(part)
         if tensor.dtype != self.dtype:
             raise ModelError(
-                f"{self.folder.path}: {part.name} is {tensor.dtype}, model.norm.weight {self.dtype}; "
+                f"{self.folder.path}: {part.name} is {tensor.dtype}, {self.first} {self.dtype}; "
                 "a checkpoint keeps weights of one dtype, save the model in one first"
             )
         return tensor
@@ -90,11 +90,10 @@ def _copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _config(shape: LlamaShape, outputs: int | None, dtype: str) -> dict[str, object]:
-    kind: dict[str, object] = {"architectures": ["LlamaForCausalLM"], "dtype": dtype}
-    if outputs is not None:
-        labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
-        ids = {name: int(i) for i, name in labels.items()}
-        kind |= {"architectures": ["LlamaForSequenceClassification"], "id2label": labels, "label2id": ids}
-        kind |= {"problem_type": "regression"}
-    return {**shape.to_config(), **kind}
+def _config(shape: ModelShape, outputs: int | None, dtype: str) -> dict[str, object]:
+    config = {**shape.to_config(reward=outputs is not None), "dtype": dtype}
+    if outputs is None:
+        return config
+    labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
+    ids = {name: int(i) for i, name in labels.items()}
+    return config | {"id2label": labels, "label2id": ids, "problem_type": "regression"}

@@ -21,7 +21,7 @@ from steerlm.errors import first_line
 from steerlm.megatron import fixes
 from steerlm.megatron.checkpoint_folder import MODEL, STATE, TENSORS, damaged, digest, prepare, raise_together, seal
 from steerlm.megatron.model import Llama
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 
 FULL = ("inline_container", "iostream error")
 """What torch's writer says of a file that it cannot write; a full disk is not named."""
@@ -33,7 +33,7 @@ CONTENT = {
 }
 
 
-def save_weights(folder: Path, model: Llama, shape: LlamaShape, companions: Callable[[], None]) -> None:
+def save_weights(folder: Path, model: Llama, shape: ModelShape, companions: Callable[[], None]) -> None:
     """Write a checkpoint of weights alone into `folder`, replacing what is there. Collective; raises `TrainingError`.
 
     `companions` adds other files; the first process calls it before the checkpoint is sealed.

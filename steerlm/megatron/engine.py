@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,10 +23,11 @@ from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
-from steerlm.training.engine import Layout, Objective, RowTensors, SaveResult, Statistics, StepResult
-from steerlm.training.rows import Row
+from steerlm.models.shape import ModelShape
+from steerlm.training.config import OptimizerSettings, RewardSettings, TrainSettings
+from steerlm.training.data import Row, RowTensors
+from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -38,7 +39,7 @@ Sums = tuple[torch.Tensor, int, Statistics]
 def build_engine(
     *,
     model_folder: Path | None,
-    shape: LlamaShape | None,
+    shape: ModelShape | None,
     outputs: int | None,
     settings: TrainSettings,
     layout: LayoutSettings,
@@ -50,7 +51,7 @@ def build_engine(
     """
     if (model_folder is None) == (shape is None):
         raise ValueError("give either model_folder or shape")
-    shape = shape or LlamaShape.from_folder(model_folder or "")
+    shape = shape or ModelShape.from_folder(model_folder or "")
     layout.check_fits(shape)
     here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
@@ -74,7 +75,7 @@ class MegatronEngine:
         self,
         model: models.Llama,
         own: Sequence[Parameter],
-        shape: LlamaShape,
+        shape: ModelShape,
         settings: TrainSettings,
         layout: Layout,
         bucket_size: int | None = None,
@@ -121,28 +122,6 @@ class MegatronEngine:
         self.ddp.eval()
         with torch.no_grad():
             return self._sums(self._run(rows, objective, None), rows, objective)
-
-    @torch.no_grad()
-    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> list[torch.Tensor]:
-        self._check(output)
-        self.ddp.eval()
-
-        def collect(row: RowTensors, out: torch.Tensor, non_loss_data: bool) -> torch.Tensor:
-            if output == "values":
-                return out
-            sums = out.new_zeros(len(row.readouts) + 1)
-            return sums.index_add_(0, row.sample_of, torch.where(row.weights != 0, out * row.weights, 0))[:-1]
-
-        collected = self._through(rows, collect, forward_only=True, collect_non_loss_data=True)
-        shapes = [(len(row.samples), *([self.outputs] if self.outputs else [])) for row in rows]
-        sizes = [math.prod(shape) for shape in shapes]
-        flat = torch.empty(sum(sizes), device=self.device)
-        if self._last:
-            torch.cat([part.flatten() for part in collected], out=flat)
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-            group = parallel_state.get_pipeline_model_parallel_group()
-            dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
-        return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         votes = torch.tensor([int(flag) for flag in flags], device=self.device)

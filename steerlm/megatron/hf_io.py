@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from steerlm.errors import Interrupted, ModelError
 from steerlm.megatron.mapping import SCORE, Parameter, Place, Slice, fuse, parameters, split
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -165,7 +165,7 @@ class Shard:
 
 
 def plan_shards(
-    shape: LlamaShape, outputs: int | None, tensors: int, stages: int, itemsize: int, limit: int
+    shape: ModelShape, outputs: int | None, tensors: int, stages: int, itemsize: int, limit: int
 ) -> list[Shard]:
     """Every file of a model and who writes it, at most `limit` bytes each unless one tensor is larger. Pure."""
     groups: list[tuple[int, list[str]]] = []
@@ -186,7 +186,7 @@ def plan_shards(
     ]
 
 
-def _owned(shape: LlamaShape, place: Place, outputs: int | None) -> Iterator[Slice]:
+def _owned(shape: ModelShape, place: Place, outputs: int | None) -> Iterator[Slice]:
     for parameter in parameters(shape, place, outputs):
         if not parameter.copy:
             yield from parameter.parts
@@ -200,7 +200,7 @@ def _bytes(part: Slice, itemsize: int) -> int:
 def write(
     model: torch.nn.Module,
     own: Sequence[Parameter],
-    shape: LlamaShape,
+    shape: ModelShape,
     place: Place,
     outputs: int | None,
     folder: Path,
@@ -242,7 +242,7 @@ def _gather(part: Slice, tensor: torch.Tensor, place: Place, owner: int) -> torc
     return torch.cat(shares, part.dim) if shares is not None else None
 
 
-def _write_index(folder: Path, shards: Sequence[Shard], shape: LlamaShape, outputs: int | None, itemsize: int) -> None:
+def _write_index(folder: Path, shards: Sequence[Shard], shape: ModelShape, outputs: int | None, itemsize: int) -> None:
     weight_map = {name: shard.file for shard in shards for name in shard.names}
     total = sum(_bytes(part, itemsize) for part in _owned(shape, Place(), outputs))
     content = {"metadata": {"total_size": total}, "weight_map": weight_map}

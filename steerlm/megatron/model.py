@@ -31,9 +31,9 @@ from steerlm.megatron import device
 from steerlm.megatron.activation import GatedSilu
 from steerlm.megatron.attention import Rotary, SdpaAttention, segments
 from steerlm.megatron.norm import RMSNorm
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
+from steerlm.models.shape import ModelShape
+from steerlm.training.data import RowTensors
+from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class RewardHead(torch.nn.Module):
 class Llama(GPTModel):
     """One pipeline stage of a Llama. `outputs`: a reward head in place of the vocabulary projection."""
 
-    def __init__(self, shape: LlamaShape, config: TransformerConfig, spec: Any, outputs: int | None) -> None:
+    def __init__(self, shape: ModelShape, config: TransformerConfig, spec: Any, outputs: int | None) -> None:
         super().__init__(
             config,
             spec,
@@ -147,7 +147,7 @@ def resolve_attention(layout: LayoutSettings) -> Attention:
     return "te" if available and layout.attention != "sdpa" else "sdpa"
 
 
-def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> TransformerConfig:
+def configure(shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype) -> TransformerConfig:
     recompute: dict[str, Any] = {}
     if layout.recompute == "full":
         recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -166,6 +166,7 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         activation_func=F.silu,
         use_te_activation_func=True,  # a module of the layer spec's choice: ours, on megatron's layers
         add_bias_linear=False,
+        add_qkv_bias=shape.family.qkv_bias,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor,
@@ -186,7 +187,7 @@ def configure(shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype) -> 
     )
 
 
-def build(shape: LlamaShape, config: TransformerConfig, attention: Attention, outputs: int | None) -> Llama:
+def build(shape: ModelShape, config: TransformerConfig, attention: Attention, outputs: int | None) -> Llama:
     """This process's part of the model, its weights not yet set."""
     if attention == "te":
         from steerlm.megatron import transformer_engine

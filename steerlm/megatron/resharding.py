@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from steerlm.errors import ModelError
 from steerlm.megatron.mapping import Parameter, Place, Slice, parameters
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Copy:
 class SavedLayout:
     """Every parameter of every process of the layout that wrote a checkpoint, by Hugging Face tensor."""
 
-    def __init__(self, shape: LlamaShape, tensors: int, stages: int, outputs: int | None, fused_norms: bool) -> None:
+    def __init__(self, shape: ModelShape, tensors: int, stages: int, outputs: int | None, fused_norms: bool) -> None:
         self._found: dict[str, list[tuple[Place, Parameter, Block]]] = {}
         for stage in range(stages):
             for tensor in range(tensors):

@@ -23,10 +23,9 @@ from steerlm.megatron import device, hf_io, parallel, pipeline
 from steerlm.megatron import model as models
 from steerlm.megatron.mapping import SCORE, parameters
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row, Sample
+from steerlm.models.shape import ModelShape
+from steerlm.training.data import Row, RowTensors, Sample
+from steerlm.training.layout import LayoutSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Value = TypeVar("Value")
@@ -49,7 +48,7 @@ class MegatronScorer(TokenScorer):
         precision: Literal["fp32", "bf16"] = "fp32",
         batch_tokens: int | None = None,
     ) -> None:
-        info, shape = read_info(folder), LlamaShape.from_folder(folder)
+        info, shape = read_info(folder), ModelShape.from_folder(folder)
         if info.kind != "reward" or info.attributes is None:
             raise ModelError(f"{folder}: a {info.kind} model; a reward model was expected")
         layout.check_fits(shape)
@@ -109,7 +108,7 @@ class MegatronScorer(TokenScorer):
         )
 
 
-def _build(folder: Path, shape: LlamaShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int) -> models.Llama:
+def _build(folder: Path, shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int) -> models.Llama:
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, dtype), attention, outputs)
     weights = hf_io.Folder(folder)

@@ -4,13 +4,13 @@
 From the models' published `config.json`; what is trained is always read from the fetched folder itself.
 """
 
-from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.models.shape import ModelShape, RopeScaling
 
 _SCALED = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
 
 
-def _llama2(hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int) -> LlamaShape:
-    return LlamaShape(
+def _llama2(hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int) -> ModelShape:
+    return ModelShape(
         vocab_size=32000,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -21,8 +21,8 @@ def _llama2(hidden: int, intermediate: int, layers: int, heads: int, key_value_h
     )
 
 
-def _llama3(hidden: int, intermediate: int, layers: int, heads: int, scaling: RopeScaling | None) -> LlamaShape:
-    return LlamaShape(
+def _llama3(hidden: int, intermediate: int, layers: int, heads: int, scaling: RopeScaling | None) -> ModelShape:
+    return ModelShape(
         vocab_size=128256,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -43,7 +43,7 @@ SHAPES = {
     "meta-llama/Meta-Llama-3-70B": _llama3(8192, 28672, 80, 64, None),
     "meta-llama/Llama-3.1-8B-Instruct": _llama3(4096, 14336, 32, 32, _SCALED),
     "meta-llama/Llama-3.1-70B-Instruct": _llama3(8192, 28672, 80, 64, _SCALED),
-    "HuggingFaceTB/SmolLM2-360M": LlamaShape(
+    "HuggingFaceTB/SmolLM2-360M": ModelShape(
         vocab_size=49152,
         hidden_size=960,
         intermediate_size=2560,
@@ -57,6 +57,6 @@ SHAPES = {
 }
 
 
-def public_shape(uri: str) -> LlamaShape | None:
+def public_shape(uri: str) -> ModelShape | None:
     """The shape behind `hf://org/name[@revision]`, if it is one of these."""
     return SHAPES.get(uri.removeprefix("hf://").partition("@")[0])

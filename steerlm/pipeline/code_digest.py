@@ -17,13 +17,16 @@ import steerlm
 
 PLUMBING = (
     "steerlm.artifact",
+    "steerlm.checksums",
     "steerlm.cli",
     "steerlm.configuration",
     "steerlm.errors",
+    "steerlm.files",
     "steerlm.jobs",
     "steerlm.locks",
     "steerlm.processes",
     "steerlm.recipe",
+    "steerlm.signals",
     "steerlm.storage",
     "steerlm.stages.base",
     "steerlm.pipeline.code_digest",

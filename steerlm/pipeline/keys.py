@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerlm.artifact import digest_json
+from steerlm.checksums import digest_json
 from steerlm.pipeline.code_digest import code_digest
 from steerlm.stages.base import ConfigT, Inputs, Stage
 

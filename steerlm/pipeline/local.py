@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from steerlm.artifact import LOGS, Store
 from steerlm.errors import InputError, Interrupted, SteerLMError
+from steerlm.files import write_json
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.pipeline.step import JOURNAL
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
-from steerlm.trainjob.planning import check_runs_here
+from steerlm.signals import CTRL_C_EXIT_CODE, handled
+from steerlm.trainjob.preflight import check_layouts
 
 POLL_SECONDS = 0.25
 RUNS = "runs"
@@ -57,7 +57,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     SIGTERM, `KeyboardInterrupt` after Ctrl-C, `SteerLMError` otherwise. Run again, it goes on where it broke.
     """
     began = time.monotonic()
-    check_runs_here(resolved)
+    check_layouts(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"
@@ -118,7 +118,7 @@ class _Follower(threading.Thread):
             self._take()
         self._take()
 
-    def pass_on(self, number: int, frame: FrameType | None = None) -> None:
+    def pass_on(self, number: int) -> None:
         """A signal handler. A step that begins later gets the first signal then. A closed terminal is a termination."""
         self.signals.append(signal.SIGTERM if number == signal.SIGHUP else number)
         self._signal(self.signals[-1])
@@ -126,17 +126,13 @@ class _Follower(threading.Thread):
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
         """Follow while the block runs; signals are handled if it runs in the main thread."""
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self.pass_on) for number in SIGNALS}
-        self.start()
-        try:
-            yield
-        finally:
-            self._ending.set()
-            self.join()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(SIGNALS, self.pass_on):
+            self.start()
+            try:
+                yield
+            finally:
+                self._ending.set()
+                self.join()
 
     def _take(self) -> None:
         for event in self._reader.new():
@@ -162,7 +158,7 @@ class _Follower(threading.Thread):
 def _raise_failure(run: PipelineRun, completed: bool, signals: list[int]) -> None:
     failed = next((o for o in run.outcomes if "code" in o), None)
     code = failed["code"] if failed else 0
-    if code == 128 + signal.SIGINT or (not completed and signals[:1] == [signal.SIGINT]):
+    if code == CTRL_C_EXIT_CODE or (not completed and signals[:1] == [signal.SIGINT]):
         raise KeyboardInterrupt
     if code == Interrupted.exit_code or (not completed and signals):
         raise Interrupted(f"{failed['label'] if failed else 'the run'} was stopped; run the same command to go on")

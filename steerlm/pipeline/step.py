@@ -8,7 +8,6 @@ no model is ever copied through the engine. A step that the recipe has no sectio
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
 from steerlm.pipeline.run_log import RunLog
+from steerlm.signals import CTRL_C_EXIT_CODE, interrupted_by_sigterm
 
 if TYPE_CHECKING:
     from steerlm.artifact import Artifact, Store
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "STEERLM_JOURNAL"
 """Environment variable: the journal of the run that a step belongs to; whoever set it does the tracking."""
+TERMINATED = "terminated; run the same command to resume"
 log = logging.getLogger(__name__)
 
 
@@ -83,12 +83,12 @@ def run_step(
     if not _applies(STEPS[label].section, json.loads(recipe)):  # before anything is imported
         _skip(label, taken, output)
         return
-    with _journal(recipe, profile) as run_log, _terminable():
+    with _journal(recipe, profile) as run_log, interrupted_by_sigterm(TERMINATED):
         run_log.emit("step", label)
         try:
             outcome = _run(label, recipe, profile, taken, run_log)
         except (KeyboardInterrupt, SteerLMError) as error:
-            code = error.exit_code if isinstance(error, SteerLMError) else 128 + signal.SIGINT
+            code = error.exit_code if isinstance(error, SteerLMError) else CTRL_C_EXIT_CODE
             _failed(run_log, label, error, code, began)
             raise SystemExit(code) from None
         except Exception as error:
@@ -159,7 +159,7 @@ def _first(candidates: Sequence[EngineArtifact]) -> EngineArtifact | None:
 def _failed(run_log: RunLog, label: str, error: BaseException, code: int, began: float) -> None:
     text = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
     log.error("%s: %s", label, text)
-    what = "stopped" if code in (128 + signal.SIGINT, Interrupted.exit_code) else "failed"
+    what = "stopped" if code in (CTRL_C_EXIT_CODE, Interrupted.exit_code) else "failed"
     run_log.emit("outcome", label, what=what, why=text, seconds=time.monotonic() - began, code=code)
 
 
@@ -179,17 +179,3 @@ def _journal(recipe: str, profile: str) -> Iterator[RunLog]:
         journal = Path(folder) / "journal.jsonl"
         with recording(name, journal, where.tracking, Store(where.store).root):
             yield RunLog(journal)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a stage as an error would, so that the journal hears of it."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("terminated; run the same command to go on")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

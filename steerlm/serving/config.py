@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server. Imports no torch."""
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from steerlm.inference.engine.config import EngineSettings
+from steerlm.settings import Settings
 
 
-class ScoreSettings(BaseModel):
+class ScoreSettings(Settings):
     """Batching of scoring requests.
 
     Attributes:
@@ -15,14 +16,12 @@ class ScoreSettings(BaseModel):
         max_texts: Texts of one request at most.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     wait_ms: NonNegativeFloat = 2.0
     max_batch: PositiveInt = 64
     max_texts: PositiveInt = 4096
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Settings):
     """One server.
 
     Attributes:
@@ -39,8 +38,6 @@ class ServeSettings(BaseModel):
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(1427, ge=0, le=65535)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from steerlm.artifact import LOGS
 from steerlm.errors import InputError
+from steerlm.files import write_json
 from steerlm.recipe import Goals, Recipe
-from steerlm.records import write_json
 from steerlm.stages.base import METRICS, Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.stages.evaluate import RESULT
 

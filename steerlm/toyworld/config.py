@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How large the demo's world is and how its raters behave. Torch-free; knows nothing of the language itself."""
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from steerlm.settings import Settings
 
 
-class RaterSettings(BaseModel):
+class RaterSettings(Settings):
     """Several people rate each answer; the rating that is kept is their mean, rounded to a whole number of 0..4."""
-
-    model_config = ConfigDict(extra="forbid")
 
     raters: PositiveInt = 3
     noise: NonNegativeFloat = 0.8
@@ -18,10 +18,8 @@ class RaterSettings(BaseModel):
     """Share of the rated answers judged on one questionnaire only: OASST's four attributes or HelpSteer's five."""
 
 
-class ToySettings(BaseModel):
+class ToySettings(Settings):
     """What `make` writes. Counts are of conversations, documents and questions; lengths of tokens."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seed: int = 1234
     conversations: PositiveInt = 12_000

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of one global batch: plans them from lengths alone, then reads only those of this rank. Pure of models."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from steerlm.errors import ConfigError
+from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Layout
-from steerlm.training.rows import Row, padded, plan
+from steerlm.training.packing import padded_length, plan_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,22 @@ def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Lay
         items += [samples] if data.in_one_row(unit) else [[s] for s in samples]
     of_samples = [data.lengths[item].astype(np.int64) for item in items]
     lengths = [int(each.sum()) for each in of_samples]
-    planned = plan(lengths, row_tokens, layout.dp_size)
-    rows = [Row(tuple(data.sample(s) for item in row for s in items[item])) for row in planned[layout.dp_rank]]
+    planned = plan_rows(lengths, row_tokens, layout.dp_size)
+    rows = [_row(data, [items[item] for item in row]) for row in planned[layout.dp_rank]]
     loads = []
     for replica in planned:
         filled = [sum(lengths[item] for item in row) for row in replica]
         multiple = layout.padding(filled)
         squares = sum(int(of_samples[item] @ of_samples[item]) for row in replica for item in row)
-        loads.append(Load(sum(padded(tokens, multiple) for tokens in filled), squares))
+        loads.append(Load(sum(padded_length(tokens, multiple) for tokens in filled), squares))
     count = int(data.denominators[[sample for item in items for sample in item]].sum())
     return Batch(rows, count, sum(lengths), loads)
+
+
+def _row(data: TokenDataset, items: Sequence[Sequence[int]]) -> Row:
+    """Read the samples of a row; each item is a unit."""
+    samples = tuple(data.sample(sample) for item in items for sample in item)
+    return Row(samples, tuple(itertools.accumulate(len(item) for item in items)))
 
 
 def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:

@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,12 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from steerlm import locks
+from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
+from steerlm.files import atomic_folder, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import write_json
-from steerlm.storage import sha256_file
-from steerlm.training.engine import Objective, Unit
-from steerlm.training.rows import Ints, Sample
+from steerlm.training.data import Ints, Sample
+from steerlm.training.engine import Objective
 from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 
 log = logging.getLogger(__name__)
@@ -138,10 +136,6 @@ class TokenDataset:
         labels = None if self._labels is None else np.array(self._labels[index])
         return Sample(np.array(self._arrays["ids"][start:end]), weights, labels, int(self._arrays["counts"][index]))
 
-    def unit(self, index: int) -> Unit:
-        samples = tuple(self.sample(i) for i in self.samples(index))
-        return Unit(samples, "row" if self.in_one_row(index) else "step")
-
 
 def _folder(cache: Path, key: str) -> Path:
     return cache / key[:16]
@@ -163,35 +157,30 @@ def _write(
     processes: int,
 ) -> None:
     """Tokenize every record into a folder of its own, which takes `folder`'s name when it is whole."""
-    partial = folder.with_name(f".{folder.name}.{os.uname().nodename}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process of this machine that died: we hold the lock
-    partial.mkdir()
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
     counts: Counter[str] = Counter()
     try:
-        with contextlib.ExitStack() as stack:
-            out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
-            progress = stack.enter_context(_Progress(files, report_progress))
-            for part in tokenize(files, objective, processes):
-                part.arrays["offsets"] += totals["tokens"]
-                part.arrays["units"] += totals["samples"]
-                for name, array in part.arrays.items():
-                    out[name].write(array.tobytes())
-                totals["records"] += part.records
-                totals["units"] += len(part.arrays["units"])
-                totals["samples"] += len(part.arrays["offsets"])
-                totals["tokens"] += len(part.arrays["ids"])
-                counts.update(part.counts)
-                for what, message in part.warnings.items():
-                    objective.warn_once(what, message)
-                progress.update(part.size, totals)
-        write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
-        partial.rename(folder)
+        with atomic_folder(folder) as partial:  # we hold the lock of this machine
+            with contextlib.ExitStack() as stack:
+                out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
+                progress = stack.enter_context(_Progress(files, report_progress))
+                for part in tokenize(files, objective, processes):
+                    part.arrays["offsets"] += totals["tokens"]
+                    part.arrays["units"] += totals["samples"]
+                    for name, array in part.arrays.items():
+                        out[name].write(array.tobytes())
+                    totals["records"] += part.records
+                    totals["units"] += len(part.arrays["units"])
+                    totals["samples"] += len(part.arrays["offsets"])
+                    totals["tokens"] += len(part.arrays["ids"])
+                    counts.update(part.counts)
+                    for what, message in part.warnings.items():
+                        objective.warn_once(what, message)
+                    progress.update(part.size, totals)
+            write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
     except OSError:
         if not (folder / "meta.json").exists():  # else made meanwhile on a machine our lock does not reach: the same
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _Progress:

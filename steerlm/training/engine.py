@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from steerlm.training.rows import Row, Sample, padded
+from steerlm.training.data import Row, RowTensors, Unit
+from steerlm.training.packing import padded_length
 
 if TYPE_CHECKING:
     import torch
 
-    from steerlm.models.shape import LlamaShape
+    from steerlm.models.shape import ModelShape
     from steerlm.records import Line
 
 Statistics = dict[str, "torch.Tensor"]
@@ -41,39 +42,7 @@ class Layout:
 
     def padding(self, tokens: Iterable[int]) -> int:
         """What each row of a replica's step is padded to a multiple of; `tokens`: those of all its rows."""
-        return padded(max(tokens), self.row_multiple) if self.equal_rows else self.row_multiple
-
-
-@dataclass(frozen=True, slots=True)
-class RowTensors:
-    """A row on the device, padded with a tail segment of weight 0. T: padded tokens, K: samples.
-
-    `tokens` [T] int64; `positions` [T] int64 (restart per segment); `cu_seqlens` [segments+1] int32 (tail included);
-    `targets` [T] int64: the next token of the same segment (0 at a segment's last); `weights` [T] fp32: loss weight of
-    `targets`; `learned` [L] int64: the positions whose weight is not 0, position 0 if there is none; `readouts` [K]
-    int64: index of each sample's last token; `labels` [K, A] fp32 or None; `sample_of` [T] int64: which sample a token
-    belongs to (K for the tail). On the host: `lengths` of the segments (tail included), and the row's `count`.
-    """
-
-    tokens: "torch.Tensor"
-    positions: "torch.Tensor"
-    cu_seqlens: "torch.Tensor"
-    targets: "torch.Tensor"
-    weights: "torch.Tensor"
-    learned: "torch.Tensor"
-    readouts: "torch.Tensor"
-    sample_of: "torch.Tensor"
-    lengths: tuple[int, ...]
-    count: int
-    labels: "torch.Tensor | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What the sampler yields and never splits: samples of one record. `together`: in one row, or in one step."""
-
-    samples: tuple[Sample, ...]
-    together: Literal["row", "step"] = "step"
+        return padded_length(max(tokens), self.row_multiple) if self.equal_rows else self.row_multiple
 
 
 class Objective(Protocol):
@@ -147,7 +116,7 @@ class Engine(Protocol):
     """
 
     layout: Layout
-    shape: "LlamaShape"
+    shape: "ModelShape"
     outputs: int | None
     device_name: str
 
@@ -162,10 +131,6 @@ class Engine(Protocol):
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
         """The same sums without a gradient."""
-
-    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> "list[torch.Tensor]":
-        """Per row of this rank, fp32 on the CPU, no gradient: per-sample sums of weighted log-probs [K], or values
-        [K, A]; the same on every rank of the model-parallel group."""
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Each True on every rank if it is True on any (a termination signal reaches ranks at other times)."""

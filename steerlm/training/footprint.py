@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerlm.errors import ConfigError
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, TrainSettings
-from steerlm.training.rows import padded, plan
+from steerlm.models.shape import ModelShape
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
+from steerlm.training.packing import padded_length, plan_rows
 from steerlm.training.sampler import Sampler, total_steps
 
 ROOM = 0.85
 """Share of a GPU's memory that may be filled with what is counted here; the rest is for what is not."""
 
 
-def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: LlamaShape) -> None:
+def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: ModelShape) -> None:
     """Raises `ConfigError` for a global batch that leaves processes without a sample, or a window beyond the model."""
     if settings.global_batch < layout.data_parallel:
         raise ConfigError(
@@ -48,11 +49,11 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def local_parameters(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, stage: int) -> int:
+def local_parameters(shape: ModelShape, layout: LayoutSettings, outputs: int | None, stage: int) -> int:
     """Parameters that a process of a pipeline stage holds; norms and a reward head are whole on each."""
     h, d, tensor = shape.hidden_size, shape.head_size, layout.tensor
     attention = h * d * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
-    layer = (attention + 3 * h * shape.intermediate_size) // tensor + 2 * h
+    layer = (attention + shape.qkv_biases + 3 * h * shape.intermediate_size) // tensor + 2 * h
     count = shape.num_hidden_layers // layout.pipeline * layer
     embedding = shape.vocab_size * h // tensor
     first, last = stage == 0, stage == layout.pipeline - 1
@@ -79,7 +80,7 @@ def state_bytes(parameters: int, replicas: int, settings: TrainSettings) -> tupl
     return weights, parameters * gradient_bytes(settings), parameters * moments // replicas
 
 
-def activation_bytes(shape: LlamaShape, layout: LayoutSettings, precision: str, row_tokens: int) -> int:
+def activation_bytes(shape: ModelShape, layout: LayoutSettings, precision: str, row_tokens: int) -> int:
     """Kept for one row by the layers of one stage, for the backward pass."""
     size, tensor = 2 if precision == "bf16" else 4, layout.tensor
     h, d = shape.hidden_size, shape.head_size
@@ -100,7 +101,7 @@ def activation_bytes(shape: LlamaShape, layout: LayoutSettings, precision: str, 
 
 
 def memory(
-    shape: LlamaShape, settings: TrainSettings, layout: LayoutSettings, outputs: int | None, rows: int = 1
+    shape: ModelShape, settings: TrainSettings, layout: LayoutSettings, outputs: int | None, rows: int = 1
 ) -> Memory:
     """Of the fullest process, for rows as long as the layout lets them be, `rows` of them per step and replica."""
     row_tokens = layout.row_limit(settings.window)
@@ -118,7 +119,7 @@ def memory(
     return max(of_stages, key=lambda m: m.total)
 
 
-def flops_per_token(shape: LlamaShape, outputs: int | None, context: float) -> float:
+def flops_per_token(shape: ModelShape, outputs: int | None, context: float) -> float:
     """Model FLOPs of one token forward and backward: 6 per weight of a matrix product, and causal attention over a mean
     segment of `context` tokens. What recomputation adds is not counted."""
     embedding = shape.vocab_size * shape.hidden_size
@@ -159,11 +160,11 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
     tokens = computed = rows = squares = 0
     for _ in range(steps):
         taken = [int(lengths[i]) for i in sampler.take(settings.global_batch)]
-        planned = plan(taken, layout.row_limit(settings.window), layout.data_parallel)
+        planned = plan_rows(taken, layout.row_limit(settings.window), layout.data_parallel)
         longest = [max(sum(taken[i] for i in row) for row in micro_batch) for micro_batch in zip(*planned, strict=True)]
         if layout.pipeline > 1:
             longest = [max(longest)] * len(longest)
-        computed += sum(padded(row, multiple) for row in longest) * len(planned)
+        computed += sum(padded_length(row, multiple) for row in longest) * len(planned)
         tokens += sum(taken)
         squares += sum(n * n for n in taken)
         rows += len(longest)
@@ -200,7 +201,7 @@ class Needs:
 
 
 def needs(
-    shape: LlamaShape,
+    shape: ModelShape,
     settings: TrainSettings,
     layout: LayoutSettings,
     outputs: int | None,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import PositiveFloat
 
 from steerlm.errors import ConfigError
-from steerlm.training.config import Settings
+from steerlm.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

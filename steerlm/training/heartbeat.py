@@ -24,6 +24,7 @@ from typing import Self
 
 from steerlm import processes
 from steerlm.errors import PeerLostError, first_line
+from steerlm.files import partial_path
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ class Heartbeat:
             if beat.progress != self._progress:
                 self._progress, self._moved = beat.progress, time.monotonic()
         path = self._path(beat.rank)
-        partial = path.with_suffix(f".{self.beat.rank}-{threading.get_ident()}")
+        partial = partial_path(path, f"{self.beat.rank}-{threading.get_ident()}")
         try:
             partial.write_text(json.dumps(asdict(beat)), encoding="utf-8")  # not synced: it is for the living
             partial.replace(path)

@@ -16,11 +16,12 @@ from pathlib import Path
 from steerlm.errors import Interrupted, NonFiniteError, TrainingError
 from steerlm.training.batches import batch, check_fits, in_order
 from steerlm.training.checkpoints import Checkpoints
-from steerlm.training.config import FaultSettings, LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
 from steerlm.training.garbage import collect_at, scheduled_collection
 from steerlm.training.heartbeat import Heartbeat
+from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.sampler import Sampler, total_steps
 from steerlm.training.schedule import learning_rate
 from steerlm.training.sink import Sink

@@ -4,10 +4,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.models.shape import ModelShape
+from steerlm.training.config import TrainSettings
 from steerlm.training.footprint import ROOM, Needs, needs
 from steerlm.training.hardware import Gpu
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.step_time import StepTime, Traffic, mfu, step_time, traffic
 
 SLOWER = 0.2
@@ -34,7 +35,7 @@ class Estimate:
         return self.layout.nodes
 
 
-def estimate(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> Estimate:
+def estimate(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> Estimate:
     """`need`: of this training on this layout."""
     time = step_time(shape, layout, outputs, gpu, need)
     hours = None if need.steps is None else need.steps * time.total / 3600
@@ -50,7 +51,7 @@ def estimate(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu
 
 
 def estimates(
-    shape: LlamaShape,
+    shape: ModelShape,
     settings: TrainSettings,
     layout: LayoutSettings,
     outputs: int | None,

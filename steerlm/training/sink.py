@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
-from steerlm.records import atomic_writer
+from steerlm.files import atomic_writer
 
 log = logging.getLogger(__name__)
 

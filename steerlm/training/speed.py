@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a step was: FLOP/s, the share of the hardware's peak, and how even the replicas' loads were. Torch-free."""
 
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.batches import Batch
 from steerlm.training.footprint import flops_per_token
 from steerlm.training.hardware import gpu_named
 
 
 def speed(
-    work: Batch, seconds: float, processes: int, shape: LlamaShape, outputs: int | None, device_name: str
+    work: Batch, seconds: float, processes: int, shape: ModelShape, outputs: int | None, device_name: str
 ) -> dict[str, float]:
     """Metrics of a step that took `seconds` on all `processes` together.
 

@@ -9,10 +9,10 @@ Engine. Not counted: validation, saving, start-up, waiting for data, and a proce
 
 from dataclasses import astuple, dataclass
 
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
+from steerlm.models.shape import ModelShape
 from steerlm.training.footprint import Needs
 from steerlm.training.hardware import Gpu
+from steerlm.training.layout import LayoutSettings
 
 HALF_SPEED_TOKENS = 350
 """Tokens of a row at which matrix products reach half their sustained speed."""
@@ -76,7 +76,7 @@ class LayerPass:
     exposed: float
 
 
-def forward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
+def forward(shape: ModelShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
     """`tokens` of a row; `context`: mean length of a token's segment."""
     query, key, inner, whole = _widths(shape, layout)
     norms, residuals, copied_query = 2 * 2 * whole, 2 * 3 * whole, 2 * query
@@ -93,7 +93,7 @@ def forward(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: f
 
 
 def backward(
-    shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int
+    shape: ModelShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int
 ) -> LayerPass:
     """Without what recomputation adds. `gradient_bytes`: of an element of the gradient buffer, 4 (fp32) or 2 (bf16)."""
     query, key, inner, whole = _widths(shape, layout)
@@ -114,7 +114,7 @@ def backward(
     )
 
 
-def recomputed(shape: LlamaShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
+def recomputed(shape: ModelShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
     """What the backward pass computes once more."""
     ahead = forward(shape, layout, tokens, context)
     if layout.recompute == "full":
@@ -125,7 +125,7 @@ def recomputed(shape: LlamaShape, layout: LayoutSettings, tokens: float, context
     return LayerPass(0, 0, 0, 0, 0, 0)
 
 
-def step_time(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> StepTime:
+def step_time(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> StepTime:
     """`need`: of this training on this layout."""
     tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
     arguments = (shape, layout, tokens, need.context)
@@ -155,7 +155,7 @@ def step_time(shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gp
     )
 
 
-def traffic(shape: LlamaShape, layout: LayoutSettings, need: Needs) -> Traffic:
+def traffic(shape: ModelShape, layout: LayoutSettings, need: Needs) -> Traffic:
     """Of the process that sends most."""
     tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
     arguments = (shape, layout, tokens, need.context)
@@ -175,13 +175,13 @@ def mfu(need: Needs, gpu: Gpu, seconds: float) -> float:
     return need.flops_per_process / seconds / gpu.peak_flops
 
 
-def layer_matrices(shape: LlamaShape, layout: LayoutSettings) -> float:
+def layer_matrices(shape: ModelShape, layout: LayoutSettings) -> float:
     """Weights of one layer's matrix products on one process."""
     attention = shape.head_size * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
     return shape.hidden_size * (attention + 3 * shape.intermediate_size) / layout.tensor
 
 
-def _widths(shape: LlamaShape, layout: LayoutSettings) -> tuple[float, float, float, float]:
+def _widths(shape: ModelShape, layout: LayoutSettings) -> tuple[float, float, float, float]:
     """Elements per token on one process: queries, keys, MLP, and the hidden state where norms work on it."""
     query = shape.num_attention_heads * shape.head_size / layout.tensor
     key = shape.num_key_value_heads * shape.head_size / layout.tensor
@@ -189,13 +189,13 @@ def _widths(shape: LlamaShape, layout: LayoutSettings) -> tuple[float, float, fl
     return query, key, shape.intermediate_size / layout.tensor, whole
 
 
-def _all_reduce(shape: LlamaShape, layout: LayoutSettings, tokens: float) -> float:
+def _all_reduce(shape: ModelShape, layout: LayoutSettings, tokens: float) -> float:
     """Bytes that a process sends to sum a row's hidden states over its tensor-parallel group (or to gather and scatter
     them, which is the same)."""
     return 2 * (layout.tensor - 1) / layout.tensor * tokens * shape.hidden_size * 2
 
 
-def _stage_boundary(shape: LlamaShape, layout: LayoutSettings, tokens: float) -> float:
+def _stage_boundary(shape: ModelShape, layout: LayoutSettings, tokens: float) -> float:
     """Bytes of a row's hidden states that a process sends to the next pipeline stage, or of their gradient."""
     return 2 * tokens * shape.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
 
@@ -207,7 +207,7 @@ def _seconds(one: LayerPass, gpu: Gpu, speed: float, link: float | None) -> floa
 
 
 def _head_seconds(
-    shape: LlamaShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, tokens: float, speed: float
+    shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, tokens: float, speed: float
 ) -> float:
     """Vocabulary projection and cross entropy, forward and backward; on the last stage, which the others wait for."""
     if outputs:

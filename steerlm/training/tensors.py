@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from steerlm.attributes import MASKED
-from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row, padded
+from steerlm.training.data import Row, RowTensors
+from steerlm.training.packing import padded_length
 
 
 def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width: int | None = None) -> RowTensors:
@@ -26,7 +26,7 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
     none. None: labels are None. Raises ValueError for labels of another width.
     """
     real = row.tokens
-    total = padded(real, multiple)
+    total = padded_length(real, multiple)
     tokens = np.zeros(total, np.int64)
     targets = np.zeros(total, np.int64)
     positions = np.zeros(total, np.int64)
@@ -61,6 +61,7 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
         "learned": learned if len(learned) else np.zeros(1, np.int64),
         "readouts": ends - 1,
         "sample_of": sample_of,
+        "unit_ends": np.array(row.unit_ends, np.int64),
         **({} if labels is None else {"labels": labels}),
     }
     return RowTensors(**on_device(arrays, device), lengths=tuple(np.diff(borders).tolist()), count=row.count)

@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from steerlm.errors import InputError, RecordError, TrainingError
 from steerlm.records import parse_line, read_lines
-from steerlm.training.engine import Objective, Unit
+from steerlm.training.data import Unit
+from steerlm.training.engine import Objective
 
 CHUNK_BYTES = 1 << 18
 PARALLEL_BYTES = 64 << 20

@@ -16,7 +16,7 @@ from steerlm.inference.parts import Parts
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.inference.striped import annotate
 from steerlm.jobs.config import JobSettings
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.inference.conftest import conversation, make_reward, write
 from tests.inference.conftest import tokenizer as tokenizer
 from tests.inference.test_annotate import lines

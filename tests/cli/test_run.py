@@ -21,7 +21,7 @@ from steerlm.cli.run import Display
         (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
         (
             ["run", "steerlm-llama2", "--store", "store"],
-            "reward: profile llama2-32x8 has 32 nodes x 8 processes and this back end starts one machine's",
+            "reward: profile llama2-32x8 has 32 nodes x 8 processes, and its back end local allows at most 1 node;",
         ),
         (
             ["run", "consumer-gpu", "--set", "profile.layouts.sft={devices: 2, tensor: 2}"],
@@ -29,11 +29,11 @@ from steerlm.cli.run import Display
         ),
         (
             ["run", "demo", "--set", "profile.layouts.annotate={nodes: 2}"],
-            "annotate: profile two-processes has 2 nodes x 1 processes and this back end starts one machine's",
+            "annotate: profile two-processes has 2 nodes x 1 processes, and its back end local allows at most 1 node;",
         ),
         (
             ["run", "demo", "--set", "profile.layouts.evaluate={nodes: 2}"],
-            "evaluate: profile two-processes has 2 nodes x 1 processes and this back end starts one machine's",
+            "evaluate: profile two-processes has 2 nodes x 1 processes, and its back end local allows at most 1 node;",
         ),
         (
             ["run", "demo", "--set", "profile.layouts.annotate={devices: 3, tensor: 3}"],

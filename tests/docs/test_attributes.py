@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from steerlm.attributes import HELPSTEER, OASST, AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.recipe import load_recipe
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.yaml").write_text(next(b.text for b in blocks(DOCUMENT) if b.name == "own.yaml"))
     schema = load_recipe(folder / "recipe.yaml").recipe.attributes
     info = ModelInfo(kind="policy", attributes=schema.restricted(schema.names), window=512)
-    shape = LlamaShape.from_folder(policy)
+    shape = ModelShape.from_folder(policy)
     finish_folder(policy, shape=shape, tokenizer_from=policy / "tokenizer", info=info, dtype="float32")
     with working_in(folder):
         Shell().run(DOCUMENT)

@@ -17,7 +17,7 @@ from transformers import (
 
 from steerlm.attributes import HELPSTEER, AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.records import Conversation, Turn
 from tests.byte_tokenizer import byte_level_bpe
@@ -107,7 +107,7 @@ def learn(
 def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, info: ModelInfo) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    finish_folder(folder, shape=LlamaShape.from_folder(folder), tokenizer_from=folder, info=info, dtype="float32")
+    finish_folder(folder, shape=ModelShape.from_folder(folder), tokenizer_from=folder, info=info, dtype="float32")
     return folder
 
 

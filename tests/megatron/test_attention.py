@@ -11,8 +11,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from steerlm.megatron.attention import Rotary, causal, rotate, segments
-from steerlm.models.shape import LlamaShape, RopeScaling
-from steerlm.training.rows import Row, Sample
+from steerlm.models.shape import ModelShape, RopeScaling
+from steerlm.training.data import Row, Sample
 from steerlm.training.tensors import row_tensors
 from tests.megatron.material import GQA, SHAPES
 
@@ -28,7 +28,7 @@ LLAMA_31 = GQA.model_copy(
 
 
 @pytest.mark.parametrize("shape", [GQA, SHAPES["scaled"], LLAMA_31], ids=["plain", "scaled", "llama-3.1"])
-def test_frequencies_equal_transformers(shape: LlamaShape) -> None:
+def test_frequencies_equal_transformers(shape: ModelShape) -> None:
     config = LlamaConfig(**{key: value for key, value in shape.to_config().items() if key != "model_type"})
     theirs = LlamaRotaryEmbedding(config).inv_freq
     assert torch.allclose(Rotary(shape).frequencies, theirs, rtol=1e-6, atol=0)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from steerlm.errors import TrainingError
 from steerlm.megatron import shard_files
 from steerlm.megatron.checkpoint_folder import digest
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine, objective, packed, same, samples, weights
 

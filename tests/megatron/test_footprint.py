@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings, RewardSettings
+from steerlm.models.shape import ModelShape
+from steerlm.training.config import RewardSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.footprint import activation_bytes, state_bytes
-from steerlm.training.rows import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.tensors import row_tensors
 from tests.megatron.forked import one
 from tests.megatron.material import engine, objective
 
-SHAPE = LlamaShape(
+SHAPE = ModelShape(
     vocab_size=96,
     hidden_size=256,
     intermediate_size=704,

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from steerlm.megatron.mapping import Parameter, Place, Slice, fuse, parameters, split
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from tests.megatron.material import GQA, OUTPUTS, SHAPES
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("outputs", [None, OUTPUTS])
 @pytest.mark.parametrize(("tensors", "stages"), [(1, 1), (2, 1), (1, 4), (2, 2)])
-def test_every_tensor_is_covered_once(shape: LlamaShape, outputs: int | None, tensors: int, stages: int) -> None:
+def test_every_tensor_is_covered_once(shape: ModelShape, outputs: int | None, tensors: int, stages: int) -> None:
     seen: dict[str, list[Slice]] = defaultdict(list)
     for stage in range(stages):
         for tensor in range(tensors):
@@ -29,7 +29,8 @@ def test_every_tensor_is_covered_once(shape: LlamaShape, outputs: int | None, te
             assert parts[0].start == 0 and parts[-1].stop == parts[0].shape[parts[0].dim]
         sizes += torch.Size(parts[0].shape).numel()
     assert sizes == shape.parameters(outputs)
-    assert len(seen) == 9 * shape.num_hidden_layers + (2 if shape.tie_word_embeddings and not outputs else 3)
+    per_layer = 9 + 3 * shape.family.qkv_bias
+    assert len(seen) == per_layer * shape.num_hidden_layers + (2 if shape.tie_word_embeddings and not outputs else 3)
 
 
 def test_the_last_stage_has_a_copy_of_tied_embeddings() -> None:

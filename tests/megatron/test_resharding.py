@@ -9,7 +9,7 @@ import torch
 from steerlm.errors import ModelError
 from steerlm.megatron.mapping import Parameter, Place, Slice, fuse, parameters
 from steerlm.megatron.resharding import SavedLayout, columns, size
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from tests.megatron.material import GQA, OUTPUTS, SHAPES
 
 LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 4)]
@@ -25,8 +25,10 @@ def local(parameter: Parameter) -> torch.Tensor:
     return fuse([value(part) for part in parameter.parts], parameter.groups).reshape(-1, columns(parameter.parts[0]))
 
 
-@pytest.mark.parametrize(("shape", "outputs"), [(GQA, None), (GQA, OUTPUTS), (SHAPES["tied"], None)])
-def test_every_row_is_found_in_every_layout(shape: LlamaShape, outputs: int | None) -> None:
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [(GQA, None), (GQA, OUTPUTS), (SHAPES["tied"], None), (SHAPES["qwen2"], None)]
+)
+def test_every_row_is_found_in_every_layout(shape: ModelShape, outputs: int | None) -> None:
     for (tensors, stages), (to_tensors, to_stages), fused in itertools.product(LAYOUTS, LAYOUTS, (False, True)):
         saved = SavedLayout(shape, tensors, stages, outputs, fused)
         for stage, tensor in itertools.product(range(to_stages), range(to_tensors)):

@@ -15,10 +15,11 @@ from steerlm.megatron import parallel
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.mapping import Parameter, Place
 from steerlm.megatron.resharding import blocks, columns, size
-from steerlm.models.shape import LlamaShape
-from steerlm.training.config import LayoutSettings
+from steerlm.models.families import FAMILIES
+from steerlm.models.shape import ModelShape
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
-from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine
+from tests.megatron.material import FAMILY_SHAPES, GQA, OUTPUTS, SHAPES, curve, engine
 
 BUCKET = 3000
 DP1: dict[str, Any] = {}
@@ -62,7 +63,7 @@ def whole(of: list[Kept]) -> State:
     return found
 
 
-def _saved(folder: Path, shape: LlamaShape, outputs: int | None, layout: dict[str, Any], precision: str) -> Any:
+def _saved(folder: Path, shape: ModelShape, outputs: int | None, layout: dict[str, Any], precision: str) -> Any:
     of = engine(shape, outputs, layout={**layout, "bucket_size": BUCKET}, precision=precision)
     curve(of, outputs, range(2))
     before = kept(of)
@@ -76,7 +77,7 @@ def _saved(folder: Path, shape: LlamaShape, outputs: int | None, layout: dict[st
 
 
 def _resumed(
-    folders: list[Path], shape: LlamaShape, outputs: int | None, layout: dict[str, Any], precision: str
+    folders: list[Path], shape: ModelShape, outputs: int | None, layout: dict[str, Any], precision: str
 ) -> Any:
     of = engine(shape, outputs, layout={**layout, "bucket_size": BUCKET}, precision=precision, seed=99)
     found = []
@@ -86,10 +87,11 @@ def _resumed(
     return found
 
 
-CASES: dict[str, tuple[LlamaShape, int | None, str, list[dict[str, Any]], list[dict[str, Any]]]] = {
+CASES: dict[str, tuple[ModelShape, int | None, str, list[dict[str, Any]], list[dict[str, Any]]]] = {
     "reward": (GQA, OUTPUTS, "bf16", [DP1, DP2, DP3, DP6, TP2_DP3, PP2_DP3], [DP1, DP2, DP3, DP6, TP2_DP3, PP2_DP3]),
     "tied": (SHAPES["tied"], None, "fp32", [DP2, PP2_DP3], [DP1, TP2_DP3, PP2_DP3]),
     "heads": (SHAPES["mha"], None, "bf16", [TP2_DP3], [TP4]),
+    **{name: (FAMILY_SHAPES[name], None, "bf16", [PP2_DP3], [TP2_DP3]) for name in FAMILIES},
 }
 
 

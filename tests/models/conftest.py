@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.prompt import SYSTEM_PROMPT
 from tests.byte_tokenizer import byte_level_bpe
 
@@ -62,7 +62,7 @@ def make_folder(tmp_path: Path, tokenizer_folder: Path) -> Make:
         model = kind(config(**more, **({"num_labels": heads} if heads else {})))
         folder = tmp_path / name
         model.save_pretrained(folder)
-        shape = LlamaShape.from_folder(folder)
+        shape = ModelShape.from_folder(folder)
         for path in folder.iterdir():
             if path.suffix != ".safetensors":
                 path.unlink()

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from steerlm.errors import InputError, ModelError, SteerLMError, StorageError
 from steerlm.models.fetch import fetch_model
 from steerlm.models.folder import ModelInfo, load_tokenizer, read_info
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from tests.fake_s3 import FakeS3
 from tests.models.conftest import OWN, Make
 from tests.models.hub_server import COMMIT, Hub, serving
@@ -388,7 +388,7 @@ def test_a_store_gives_what_a_model_needs(s3: FakeS3, files: dict[str, bytes], t
     assert names(tmp_path / "m") == TAKEN | {"fetched.json"}
     assert {key.rpartition("/")[2] for key in s3.fetched} == TAKEN
     check_manifest(tmp_path / "m", "s3://models/tiny", None)
-    assert LlamaShape.from_folder(tmp_path / "m").hidden_size == 32
+    assert ModelShape.from_folder(tmp_path / "m").hidden_size == 32
     s3.objects = {}
     fetch_model("s3://models/tiny", tmp_path / "m")
     with pytest.raises(InputError, match="no model is there"):

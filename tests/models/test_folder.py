@@ -14,7 +14,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError
 from steerlm.models.card import snippet
 from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer, read_info
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.prompt import LABEL_MARK, render_prompt, render_readout
 from steerlm.records import Conversation, Turn
 from tests.models.conftest import OWN, Make
@@ -158,7 +158,7 @@ def test_the_licence_of_the_base_is_handed_on(make_folder: Make) -> None:
 
 
 def finish(folder: Path, tokenizer: Path, info: ModelInfo, **shape: int) -> None:
-    sizes = LlamaShape.from_folder(folder).model_copy(update=shape)
+    sizes = ModelShape.from_folder(folder).model_copy(update=shape)
     finish_folder(folder, shape=sizes, tokenizer_from=tokenizer, info=info, dtype="float32")
 
 

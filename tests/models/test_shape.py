@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import ModelError
-from steerlm.models.shape import LlamaShape, RopeScaling
+from steerlm.models.shape import ModelShape, RopeScaling
 from tests.models.conftest import config
 
 # As they stand in the folders of the hub (facts of the models; keys that do not matter here left out).
@@ -57,7 +57,7 @@ def write(folder: Path, **content: Any) -> Path:
     ],
 )
 def test_parameters_of_the_published_models(tmp_path: Path, content: dict[str, Any], parameters: int) -> None:
-    assert LlamaShape.from_folder(write(tmp_path, **content)).parameters() == parameters
+    assert ModelShape.from_folder(write(tmp_path, **content)).parameters() == parameters
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -69,18 +69,18 @@ def test_parameters_are_those_of_the_model(tmp_path: Path, tied: bool, outputs: 
     model: Any = (LlamaForSequenceClassification if outputs else LlamaForCausalLM)(shaped)
     shaped.save_pretrained(tmp_path)
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    assert LlamaShape.from_folder(tmp_path).parameters(outputs) == wanted
+    assert ModelShape.from_folder(tmp_path).parameters(outputs) == wanted
 
 
 @pytest.mark.parametrize("content", [LLAMA2_13B, LLAMA2_70B, LLAMA3_70B, LLAMA31_70B])
 def test_what_is_written_is_read_again_by_us_and_by_transformers(tmp_path: Path, content: dict[str, Any]) -> None:
-    shape = LlamaShape.from_folder(write(tmp_path, **content))
+    shape = ModelShape.from_folder(write(tmp_path, **content))
     theirs = AutoConfig.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(shape.to_config()))
     again = AutoConfig.from_pretrained(tmp_path)
-    assert LlamaShape.from_folder(tmp_path) == shape
+    assert ModelShape.from_folder(tmp_path) == shape
     assert again.rope_parameters == theirs.rope_parameters
-    for key in LlamaShape.model_fields:
+    for key in ModelShape.model_fields:
         if key not in ("rope_scaling", "rope_theta", "rms_norm_eps"):
             assert getattr(again, key) == getattr(theirs, key), key
 
@@ -90,7 +90,7 @@ def test_scaled_rope_gives_the_same_frequencies(tmp_path: Path) -> None:
 
     scaled = config(rope_parameters=SCALING | {"rope_theta": 500000.0})
     scaled.save_pretrained(tmp_path)
-    shape = LlamaShape.from_folder(tmp_path)
+    shape = ModelShape.from_folder(tmp_path)
     assert shape.rope_scaling == RopeScaling(
         factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
     )
@@ -101,19 +101,19 @@ def test_scaled_rope_gives_the_same_frequencies(tmp_path: Path) -> None:
 
 def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Path) -> None:
     content: dict[str, Any] = dict(LLAMA2_13B)
-    assert LlamaShape.from_folder(write(tmp_path, **content | {"num_key_value_heads": None})).num_key_value_heads == 40
+    assert ModelShape.from_folder(write(tmp_path, **content | {"num_key_value_heads": None})).num_key_value_heads == 40
     del content["num_key_value_heads"]
-    assert LlamaShape.from_folder(write(tmp_path, **content)).num_key_value_heads == 40
+    assert ModelShape.from_folder(write(tmp_path, **content)).num_key_value_heads == 40
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mistral"}, "model_type 'mistral' is not supported"),
+        ({"model_type": "gemma2"}, "model_type 'gemma2' is not supported; supported are 'llama', 'mistral', 'qwen2'"),
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: Field required"),
         ({"num_key_value_heads": 7}, "must be a multiple of num_key_value_heads"),
@@ -124,13 +124,13 @@ def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Pat
 )
 def test_what_cannot_be_trained_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
-        LlamaShape.from_folder(write(tmp_path, **LLAMA2_13B | change))
+        ModelShape.from_folder(write(tmp_path, **LLAMA2_13B | change))
     assert str(tmp_path / "config.json") in str(caught.value)
 
 
 def test_a_missing_or_broken_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
-        LlamaShape.from_folder(tmp_path)
+        ModelShape.from_folder(tmp_path)
     (tmp_path / "config.json").write_text("{\n]")
     with pytest.raises(ModelError, match=r"config\.json:2: not JSON"):
-        LlamaShape.from_folder(tmp_path)
+        ModelShape.from_folder(tmp_path)

@@ -102,7 +102,7 @@ def test_a_signal_stops_the_step_that_runs(tmp_path: Path, number: signal.Signal
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert said.strip().splitlines()[-1] in (
-        "interrupted; run the same command again to go on",
+        "interrupted; run the same command again to resume",
         "error: prepare_data was stopped; run the same command to go on",
     )
     (result,) = tmp_path.glob("store/runs/*/result.json")

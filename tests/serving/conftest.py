@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.prompt import SYSTEM_PROMPT, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
@@ -71,7 +71,7 @@ def _folder(folder: Path, kind: str, model: Any, tokenizer: Path) -> Path:
         metrics={},
         data={},
     )
-    shape = LlamaShape.from_folder(folder)
+    shape = ModelShape.from_folder(folder)
     finish_folder(folder, shape=shape, tokenizer_from=tokenizer, info=info, dtype="float32")
     return folder
 

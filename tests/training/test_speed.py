@@ -3,11 +3,11 @@
 
 import pytest
 
-from steerlm.models.shape import LlamaShape
+from steerlm.models.shape import ModelShape
 from steerlm.training.batches import Batch, Load
 from steerlm.training.speed import speed
 
-SHAPE = LlamaShape(
+SHAPE = ModelShape(
     vocab_size=10,
     hidden_size=4,
     intermediate_size=8,

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the generation engine. Imports no torch."""
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from steerlm.settings import Settings
 
 
-class EngineSettings(BaseModel):
+class EngineSettings(Settings):
     """Size of the engine's key/value cache and of its batches.
 
     Attributes:
@@ -16,8 +18,6 @@ class EngineSettings(BaseModel):
         cache_bytes: Limit of the cache if `cache_tokens` is None.
         stall_seconds: The engine is unhealthy if requests wait and no step finished for this long.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_requests: PositiveInt = 64
     step_tokens: PositiveInt = 512

@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from steerlm.training.engine import RowTensors, Statistics
+from steerlm.training.data import RowTensors
+from steerlm.training.engine import Statistics
 
 if TYPE_CHECKING:
     import torch

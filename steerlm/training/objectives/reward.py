@@ -13,9 +13,9 @@ from steerlm.errors import InputError
 from steerlm.prompt import LABEL_MARK, Tokens
 from steerlm.records import RegressionSample
 from steerlm.training.config import RewardSettings
-from steerlm.training.engine import RowTensors, Statistics, Unit
+from steerlm.training.data import Floats, RowTensors, Sample, Unit
+from steerlm.training.engine import Statistics
 from steerlm.training.objectives.tokens import Draft, TextRecords
-from steerlm.training.rows import Floats, Sample
 
 if TYPE_CHECKING:
     import torch

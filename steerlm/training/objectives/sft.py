@@ -16,10 +16,9 @@ from steerlm.errors import InputError
 from steerlm.prompt import Encoded, Segment, Tokens, encode, render, text_of
 from steerlm.records import Conversation
 from steerlm.training.config import SFTSettings
-from steerlm.training.engine import Unit
+from steerlm.training.data import Sample, Unit
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.tokens import Draft, TextRecords
-from steerlm.training.rows import Sample
 
 
 class SFTObjective(Likelihood, TextRecords):

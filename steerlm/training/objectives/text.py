@@ -9,10 +9,9 @@ from steerlm.errors import InputError
 from steerlm.prompt import Tokens
 from steerlm.records import PlainText
 from steerlm.training.config import TextSettings
-from steerlm.training.engine import Unit
+from steerlm.training.data import Sample, Unit
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.tokens import Draft, TextRecords
-from steerlm.training.rows import Sample
 
 
 class TextObjective(Likelihood, TextRecords):

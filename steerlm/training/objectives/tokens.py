@@ -11,7 +11,7 @@ from typing import Any
 
 from steerlm.errors import InputError
 from steerlm.prompt import Tokens
-from steerlm.training.engine import Unit
+from steerlm.training.data import Unit
 
 log = logging.getLogger(__name__)
 

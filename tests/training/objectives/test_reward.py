@@ -13,9 +13,9 @@ from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.errors import InputError
 from steerlm.records import RegressionSample
 from steerlm.training.config import RewardSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.engine import Statistics
 from steerlm.training.objectives.reward import RewardObjective
-from steerlm.training.rows import Row, Sample
 from steerlm.training.tensors import row_tensors
 
 OUTPUTS = [[3.1, 0.2, 0.1, 1, 2.5, 2, 3, 1, 1], [2, 0, 0, 0, 3, 3.5, 3.9, 1.2, 2.2]]

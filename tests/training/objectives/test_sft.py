@@ -13,8 +13,8 @@ from steerlm.errors import InputError
 from steerlm.prompt import render, text_of
 from steerlm.records import Conversation
 from steerlm.training.config import SFTSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.objectives.sft import SFTObjective
-from steerlm.training.rows import Row, Sample
 from steerlm.training.tensors import row_tensors
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from steerlm.errors import InputError
 from steerlm.records import PlainText
 from steerlm.training.config import TextSettings
+from steerlm.training.data import Row
 from steerlm.training.objectives.text import TextObjective
-from steerlm.training.rows import Row
 from steerlm.training.tensors import row_tensors
 
 
