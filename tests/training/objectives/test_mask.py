@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss mask, byte for byte, against the table of behaviour spec 4.2 written down a second time.
+"""The loss mask, byte for byte, against the table of `docs/upstream.md#loss-mask` written down a second time.
 
 On real multi-turn conversations and with real tokenizers that split the template's marks in different ways.
 """
@@ -47,7 +47,7 @@ def single(shared_data: Path) -> list[Conversation]:
 
 
 def chained(singles: list[Conversation]) -> Iterator[Conversation]:
-    """Conversations of four to six turns out of single exchanges, some turns unlabelled, some ends a question."""
+    """Return conversations of four to six turns; some turns have no label, some conversations end with a question."""
     turns = [turn for c in singles for turn in c.conversations if len(turn.value) < 1500]
     for at in range(0, len(turns) - 6, 6):
         chosen = turns[at : at + 6 - at % 4 // 2]

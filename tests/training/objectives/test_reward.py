@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked regression against the specification's vector, and its statistics against numpy and scipy."""
+"""Masked regression against an example computed by hand, and its statistics against numpy and scipy."""
 
 import math
 from typing import Any
@@ -35,8 +35,8 @@ def row(labels: list[list[float]]) -> Row:
     return Row(tuple(Sample(np.ones(3, np.int32), np.zeros(3, np.float32), y, int((y != MASKED).sum())) for y in made))
 
 
-def test_the_specifications_vector(tokenizer: Any) -> None:
-    """Behaviour spec 2.2: sum 1.40, 9 valid, 0.155556."""
+def test_the_loss_of_an_example_computed_by_hand(tokenizer: Any) -> None:
+    """`docs/upstream.md#masked-regression-loss`: sum 1.40, 9 labels, 0.155556."""
     samples = [objective(tokenizer).units(record(label))[0].samples[0] for label in LABELS]
     tensors = row_tensors(Row(tuple(samples)), 1, "cpu", 9)
     loss, count, _ = objective(tokenizer).loss(torch.tensor(OUTPUTS), tensors)
@@ -48,7 +48,7 @@ def test_the_specifications_vector(tokenizer: Any) -> None:
 def test_masked_entries_have_no_gradient(tokenizer: Any) -> None:
     outputs = torch.tensor(OUTPUTS, requires_grad=True)
     loss, _, _ = objective(tokenizer).loss(outputs, row_tensors(row(LABELS), 1, "cpu", 9))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     expected = [
         [2 * (o - y) if y != MASKED else 0 for o, y in zip(*p, strict=True)] for p in zip(OUTPUTS, LABELS, strict=True)
     ]
@@ -77,9 +77,9 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
         total = {name: total.get(name, 0) + value for name, value in statistics.items()}
     metrics = made.summarize(total)
     for i, name in enumerate("ab"):
-        there = truth[:, i] != MASKED
-        y, o = truth[there, i], values[there, i].astype(float)
-        assert metrics[f"labels/{name}"] == there.sum()
+        present = truth[:, i] != MASKED
+        y, o = truth[present, i], values[present, i].astype(float)
+        assert metrics[f"labels/{name}"] == present.sum()
         assert metrics[f"mse/{name}"] == pytest.approx(np.mean((o - y) ** 2))
         assert metrics[f"mean_predictor_mse/{name}"] == pytest.approx(np.var(y))
         assert metrics[f"pearson/{name}"] == pytest.approx(pearsonr(o, y).statistic)
@@ -88,7 +88,7 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
     assert not any(name.endswith("/c") for name in metrics)
 
 
-def test_rounding_is_the_annotators(tokenizer: Any) -> None:
+def test_agreement_rounds_like_the_annotator(tokenizer: Any) -> None:
     """Clamped, then half to even, as `AttributeSchema.round` writes labels."""
     schema = AttributeSchema(names=("a",))
     scores = [-0.7, 0.5, 1.5, 2.5, 2.51, 4.9]
@@ -117,9 +117,7 @@ def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
         ([1.0] * 9, "no mark", "does not end in the read-out mark <extra_id_2>"),
     ],
 )
-def test_a_sample_that_cannot_be_learned_from_is_refused(
-    tokenizer: Any, label: list[float], text: str | None, message: str
-) -> None:
+def test_an_invalid_sample_is_refused(tokenizer: Any, label: list[float], text: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         objective(tokenizer).units(record(label, text or "x<extra_id_2>"))
 

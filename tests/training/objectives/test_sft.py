@@ -47,7 +47,7 @@ def learned(tokenizer: Any, sample: Sample) -> str:
     return str(tokenizer.decode(sample.ids[sample.weights > 0]))
 
 
-def test_conversations_weigh_the_same_whatever_their_length(tokenizer: Any) -> None:
+def test_conversations_weigh_the_same_at_any_length(tokenizer: Any) -> None:
     made = objective(tokenizer)
     short = only(made, talk(("User", "q"), ("Assistant", "a")))
     long = only(made, LONG)
@@ -116,12 +116,12 @@ def test_labels_without_a_type_are_value_to_text_with_one_warning(
         ("quality", "'quality' is not of the form name:number"),
     ],
 )
-def test_a_label_no_server_would_accept_is_refused(tokenizer: Any, label: str, message: str) -> None:
+def test_a_label_that_no_server_would_accept_is_refused(tokenizer: Any, label: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         objective(tokenizer).units(talk(("User", "q"), ("Assistant", "a", label)))
 
 
-def test_a_label_written_otherwise_is_learned_as_it_is_and_counted(tokenizer: Any) -> None:
+def test_a_label_in_another_form_is_learned_unchanged_and_counted(tokenizer: Any) -> None:
     made = objective(tokenizer)
     sample = only(made, talk(("User", "q"), ("Assistant", "a", "toxicity:0,quality:4")))
     assert "toxicity:0,quality:4" in tokenizer.decode(sample.ids)
@@ -133,7 +133,7 @@ def test_the_masked_role_must_speak(tokenizer: Any) -> None:
         objective(tokenizer).units(talk(("user", "q"), ("Assistant", "a")))
 
 
-def test_nothing_to_learn_is_an_error_or_a_counted_drop(tokenizer: Any) -> None:
+def test_no_learned_token_is_an_error_or_a_counted_drop(tokenizer: Any) -> None:
     silent = talk(("Assistant", "I speak first."), ("User", "Oh."))
     with pytest.raises(InputError, match="no token of this conversation would be learned"):
         objective(tokenizer).units(silent)
@@ -160,7 +160,7 @@ def test_keep_end_keeps_the_last_whole_turns_with_the_header(tokenizer: Any, kep
     assert made.counts["labels/quality"] == kept / 2
 
 
-def test_keep_end_drops_what_has_no_end_that_fits_or_teaches(tokenizer: Any) -> None:
+def test_keep_end_drops_conversations_without_an_end_that_fits_and_is_learned(tokenizer: Any) -> None:
     made = objective(tokenizer, over_long="keep_end", window=40)
     assert made.units(LONG) == []
     question = talk(("User", "q"), ("Assistant", "x" * 300), ("User", "well"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain language modelling: every token after a document's first is learned exactly once."""
+"""Plain language modeling: every token after a document's first is learned exactly once."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def test_a_window_of_one_token_is_refused(tokenizer: Any) -> None:
         objective(tokenizer, 1)
 
 
-def test_a_document_that_teaches_nothing_is_counted(tokenizer: Any) -> None:
+def test_a_document_without_a_learned_token_is_dropped_and_counted(tokenizer: Any) -> None:
     made = objective(tokenizer, 4)
     made.encoder.eos = None
     assert made.units(PlainText(text="a")) == []
