@@ -23,7 +23,6 @@ from steerlm.client import encode_labels, get_answer, request_json
 from steerlm.errors import SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.local import PipelineRun, run_pipeline
-from steerlm.pipeline.tracking import tracking_uri
 from steerlm.recipe import ResolvedRecipe, load_recipe
 
 SEEDED = ("prepare_data.sources.0", "base.train", "reward", "sft", "baseline", "evaluate")
@@ -73,7 +72,7 @@ def summarize(
         "goals": goals,
         "models": {name: str(found[label].path) for name, label in MODELS.items()},
         "report": str(found["report"].path / "report.html"),
-        "mlflow": tracking_uri(resolved.profile.tracking, run.store.root),
+        "mlflow": resolved.profile.tracking.resolve_uri(run.store.root),
         "store": run.store.uri,
     }
 
