@@ -22,7 +22,7 @@ Write = Callable[..., Path]
 
 
 class Counted(TextObjective):
-    """Counts the records that it made units of."""
+    """Counts the records that it makes units of."""
 
     built_units = 0
 
@@ -48,12 +48,12 @@ def same(a: Unit, b: Unit) -> bool:
     )
 
 
-def test_units_are_read_as_the_objective_made_them(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
+def test_units_are_read_as_the_objective_returned_them(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
     texts = [{"text": "short"}, {"text": "a text that is longer than sixteen tokens"}, {"text": "é"}]
     first, second = jsonl("a.jsonl", *texts[:2]), jsonl("b.jsonl", texts[2])
-    made = objective(tokenizer)
-    data = TokenDataset.build([first, second], made, tmp_path / "cache")
-    expected = [unit for text in texts for unit in objective(tokenizer).units(made.record.model_validate(text))]
+    learn = objective(tokenizer)
+    data = TokenDataset.build([first, second], learn, tmp_path / "cache")
+    expected = [unit for text in texts for unit in objective(tokenizer).units(learn.record.model_validate(text))]
     assert len(data) == len(expected) == 5
     assert all(same(read_unit(data, i), unit) for i, unit in enumerate(expected))
     assert data.lengths.tolist() == [len(unit.samples[0].ids) for unit in expected]
@@ -63,10 +63,10 @@ def test_units_are_read_as_the_objective_made_them(tokenizer: Any, jsonl: Write,
 
 def test_labels_are_read_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
     schema = AttributeSchema(names=("a", "b"))
-    made = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
+    learn = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
     lines = [{"text": f"{t}<extra_id_2>", "label": label} for t, label in (("x", [1.0, MASKED]), ("yy", [2.5, 4.0]))]
-    data = TokenDataset.build([jsonl("r.jsonl", *lines)], made, tmp_path)
-    units = [made.units(made.record.model_validate(line))[0] for line in lines]
+    data = TokenDataset.build([jsonl("r.jsonl", *lines)], learn, tmp_path)
+    units = [learn.units(learn.record.model_validate(line))[0] for line in lines]
     assert all(same(read_unit(data, i), unit) for i, unit in enumerate(units))
     (last,) = read_unit(data, 1).samples
     assert last.labels is not None and last.labels.tolist() == [2.5, 4.0] and not last.weights.any()
@@ -79,8 +79,8 @@ def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write,
             for units in super().units_of(records):
                 yield [Unit(units[0].samples * 2, "row")]
 
-    made = Pairs(TextSettings(max_steps=1), tokenizer)
-    data = TokenDataset.build([jsonl("p.jsonl", {"text": "one"}, {"text": "three"})], made, tmp_path)
+    learn = Pairs(TextSettings(max_steps=1), tokenizer)
+    data = TokenDataset.build([jsonl("p.jsonl", {"text": "one"}, {"text": "three"})], learn, tmp_path)
     assert [list(data.samples(i)) for i in range(2)] == [[0, 1], [2, 3]]
     assert data.in_one_row(1) and read_unit(data, 1).together == "row"
     assert data.lengths.tolist() == [4, 4, 6, 6] and data.longest() == 12
@@ -121,15 +121,15 @@ def test_one_builds_and_the_others_wait(tokenizer: Any, jsonl: Write, tmp_path: 
 
 def test_a_bad_record_names_file_and_line_and_leaves_no_index(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
     schema = AttributeSchema(names=("a", "b"))
-    made = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
+    learn = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
     good = {"text": "x<extra_id_2>", "label": [1.0, 2.0]}
     file = jsonl("r.jsonl", good, {"text": "x<extra_id_2>", "label": [1.0]})
     for _ in range(2):
         with pytest.raises(RecordError, match=r"r\.jsonl:2: label has 1 values for 2 attributes"):
-            TokenDataset.build([file], made, tmp_path / "cache")
+            TokenDataset.build([file], learn, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     jsonl("r.jsonl", good)
-    assert len(TokenDataset.build([file], made, tmp_path / "cache")) == 1
+    assert len(TokenDataset.build([file], learn, tmp_path / "cache")) == 1
 
 
 def test_an_index_is_opened_by_its_key_for_the_same_objective_and_files(
@@ -153,9 +153,9 @@ def test_an_index_is_opened_by_its_key_for_the_same_objective_and_files(
 
 
 def test_an_empty_index_is_an_error_with_the_counts(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
-    made = RewardObjective(RewardSettings(max_steps=1, window=4), tokenizer, AttributeSchema(names=("a",)))
+    learn = RewardObjective(RewardSettings(max_steps=1, window=4), tokenizer, AttributeSchema(names=("a",)))
     file = jsonl("r.jsonl", {"text": "x<extra_id_2>", "label": [1.0]})
     with pytest.raises(InputError, match=r"nothing to learn from in .*r\.jsonl: 1 records, 1 dropped_over_long"):
-        TokenDataset.build([file], made, tmp_path / "cache")
+        TokenDataset.build([file], learn, tmp_path / "cache")
     with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):
-        TokenDataset.build([tmp_path / "gone.jsonl"], made, tmp_path / "cache")
+        TokenDataset.build([tmp_path / "gone.jsonl"], learn, tmp_path / "cache")

@@ -89,8 +89,8 @@ def test_batches_give_the_arrays_of_one_record_at_a_time(
         from steerlm.models.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "stories260K")
-    made = lines(kind, 200)
-    files = [jsonl("a.jsonl", *made[:150]), jsonl("b.jsonl", *made[150:])]
+    records = lines(kind, 200)
+    files = [jsonl("a.jsonl", *records[:150]), jsonl("b.jsonl", *records[150:])]
     data = TokenDataset.build(files, make_objective(kind, tokenizer), tmp_path)
     assert digest(tmp_path, data) == GOLDEN[kind, name]
 
@@ -107,9 +107,9 @@ def parallel(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_chunks_make_no_difference(small_chunks: None, jsonl: Callable[..., Path], tmp_path: Path) -> None:
-    made, file = make_objective("sft", byte_tokenizer()), jsonl("a.jsonl", *lines("sft", 200))
-    assert len(list(tokenize.tokenize([file], made, processes=1))) > 20
-    data = TokenDataset.build([file], made, tmp_path)
+    learn, file = make_objective("sft", byte_tokenizer()), jsonl("a.jsonl", *lines("sft", 200))
+    assert len(list(tokenize.tokenize([file], learn, processes=1))) > 20
+    data = TokenDataset.build([file], learn, tmp_path)
     assert digest(tmp_path, data) == GOLDEN["sft", "byte"]
 
 
@@ -167,9 +167,9 @@ class Dies(TextObjective):
 
 
 def test_a_process_that_is_killed_is_an_error(parallel: None, jsonl: Callable[..., Path], tmp_path: Path) -> None:
-    made = Dies(TextSettings(max_steps=1), byte_tokenizer())
+    learn = Dies(TextSettings(max_steps=1), byte_tokenizer())
     with pytest.raises(TrainingError, match="a tokenizing process was killed"):
-        TokenDataset.build([jsonl("a.jsonl", *lines("text", 100))], made, tmp_path / "cache", processes=2)
+        TokenDataset.build([jsonl("a.jsonl", *lines("text", 100))], learn, tmp_path / "cache", processes=2)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 

@@ -65,7 +65,7 @@ def load(shared_data: Path, name: str, folder: Path) -> Any:
 @pytest.mark.parametrize("name", ["tok512", "llama2", "llama3"])
 def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path, name: str) -> None:
     tokenizer = load(shared_data, name, tmp_path)
-    made = SFTObjective(SFTSettings(max_steps=1, window=10**6), tokenizer, AttributeSchema())
+    sft = SFTObjective(SFTSettings(max_steps=1, window=10**6), tokenizer, AttributeSchema())
     singles = single(shared_data)
     conversations = [*singles[:20], *chained(singles)]
     assert sum(len(c.conversations) >= 4 for c in conversations) >= 20
@@ -73,7 +73,7 @@ def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path,
     for conversation in conversations:
         text, spans = table(conversation)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        (unit,) = made.units(conversation)
+        (unit,) = sft.units(conversation)
         (sample,) = unit.samples
         assert sample.ids.tolist() == encoded["input_ids"]
         wanted = bytearray(len(text))
@@ -86,6 +86,6 @@ def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path,
                 into_a_span += not inside[0]
                 if inside[0]:
                     out_of_a_span.add(text[start:end])
-    assert made.counts["joints"] == into_a_span
+    assert sft.counts["joints"] == into_a_span
     # Llama 3 has a token for the end of the turn mark with the name after it: it is not wholly learned, so not at all.
     assert out_of_a_span <= ({">User"} if name == "llama3" else set())

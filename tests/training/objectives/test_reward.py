@@ -31,8 +31,10 @@ def record(label: list[float], text: str = "An answer.\n<extra_id_2>") -> Regres
 
 
 def row(labels: list[list[float]]) -> Row:
-    made = [np.array(label, np.float32) for label in labels]
-    return Row(tuple(Sample(np.ones(3, np.int32), np.zeros(3, np.float32), y, int((y != MASKED).sum())) for y in made))
+    vectors = [np.array(label, np.float32) for label in labels]
+    return Row(
+        tuple(Sample(np.ones(3, np.int32), np.zeros(3, np.float32), y, int((y != MASKED).sum())) for y in vectors)
+    )
 
 
 def test_the_loss_of_an_example_computed_by_hand(tokenizer: Any) -> None:
@@ -68,14 +70,14 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
     truth[rng.random((60, 3)) < 0.4] = MASKED
     truth[:, 2] = MASKED
     values = (np.where(truth == MASKED, 2, truth) + rng.normal(0, 1, (60, 3))).astype(np.float32)
-    made = objective(tokenizer, AttributeSchema(names=("a", "b", "c")))
+    reward = objective(tokenizer, AttributeSchema(names=("a", "b", "c")))
     total: Statistics = {}
     for start in range(0, 60, 7):
         part = slice(start, start + 7)
         tensors = row_tensors(row(truth[part].tolist()), 1, "cpu", 3)
-        _, _, statistics = made.loss(torch.tensor(values[part]), tensors)
+        _, _, statistics = reward.loss(torch.tensor(values[part]), tensors)
         total = {name: total.get(name, 0) + value for name, value in statistics.items()}
-    metrics = made.summarize(total)
+    metrics = reward.summarize(total)
     for i, name in enumerate("ab"):
         present = truth[:, i] != MASKED
         y, o = truth[present, i], values[present, i].astype(float)
@@ -100,9 +102,9 @@ def test_agreement_rounds_like_the_annotator(tokenizer: Any) -> None:
 
 
 def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
-    made = objective(tokenizer, AttributeSchema(names=("a",)))
+    reward = objective(tokenizer, AttributeSchema(names=("a",)))
     tensors = row_tensors(row([[1.0], [1.0], [1.0]]), 1, "cpu", 1)
-    metrics = made.summarize(made.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
+    metrics = reward.summarize(reward.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
     assert "pearson/a" not in metrics and "pearson" not in metrics
     assert math.isfinite(metrics["mse/a"]) and metrics["mean_predictor_mse/a"] == 0
 
@@ -136,9 +138,9 @@ def test_over_long_texts_follow_the_policy_and_are_counted(tokenizer: Any) -> No
 
 
 def test_the_attributes_that_have_labels_are_counted(tokenizer: Any) -> None:
-    made = objective(tokenizer)
+    reward = objective(tokenizer)
     for label in LABELS:
-        made.units(record(label))
-    seen = {name.removeprefix("labels/") for name, n in made.counts.items() if n and name.startswith("labels/")}
-    assert seen == set(AttributeSchema().names)
-    assert made.counts["labels/quality"] == 1
+        reward.units(record(label))
+    counted = {name.removeprefix("labels/") for name, n in reward.counts.items() if n and name.startswith("labels/")}
+    assert counted == set(AttributeSchema().names)
+    assert reward.counts["labels/quality"] == 1
