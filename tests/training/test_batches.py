@@ -47,8 +47,8 @@ def test_equal_rows_are_padded_to_the_longest_of_their_replica(data: TokenDatase
 
 def test_samples_of_a_unit_share_a_row(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     class Pairs(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 2, "row")]
 
     lines = [{"text": "x" * n} for n in (3, 5, 4, 6)]
@@ -72,8 +72,8 @@ def test_units_that_only_share_a_step_end_after_each_sample(
     tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Groups(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 3)]
 
     groups = TokenDataset.build(

@@ -16,7 +16,7 @@ from steerlm.training.data import Unit
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.text import TextObjective
-from tests.training.units import read_unit
+from tests.training.units import read_unit, record_units
 
 Write = Callable[..., Path]
 
@@ -26,8 +26,8 @@ class Counted(TextObjective):
 
     built_units = 0
 
-    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
-        for units in super().units_of(records):
+    def units(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
+        for units in super().units(records):
             self.built_units += 1
             yield units
 
@@ -53,7 +53,9 @@ def test_units_are_read_as_the_objective_returned_them(tokenizer: Any, jsonl: Wr
     first, second = jsonl("a.jsonl", *texts[:2]), jsonl("b.jsonl", texts[2])
     learn = objective(tokenizer)
     data = TokenDataset.build([first, second], learn, tmp_path / "cache")
-    expected = [unit for text in texts for unit in objective(tokenizer).units(learn.record.model_validate(text))]
+    expected = [
+        unit for text in texts for unit in record_units(objective(tokenizer), learn.record.model_validate(text))
+    ]
     assert len(data) == len(expected) == 5
     assert all(same(read_unit(data, i), unit) for i, unit in enumerate(expected))
     assert data.lengths.tolist() == [len(unit.samples[0].ids) for unit in expected]
@@ -66,7 +68,7 @@ def test_labels_are_read_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp_
     learn = RewardObjective(RewardSettings(max_steps=1), tokenizer, schema)
     lines = [{"text": f"{t}<extra_id_2>", "label": label} for t, label in (("x", [1.0, MASKED]), ("yy", [2.5, 4.0]))]
     data = TokenDataset.build([jsonl("r.jsonl", *lines)], learn, tmp_path)
-    units = [learn.units(learn.record.model_validate(line))[0] for line in lines]
+    units = [record_units(learn, learn.record.model_validate(line))[0] for line in lines]
     assert all(same(read_unit(data, i), unit) for i, unit in enumerate(units))
     (last,) = read_unit(data, 1).samples
     assert last.labels is not None and last.labels.tolist() == [2.5, 4.0] and not last.weights.any()
@@ -75,8 +77,8 @@ def test_labels_are_read_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp_
 
 def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
     class Pairs(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 2, "row")]
 
     learn = Pairs(TextSettings(max_steps=1), tokenizer)

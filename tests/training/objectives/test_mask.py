@@ -15,6 +15,7 @@ from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.records import Conversation, read_records
 from steerlm.training.config import SFTSettings
 from steerlm.training.objectives.sft import SFTObjective
+from tests.training.units import record_units
 
 Spans = list[tuple[int, int]]
 
@@ -73,7 +74,7 @@ def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path,
     for conversation in conversations:
         text, spans = table(conversation)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        (unit,) = sft.units(conversation)
+        (unit,) = record_units(sft, conversation)
         (sample,) = unit.samples
         assert sample.ids.tolist() == encoded["input_ids"]
         wanted = bytearray(len(text))

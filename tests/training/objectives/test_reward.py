@@ -17,6 +17,7 @@ from steerlm.training.data import Row, Sample
 from steerlm.training.engine import Statistics
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.tensors import row_tensors
+from tests.training.units import record_units
 
 OUTPUTS = [[3.1, 0.2, 0.1, 1, 2.5, 2, 3, 1, 1], [2, 0, 0, 0, 3, 3.5, 3.9, 1.2, 2.2]]
 LABELS = [[3.0, 0, 0, 1, *[MASKED] * 5], [*[MASKED] * 4, 4.0, 4, 4, 1, 2]]
@@ -39,7 +40,7 @@ def row(labels: list[list[float]]) -> Row:
 
 def test_the_loss_of_an_example_computed_by_hand(tokenizer: Any) -> None:
     """`docs/upstream.md#masked-regression-loss`: sum 1.40, 9 labels, 0.155556."""
-    samples = [objective(tokenizer).units(record(label))[0].samples[0] for label in LABELS]
+    samples = [record_units(objective(tokenizer), record(label))[0].samples[0] for label in LABELS]
     tensors = row_tensors(Row(tuple(samples)), 1, "cpu", 9)
     loss, count, _ = objective(tokenizer).loss(torch.tensor(OUTPUTS), tensors)
     assert loss.item() == pytest.approx(1.40, abs=1e-5)
@@ -121,26 +122,26 @@ def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
 )
 def test_an_invalid_sample_is_refused(tokenizer: Any, label: list[float], text: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        objective(tokenizer).units(record(label, text or "x<extra_id_2>"))
+        record_units(objective(tokenizer), record(label, text or "x<extra_id_2>"))
 
 
 def test_over_long_texts_follow_the_policy_and_are_counted(tokenizer: Any) -> None:
     sample = record([1.0] * 9, "x" * 50 + "<extra_id_2>")
     dropped = objective(tokenizer, window=20)
-    assert dropped.units(sample) == [] and dropped.counts["dropped_over_long"] == 1
+    assert record_units(dropped, sample) == [] and dropped.counts["dropped_over_long"] == 1
     cut = objective(tokenizer, window=20, over_long="keep_end")
-    ids = cut.units(sample)[0].samples[0].ids
+    ids = record_units(cut, sample)[0].samples[0].ids
     assert tokenizer.decode(ids) == "x" * 8 + "<extra_id_2>" and cut.counts["cut_over_long"] == 1
     with pytest.raises(InputError, match="62 tokens do not fit the window of 20"):
-        objective(tokenizer, window=20, over_long="error").units(sample)
-    fits = objective(tokenizer, window=62, over_long="error").units(sample)
+        record_units(objective(tokenizer, window=20, over_long="error"), sample)
+    fits = record_units(objective(tokenizer, window=62, over_long="error"), sample)
     assert len(fits[0].samples[0].ids) == 62
 
 
 def test_the_attributes_that_have_labels_are_counted(tokenizer: Any) -> None:
     reward = objective(tokenizer)
     for label in LABELS:
-        reward.units(record(label))
+        record_units(reward, record(label))
     counted = {name.removeprefix("labels/") for name, n in reward.counts.items() if n and name.startswith("labels/")}
     assert counted == set(AttributeSchema().names)
     assert reward.counts["labels/quality"] == 1

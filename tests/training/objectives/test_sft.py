@@ -16,6 +16,7 @@ from steerlm.training.config import SFTSettings
 from steerlm.training.data import Row, Sample
 from steerlm.training.objectives.sft import SFTObjective
 from steerlm.training.tensors import row_tensors
+from tests.training.units import record_units
 
 
 def talk(*turns: tuple[str, str] | tuple[str, str, str], **keys: Any) -> Conversation:
@@ -38,7 +39,7 @@ def objective(tokenizer: Any, **values: Any) -> SFTObjective:
 
 
 def only(sft: SFTObjective, conversation: Conversation) -> Sample:
-    (unit,) = sft.units(conversation)
+    (unit,) = record_units(sft, conversation)
     (sample,) = unit.samples
     return sample
 
@@ -91,7 +92,7 @@ def test_unconditioned_drops_the_labels_and_learns_the_same(tokenizer: Any) -> N
 
 def test_text_to_value_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InputError, match=r"TEXT_TO_VALUE .* is not supported"):
-        objective(tokenizer).units(talk(("User", "q"), ("Assistant", "a"), type="TEXT_TO_VALUE"))
+        record_units(objective(tokenizer), talk(("User", "q"), ("Assistant", "a"), type="TEXT_TO_VALUE"))
 
 
 def test_labels_without_a_type_are_value_to_text_with_one_warning(
@@ -104,7 +105,7 @@ def test_labels_without_a_type_are_value_to_text_with_one_warning(
     assert tokenizer.decode(samples[0].ids) == text_of(render(LONG))
     assert len(caplog.records) == 1 and "VALUE_TO_TEXT" in caplog.text
     assert sft.counts["type_absent"] == 3
-    objective(tokenizer).units(talk(("User", "q"), ("Assistant", "a"), type=None))
+    record_units(objective(tokenizer), talk(("User", "q"), ("Assistant", "a"), type=None))
     assert len(caplog.records) == 1
 
 
@@ -118,7 +119,7 @@ def test_labels_without_a_type_are_value_to_text_with_one_warning(
 )
 def test_a_label_that_no_server_would_accept_is_refused(tokenizer: Any, label: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        objective(tokenizer).units(talk(("User", "q"), ("Assistant", "a", label)))
+        record_units(objective(tokenizer), talk(("User", "q"), ("Assistant", "a", label)))
 
 
 def test_a_label_in_another_form_is_learned_unchanged_and_counted(tokenizer: Any) -> None:
@@ -130,22 +131,22 @@ def test_a_label_in_another_form_is_learned_unchanged_and_counted(tokenizer: Any
 
 def test_the_masked_role_must_speak(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="no turn is from 'User', the masked role; turns are from"):
-        objective(tokenizer).units(talk(("user", "q"), ("Assistant", "a")))
+        record_units(objective(tokenizer), talk(("user", "q"), ("Assistant", "a")))
 
 
 def test_no_learned_token_is_an_error_or_a_counted_drop(tokenizer: Any) -> None:
     silent = talk(("Assistant", "I speak first."), ("User", "Oh."))
     with pytest.raises(InputError, match="no token of this conversation would be learned"):
-        objective(tokenizer).units(silent)
+        record_units(objective(tokenizer), silent)
     sft = objective(tokenizer, no_learned_token="drop")
-    assert sft.units(silent) == [] and sft.counts["dropped_no_learned_token"] == 1
+    assert record_units(sft, silent) == [] and sft.counts["dropped_no_learned_token"] == 1
 
 
 def test_over_long_is_dropped_and_counted_or_an_error(tokenizer: Any) -> None:
     sft = objective(tokenizer, window=100)
-    assert sft.units(LONG) == [] and sft.counts == {"dropped_over_long": 1}  # and its labels count for nothing
+    assert record_units(sft, LONG) == [] and sft.counts == {"dropped_over_long": 1}  # and its labels count for nothing
     with pytest.raises(InputError, match=r"\d+ tokens do not fit the window of 100"):
-        objective(tokenizer, window=100, over_long="error").units(LONG)
+        record_units(objective(tokenizer, window=100, over_long="error"), LONG)
 
 
 @pytest.mark.parametrize("kept", [4, 2])
@@ -162,7 +163,7 @@ def test_keep_end_keeps_the_last_whole_turns_with_the_header(tokenizer: Any, kep
 
 def test_keep_end_drops_conversations_without_an_end_that_fits_and_is_learned(tokenizer: Any) -> None:
     sft = objective(tokenizer, over_long="keep_end", window=40)
-    assert sft.units(LONG) == []
+    assert record_units(sft, LONG) == []
     question = talk(("User", "q"), ("Assistant", "x" * 300), ("User", "well"))
     sft = objective(tokenizer, over_long="keep_end", window=80)
-    assert sft.units(question) == [] and sft.counts["dropped_over_long"] == 1
+    assert record_units(sft, question) == [] and sft.counts["dropped_over_long"] == 1
