@@ -19,6 +19,7 @@ from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks, working_in
 from tests.tiny_models import tiny_base
+from tests.training.units import record_units
 
 pytestmark = pytest.mark.timeout(600)
 DOCUMENT = ROOT / "docs" / "own-data.md"
@@ -88,7 +89,7 @@ def test_training_says_what_the_table_promises(folder: Path) -> None:
     assert len(told) == len(talks) == 3
     for talk, message in zip(talks, told, strict=True):
         with pytest.raises(InputError) as error:
-            objective.units(talk)
+            record_units(objective, talk)
         assert str(error.value) == message
     with pytest.raises(InputError, match="must be an integer"):
         SCHEMA.check({"helpfulness": 3.5})
