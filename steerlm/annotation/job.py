@@ -19,7 +19,8 @@ from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.identity import folder_identity, resolve_precision
 from steerlm.inference.striped import StripedAnnotation
 from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import read_info
 from steerlm.models.shape import ModelShape
 from steerlm.training.layout import LayoutSettings

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import write_json
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.training.layout import LayoutSettings
@@ -21,7 +22,7 @@ from steerlm.training.layout import LayoutSettings
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings
     from steerlm.evaluation.steer import Case
-    from steerlm.inference.config import Sampling
+    from steerlm.inference.config import SamplingSettings
 
 GENERATE_WORKER = "steerlm.evaluation.generate_worker"
 BLOCK = 64
@@ -166,10 +167,10 @@ def prompt(question: str, dials: Mapping[str, int], schema: AttributeSchema | No
     return render_prompt([Turn(value=question, speaker=USER)], schema.format(dials) if schema else "")
 
 
-def sampling(settings: "EvaluationSettings") -> "Sampling":
-    from steerlm.inference.config import Sampling
+def sampling(settings: "EvaluationSettings") -> "SamplingSettings":
+    from steerlm.inference.config import SamplingSettings
 
-    return Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    return SamplingSettings(temperature=settings.temperature, max_tokens=settings.max_tokens)
 
 
 def _fitting(

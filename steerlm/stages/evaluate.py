@@ -8,7 +8,8 @@ from typing import Any, Literal
 from steerlm.evaluation.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.files import write_json
-from steerlm.jobs.part_job import JobPlace, needs_job
+from steerlm.jobs.part_job import needs_job
+from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Recipe
 from steerlm.records import Conversation, read_records
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
@@ -63,7 +64,7 @@ def _answerer(
         return ServedAnswerer(profile.policy_url, settings, folder)
     if not needs_job(profile.layouts.evaluate):
         return folder
-    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile.jobs)
+    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile)
     parts, conditioned = work.scratch / f"answers-{name}", name == "policy"
     return JobAnswerer(
         folder, settings, profile.layouts.evaluate, place, parts, work.report_progress, conditioned=conditioned

@@ -14,8 +14,7 @@ from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.steer import Case
 from steerlm.inference.http_chat import HttpChat
 from steerlm.inference.parts import Parts
-from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace
+from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Layouts, Profile
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
@@ -42,7 +41,7 @@ def url(folders: dict[str, Path]) -> Iterator[str]:
 def job(
     folder: Path, model: Path, said: list[str], settings: EvaluationSettings = SETTINGS, devices: int = 2
 ) -> JobAnswerer:
-    place = JobPlace("answers", folder / "job", folder / "log", JobSettings())
+    place = JobPlace("answers", folder / "job", folder / "log", Profile(name="test"))
     layout = LayoutSettings(devices=devices, threads=1)
     return JobAnswerer(model, settings, layout, place, folder / "parts", said.append)
 
