@@ -43,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     ask(found["train_sft"].path, found["prepare_data"].path / "questions.jsonl")
     result = json.loads((found["evaluate"].path / "evaluation.json").read_text(encoding="utf-8"))
     goals = json.loads((found["report"].path / "goals.json").read_text(encoding="utf-8"))
-    summary = summarise(resolved, run, found, result, goals, time.monotonic() - began)
+    summary = summarize(resolved, run, found, result, goals, time.monotonic() - began)
     write_json(options.output / "summary.json", summary)
     link_models(options.output, summary["models"])
     show(result, goals, summary)
     return 0 if goals and all(goal["met"] for goal in goals) else 1
 
 
-def summarise(
+def summarize(
     resolved: ResolvedRecipe,
     run: PipelineRun,
     found: Mapping[str, Artifact],

@@ -121,7 +121,7 @@ class ReferenceEngine:
         (folder / "COMPLETE").touch()
         self.saved = SaveResult(folder, 0, 0.0, 0.0)
 
-    def state_of(self, folder: Path) -> dict[str, Any]:
+    def read_state(self, folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text())
         return state
 

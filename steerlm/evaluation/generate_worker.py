@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from steerlm.errors import ConfigError, first_problem
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.jobs import entry
 from steerlm.settings import Settings
 from steerlm.signals import interrupt_on_sigterm
@@ -31,7 +31,7 @@ class GenerateSpec(Settings):
     model_folder: Path
     prompts: Path
     folder: Path
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     layout: LayoutSettings = LayoutSettings()
 

@@ -24,6 +24,7 @@ RESULT_NEUTRAL = (
     "steerlm.files",
     "steerlm.jobs",
     "steerlm.locks",
+    "steerlm.retry",
     "steerlm.pipeline",
     "steerlm.processes",
     "steerlm.recipe",
