@@ -75,7 +75,7 @@ def _answerer(
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:
-    """Return the main numbers, such as `reward_pearson/quality` and, by the first judge, `steering_spearman/quality`."""
+    """Return the main numbers, such as `reward_pearson/quality` and the first judge's `steering_spearman/quality`."""
     numbers = {f"reward_pearson/{name}": one["pearson"] for name, one in result["quality"].items()}
     if result["steering"]:
         judge = next(iter(result["steering"]["judges"].values()))
