@@ -28,6 +28,7 @@ RESULT_NEUTRAL = (
     "steerlm.pipeline",
     "steerlm.processes",
     "steerlm.recipe",
+    "steerlm.retry",
     "steerlm.settings",
     "steerlm.signals",
     "steerlm.stages.base",
