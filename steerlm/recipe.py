@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
 from steerlm.datasets.config import (
@@ -25,7 +26,6 @@ from steerlm.datasets.config import (
 )
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.annotation import job as annotate_job
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.errors import ConfigError
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.part_job import JobPlace, needs_job
 from steerlm.recipe import Profile, Recipe
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
@@ -36,7 +36,7 @@ def make(config: AnnotateSettings, inputs: Inputs, work: StageContext) -> StageR
     if needs_job(layout):
         place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile.jobs)
         done = annotate_job.annotate_by_job(
-            annotate_job.Annotation(files, reward, config, layout), place, work.report_progress
+            annotate_job.AnnotationTask(files, reward, config, layout), place, work.report_progress
         )
     else:
         check_one_gpu_holds(reward, work.profile)
@@ -53,16 +53,16 @@ def make(config: AnnotateSettings, inputs: Inputs, work: StageContext) -> StageR
 def _annotate_here(
     files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, work: StageContext
 ) -> list[Any]:
-    from steerlm.inference.annotate import AnnotateCounts
+    from steerlm.annotation.annotate import AnnotateCounts
+    from steerlm.annotation.parallel import annotate_in_process
     from steerlm.inference.scorer import TransformersScorer
-    from steerlm.inference.striped import annotate_in_process
 
     scorer = TransformersScorer(reward, batch_tokens=config.batch_tokens, dtype=config.dtype)
     done = []
     for split, (source, output) in zip(SPLITS, files, strict=True):
 
         def show(counts: AnnotateCounts, split: str = split) -> None:
-            work.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labelled")
+            work.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labeled")
 
         done.append(annotate_in_process(source, output, scorer, config, show))
     return done
