@@ -24,14 +24,14 @@ from steerlm.annotation.config import AnnotateSettings
 from steerlm.annotation.job import AnnotationTask, annotate_by_job
 from steerlm.attributes import AttributeSchema
 from steerlm.inference.scorer import TransformersScorer
-from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace
+from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render_readout
+from steerlm.recipe import Profile
 from steerlm.records import Conversation, Turn
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 OPTIONS = AnnotateSettings(look_ahead=32, over_long="keep_end")
 RATE = re.compile(r"block (\d+)/\1 of each worker, (\d+(?:\.\d+)?) turns/s together")
@@ -110,7 +110,7 @@ def by_job(model: Path, source: Path, output: Path, workers: int) -> float:
     """Turns a second of a job, from when its first worker's model is loaded."""
     layout = LayoutSettings(devices=workers, threads=1)
     work = AnnotationTask([(source, output)], model, OPTIONS.model_copy(update={"turns": "labelled"}), layout)
-    place = JobPlace("benchmark", output.with_suffix(".job"), output.with_suffix(".log"), JobSettings())
+    place = JobPlace("benchmark", output.with_suffix(".job"), output.with_suffix(".log"), Profile(name="benchmark"))
     annotate_by_job(work, place, lambda line: None)
     return float(RATE.findall(place.log.read_text())[-1][1])
 

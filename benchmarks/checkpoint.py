@@ -31,7 +31,8 @@ from steerlm.megatron.checkpoint_folder import TENSORS, digest, prepare, seal
 from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.megatron.shard_files import ShardFiles
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, RewardSettings
+from steerlm.training.config import RewardSettings
+from steerlm.training.layout import LayoutSettings
 
 OUTPUTS = 9
 SHAPE = ModelShape(

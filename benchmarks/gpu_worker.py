@@ -60,8 +60,8 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a step, of the reward model's forward passes, and for which a save keeps training waiting."""
     import torch
 
-    from steerlm.training.config import LayoutSettings
     from steerlm.training.footprint import packing
+    from steerlm.training.layout import LayoutSettings
 
     engine, objective = build(task)
     count = WARM_UP + task["steps"]
@@ -107,7 +107,7 @@ def build(task: dict[str, Any]) -> tuple[Any, Any]:
     from steerlm.attributes import AttributeSchema
     from steerlm.megatron.engine import build_engine
     from steerlm.models.shape import ModelShape
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
 
@@ -136,7 +136,8 @@ class Batch(NamedTuple):
 
 
 def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[Batch]:
-    from steerlm.training.rows import Row, plan
+    from steerlm.training.data import Row
+    from steerlm.training.packing import plan_rows
     from steerlm.training.sampler import Sampler
 
     known = lengths(task, steps)
@@ -145,13 +146,13 @@ def packed(task: dict[str, Any], layout: Any, steps: int) -> Iterator[Batch]:
         of = [known[i] for i in sampler.take(task["samples"])]
         draw = np.random.default_rng(step)
         samples = [sample(task, n, draw) for n in of]
-        mine = plan(of, task["row_tokens"], layout.dp_size)[layout.dp_rank]
+        mine = plan_rows(of, task["row_tokens"], layout.dp_size)[layout.dp_rank]
         yield Batch([Row(tuple(samples[i] for i in row)) for row in mine], sum(of), sum(one.count for one in samples))
 
 
 def sample(task: dict[str, Any], length: int, draw: np.random.Generator) -> Any:
     """Random tokens, of which the second half is learned; with labels for the reward model."""
-    from steerlm.training.rows import Sample
+    from steerlm.training.data import Sample
 
     ids = draw.integers(1, task["shape"]["vocab_size"], length).astype(np.int32)
     if task["outputs"]:

@@ -19,9 +19,11 @@ from steerlm.megatron.engine import MegatronEngine, build_engine
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import render, text_of
-from steerlm.training.config import LayoutSettings, TextSettings
+from steerlm.training.config import TextSettings
+from steerlm.training.data import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.objectives.likelihood import Likelihood
-from steerlm.training.rows import Row, Sample, plan
+from steerlm.training.packing import plan_rows
 from steerlm.training.sampler import Sampler
 
 BATCH, MICRO = 32, 8
@@ -47,7 +49,7 @@ def sample(length: int, draw: np.random.Generator, padded_to: int | None = None)
 
 def rows(taken: list[int], packed: bool, draw: np.random.Generator) -> list[Row]:
     if packed:
-        planned = plan(taken, MICRO * WINDOW, 1)[0]
+        planned = plan_rows(taken, MICRO * WINDOW, 1)[0]
         return [Row(tuple(sample(taken[i], draw) for i in row)) for row in planned]
     groups = [taken[i : i + MICRO] for i in range(0, len(taken), MICRO)]
     return [Row(tuple(sample(n, draw, max(group)) for n in group)) for group in groups]

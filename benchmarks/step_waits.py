@@ -71,10 +71,11 @@ def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
     from steerlm.megatron.engine import build_engine
     from steerlm.megatron.parallel import finish
     from steerlm.models.shape import ModelShape
-    from steerlm.training.config import LayoutSettings, RewardSettings, TextSettings
+    from steerlm.training.config import RewardSettings, TextSettings
+    from steerlm.training.data import Row, Sample
+    from steerlm.training.layout import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
     from steerlm.training.objectives.reward import RewardObjective
-    from steerlm.training.rows import Row, Sample
 
     shape = ModelShape(
         vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,

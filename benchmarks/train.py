@@ -37,9 +37,10 @@ def batches(size: str) -> list[np.ndarray]:
 def ours(size: str) -> list[float]:
     from steerlm.megatron.engine import build_engine
     from steerlm.models.shape import ModelShape
-    from steerlm.training.config import LayoutSettings, TextSettings
+    from steerlm.training.config import TextSettings
+    from steerlm.training.data import Row, Sample
+    from steerlm.training.layout import LayoutSettings
     from steerlm.training.objectives.likelihood import Likelihood
-    from steerlm.training.rows import Row, Sample
 
     shape = ModelShape(max_position_embeddings=LENGTH, tie_word_embeddings=True, **SHAPES[size])
     settings = TextSettings(max_steps=100, precision="fp32", window=LENGTH)

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from steerlm import locks
 from steerlm.artifact import COMPLETE, KEY, LOCK, MANIFEST, Manifest, Store
+from steerlm.checksums import sha256_file
 from steerlm.errors import InputError, StorageError
-from steerlm.storage import sha256_file
 
 
 @dataclass(frozen=True, slots=True)

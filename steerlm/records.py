@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every JSONL line the project reads or writes, as a pydantic model; reading and writing line by line.
+"""The schema of every JSONL line the project reads or writes, and its parsing (docs/upstream.md#conversation-records).
 
-Knows the keys and their order (behaviour spec, 1.2 and 1.7), not what is done with the records. Files are streamed:
-memory does not grow with them. An output file appears under its name only when it is complete.
+Files are read line by line: memory does not grow with their size.
 """
 
-import contextlib
 import gzip
-import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, TextIO, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from steerlm.errors import InputError, RecordError, first_problem
+from steerlm.errors import RecordError, first_problem
+from steerlm.files import open_text
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -76,17 +73,6 @@ class PlainText(Line):
     text: str = Field(min_length=1)
 
 
-def open_text(path: str | Path) -> TextIO:
-    """A text file or its `.gz` form, UTF-8, newlines untouched."""
-    try:
-        raw = gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # noqa: SIM115
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, a file was expected") from None
-    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
-
-
 def parse_line(line: str, model: type[Record], path: str | Path, number: int) -> Record:
     """One record; raises `RecordError` with file, line and the first thing that is wrong."""
     try:
@@ -141,39 +127,3 @@ def read_records(
             on_error(error, line)
             continue
         yield number, record
-
-
-@contextlib.contextmanager
-def atomic_writers(*paths: str | Path) -> Iterator[list[TextIO]]:
-    """Text files that replace `paths` when the block ends without an error: all of them, or none and no trace."""
-    targets = [Path(path) for path in paths]
-    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in targets]
-    try:
-        with contextlib.ExitStack() as stack:
-            files: list[TextIO] = []
-            for path, partial in zip(targets, partials, strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.append(stack.enter_context(open(partial, "w", encoding="utf-8", newline="\n")))
-            yield files
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
-        for path, partial in zip(targets, partials, strict=True):
-            partial.replace(path)
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_writer(path: str | Path) -> Iterator[TextIO]:
-    """A text file that replaces `path` when the block ends without an error, and leaves no trace otherwise."""
-    with atomic_writers(path) as (file,):
-        yield file
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """A JSON file, indented, written atomically."""
-    with atomic_writer(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")

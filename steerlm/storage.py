@@ -8,19 +8,18 @@ and S3_ENDPOINT (or AWS_ENDPOINT_URL), as `http://host:port`.
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from steerlm.checksums import FileDigest, sha256_file
 from steerlm.errors import InputError, StorageError
-from steerlm.records import write_json
+from steerlm.files import atomic_path
 
 TRANSFERS = 8
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -37,14 +36,6 @@ BUSY = (
 SHA256_KEY = "x-amz-meta-sha256"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigest:
-    """Checksum (lower-case hex) and size in bytes of one file."""
-
-    sha256: str
-    size: int
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -74,44 +65,6 @@ def fetch(uri: str | Path, folder: Path) -> Path:
         return target
     place.download_all({name: folder / name for name in names})
     return folder
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, lower-case hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_folder(path: Path, memory: Path | None = None) -> dict[str, FileDigest]:
-    """Checksum of every file below a folder (or of one file), by relative posix name.
-
-    Hidden files and folders are left out. With `memory`, a JSON file that remembers checksums by size and modification
-    time, a file that has not been touched is not read again: 140 GB of weights are then checked in milliseconds.
-    """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    remembered: dict[str, Any] = {}
-    if memory and memory.exists():
-        try:
-            remembered = json.loads(memory.read_text(encoding="utf-8"))
-        except ValueError:
-            remembered = {}  # a broken memory costs time only
-    found: dict[str, FileDigest] = {}
-    fresh: dict[str, Any] = {}
-    for file in files:
-        name = file.name if file == path else file.relative_to(path).as_posix()
-        stat = file.stat()
-        size, modified, sha = remembered.get(name, (0, 0, ""))
-        if not sha or (size, modified) != (stat.st_size, stat.st_mtime_ns):
-            sha = sha256_file(file)
-        found[name] = FileDigest(sha, stat.st_size)
-        fresh[name] = [stat.st_size, stat.st_mtime_ns, sha]
-    if memory and fresh != remembered:
-        write_json(memory, fresh)
-    return found
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 class S3Place:
@@ -189,8 +142,7 @@ class S3Place:
         if target.exists() and _differs(target, wanted) is None:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
+        with atomic_path(target) as partial:
             self._attempt(
                 "download",
                 name,
@@ -200,9 +152,6 @@ class S3Place:
             )
             if wrong := _differs(partial, wanted):
                 raise StorageError(f"{self.uri(name)}: {wrong}; upload it again")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str, digest: FileDigest | None = None) -> None:
         """One file, its sha256 beside it; nothing is done if the object is already equal."""
@@ -301,21 +250,3 @@ def _parallel(action: Callable[[str], None], names: Iterable[str]) -> None:
     with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer") as pool:
         for future in [pool.submit(action, name) for name in names]:
             future.result()
-
-
-def digest_source(uri: str) -> str:
-    """What identifies a source: the content of a local file or folder, whatever its path; else the URI itself.
-
-    Checksums are remembered in the user's cache folder.
-    """
-    path = Path(uri.removeprefix("file://")).expanduser()
-    if is_remote(uri) or not path.exists():
-        return uri
-    memory = cache_folder() / "hashes" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]}.json"
-    files = {name: digest.sha256 for name, digest in digest_folder(path.resolve(), memory).items()}
-    return "sha256:" + hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def cache_folder() -> Path:
-    """Where this user's caches lie."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.errors import InputError, RecordError
-from steerlm.records import Conversation, RegressionSample, atomic_writer, atomic_writers, read_lines, read_records
+from steerlm.records import Conversation, RegressionSample, read_lines, read_records
 
 GOOD = (
     '{"conversations": [{"value": "Où?", "from": "User", "label": null}, {"value": "Là.", "from": "Assistant"}], '
@@ -85,32 +85,6 @@ def test_a_line_that_is_not_utf8_is_handed_over_and_the_next_is_read(tmp_path: P
     lines = list(read_lines(tmp_path / "a.jsonl", lambda error, text: rejected.append(f"{error.line} {text}")))
     assert lines == [(1, "one\n"), (4, "four")]
     assert rejected == ["2 \ufffd\ufffd\n"]
-
-
-def test_outputs_that_belong_together_appear_together(tmp_path: Path) -> None:
-    paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    with pytest.raises(RuntimeError), atomic_writers(*paths) as (first, second):
-        first.write("half")
-        second.write("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with atomic_writers(*paths) as (first, second):
-        first.write("a")
-        second.write("b")
-    assert [p.read_text() for p in paths] == ["a", "b"]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_an_output_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "out" / "a.jsonl"
-    with pytest.raises(RuntimeError), atomic_writer(path) as file:
-        file.write("half")
-        raise RuntimeError
-    assert list(path.parent.iterdir()) == []
-    with atomic_writer(path) as file:
-        file.write("whole\n")
-        assert not path.exists()
-    assert [p.name for p in path.parent.iterdir()] == ["a.jsonl"]
 
 
 @given(st.text(min_size=1), st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))

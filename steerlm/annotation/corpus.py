@@ -17,8 +17,9 @@ from typing import BinaryIO, Self
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.annotation.journal import RejectedLine
 from steerlm.errors import InputError, RecordError
+from steerlm.files import open_text
 from steerlm.prompt import render_readout
-from steerlm.records import Conversation, Turn, open_text, parse_line
+from steerlm.records import Conversation, Turn, parse_line
 from steerlm.settings import Settings
 
 BLOCK_CHARACTERS = 8_000_000

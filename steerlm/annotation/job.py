@@ -19,10 +19,11 @@ from steerlm.annotation.spec import AnnotatedFile, AnnotateSpec
 from steerlm.errors import ModelError
 from steerlm.inference.identity import folder_identity, resolve_precision
 from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.jobs.part_job import run_part_job
+from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import read_info
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 WORKER = "steerlm.annotation.worker"
 _PROGRESS = re.compile(r"\bblock \d+/\d+.*")
@@ -100,7 +101,7 @@ def annotate_by_job(
 
     with planned_outputs(task, overwrite=overwrite) as outputs:
         if any(output.missing for output in outputs):
-            run_part_job(place, WORKER, task.spec(outputs).model_dump(mode="json"), task.layout, on_line)
+            run_part_job(place, WORKER, task.spec(outputs), task.layout, on_line)
         return [output.merge() for output in outputs]
 
 

@@ -17,11 +17,11 @@ from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
+from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
+from steerlm.files import atomic_writer, sync, sync_folder
 from steerlm.locks import LockHeldError, hold
-from steerlm.records import atomic_writer
 from steerlm.settings import Settings
-from steerlm.storage import sha256_file
 
 
 class OutputConflict(InputError):  # noqa: N818 (the output is in conflict)
@@ -104,7 +104,7 @@ class JournaledOutput:
         """Append a block of output, then its journal entry, whose `size` is filled in."""
         assert self._output is not None
         self._output.write(text.encode())
-        _sync(self._output)
+        sync(self._output)
         self._append(entry.model_copy(update={"size": self._output.tell()}))
 
     def finish(self, entry: JournalEntry) -> None:
@@ -126,7 +126,7 @@ class JournaledOutput:
         if self._partial.exists():
             self._write_rejects()
             self._partial.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         elif self.path.stat().st_size != self.entry.size or sha256_file(self.path) != self.entry.output_sha256:
             raise OutputConflict(f"{self.path} was changed after it was written")
 
@@ -150,7 +150,7 @@ class JournaledOutput:
 
     def _append(self, entry: JournalEntry) -> None:
         self._journal.write(entry.model_dump_json().encode() + b"\n")
-        _sync(self._journal)
+        sync(self._journal)
         self.entry = entry
 
     def _entries(self) -> Iterator[tuple[int, JournalEntry]]:
@@ -182,17 +182,3 @@ def discard(path: Path) -> None:
     """Remove an output, complete or not, with its journal and rejects file."""
     for end in ("", ".partial", ".journal", ".rejects"):
         path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

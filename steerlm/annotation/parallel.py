@@ -27,8 +27,8 @@ from steerlm.annotation.config import AnnotateSettings
 from steerlm.annotation.corpus import BlockRange, Corpus
 from steerlm.annotation.journal import JournaledOutput, OutputConflict, RejectedLine, discard
 from steerlm.errors import SteerLMError
+from steerlm.files import write_json
 from steerlm.jobs.parts import Parts
-from steerlm.records import write_json
 from steerlm.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.settings import Settings
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 class AnnotatedFile(Settings):

@@ -2,16 +2,15 @@
 """`steerlm annotate`: label every answer of a corpus with a reward model, in this process or behind a server."""
 
 import contextlib
-import signal
 import time
 import zlib
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal, Self
 
 import typer
 
-from steerlm.errors import InputError, Interrupted
+from steerlm.errors import InputError
+from steerlm.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from steerlm.annotation.annotate import AnnotateCounts
@@ -98,7 +97,7 @@ def annotate(
     if (model is None) == (host is None and port is None and not url):
         raise InputError("choose the reward model: --model FOLDER, or --host and --port of a server, or its --url")
     job_profile = _job_profile(model, profile, set_)
-    with Terminable():
+    with sigterm_as_ctrl_c("terminated; run the same command again to resume"):
         if model is not None and job_profile is not None:
             from steerlm.annotation.job import AnnotationTask
 
@@ -132,7 +131,7 @@ class ProgressBar:
     def __init__(self, source: Path) -> None:
         from tqdm import tqdm
 
-        from steerlm.records import open_text
+        from steerlm.files import open_text
 
         lines = None
         # A broken archive is reported with its line when it is read.
@@ -153,25 +152,6 @@ class ProgressBar:
         rate = (counts.turns - self._turns) / max(1e-9, time.monotonic() - self._start)
         self._bar.update(counts.lines - self._bar.n)
         self._bar.set_postfix_str(f"{rate:.0f} turns/s")
-
-
-class Terminable:
-    """SIGTERM ends the block as Ctrl-C does, which every library lets through, and leaves it as `Interrupted`."""
-
-    def __init__(self) -> None:
-        self._terminated = False
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._terminate)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if self._terminated:
-            raise Interrupted("terminated; run the same command again to resume") from None
-
-    def _terminate(self, signum: int, frame: FrameType | None) -> None:
-        self._terminated = True
-        raise KeyboardInterrupt
 
 
 def _scorer(
@@ -209,18 +189,18 @@ def _job_profile(model: Path | None, profile: str | None, set_: list[str]) -> "P
 def _annotate_by_job(task: "AnnotationTask", profile: "Profile", overwrite: bool) -> "AnnotateCounts":
     from steerlm.annotation.job import annotate_by_job
     from steerlm.annotation.parallel import parts_folder
-    from steerlm.jobs.part_job import JobPlace
+    from steerlm.jobs.place import JobPlace
 
     ((_, output),) = task.files
     folder = parts_folder(output)
-    place = JobPlace("annotate", folder / "job", folder / "annotate.log", profile.jobs)
+    place = JobPlace("annotate", folder / "job", folder / "annotate.log", profile)
     (counts,) = annotate_by_job(task, place, lambda text: typer.echo(text, err=True), overwrite=overwrite)
     return counts
 
 
 def _write_spec(task: "AnnotationTask", path: Path, profile: "Profile", overwrite: bool) -> None:
     from steerlm.annotation.job import planned_outputs, torchrun_command
-    from steerlm.records import write_json
+    from steerlm.files import write_json
 
     with planned_outputs(task, overwrite=overwrite) as outputs:
         missing = sum(len(output.missing) for output in outputs)

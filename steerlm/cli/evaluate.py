@@ -39,7 +39,7 @@ def steering(
     from steerlm.evaluation.questions import read_questions
     from steerlm.evaluation.report import ReportData, write_report
     from steerlm.evaluation.served_answerer import ServedAnswerer
-    from steerlm.records import write_json
+    from steerlm.files import write_json
 
     settings = EvaluationSettings(questions=count, max_tokens=max_tokens, over_long=over_long, seed=seed)
     texts = read_questions(questions)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
 
 app = typer.Typer(
     no_args_is_help=True, help="Fetch, import, export and show models.\n\nExample: steerlm model show DIR"
@@ -98,7 +98,7 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
 
 def _layout(command: str, source: Path, target: Path, tensor: int, pipeline: int) -> "LayoutSettings":
     from steerlm.errors import InputError
-    from steerlm.training.config import LayoutSettings
+    from steerlm.training.layout import LayoutSettings
 
     processes = tensor * pipeline
     started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm plan RECIPE`: what a recipe's trainings need, before anything is started."""
+"""`steerlm plan RECIPE`: what a recipe's trainings need, before anything starts."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
 app = typer.Typer()
 
 EPILOG = (
-    "Example: steerlm plan steerlm-llama2; or, with the data that is there:"
+    "Example: steerlm plan steerlm-llama2; or, with the lengths of your data:"
     " steerlm plan helpsteer2-70b --data reward=data/train_reg.jsonl --tokenizer models/llama3"
 )
 
@@ -22,26 +22,26 @@ def plan(
     model: list[Path] = typer.Option(
         [],
         "--model",
-        help="base=DIR or reward=DIR: a fetched model's folder, for a model whose shape is not known by its name.",
+        help="base=DIR or reward=DIR: the folder of a fetched model whose shape is not known by its name.",
     ),
     data: list[str] = typer.Option(
         [],
         "--data",
-        help="base=FILE, reward=FILE or sft=FILE: its lengths say how rows "
-        "will be filled; without, every sample counts as a full window.",
+        help="base=FILE, reward=FILE or sft=FILE: plan with the lengths of its samples; "
+        "without it, every sample counts as a full window.",
     ),
     tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Tokenizer folder for --data."),
     gpu: str | None = typer.Option(
-        None, "--gpu", help="GPU type in place of the profile's, such as h100: times are estimated for it."
+        None, "--gpu", help="GPU type, such as h100, in place of the profile's; times are estimated for it."
     ),
     disk_rate: float = typer.Option(
-        5.0, "--disk-rate", min=0.001, help="GB/s at which a node writes checkpoints, for the time of a save."
+        5.0, "--disk-rate", min=0.001, help="GB/s at which a node writes checkpoints, to estimate the time of a save."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Show memory, FLOPs, storage, checkpoints and estimated times of a recipe's trainings, also on fewer nodes.
 
-    Fails, saying why, if a layout cannot be or needs more memory than the profile's GPU has.
+    Fails with the reason if a layout is invalid or needs more memory than the profile's GPU has.
     """
     import json
 
@@ -50,16 +50,19 @@ def plan(
     from steerlm.recipe import load_recipe
     from steerlm.trainjob.planning import plan_recipe
 
-    found = plan_recipe(
+    plans = plan_recipe(
         load_recipe(recipe, profile, set_),
-        _pairs("--model", map(str, model)),
+        _pairs("--model", [str(path) for path in model]),
         _pairs("--data", data),
         tokenizer,
         gpu,
         disk_rate * 1e9,
     )
-    typer.echo(json.dumps({name: one.values() for name, one in found.items()}, indent=2) if as_json else text(found))
-    too_large = [name for name, one in found.items() if one.fits is False]
+    if as_json:
+        typer.echo(json.dumps({name: plan.to_json() for name, plan in plans.items()}, indent=2))
+    else:
+        typer.echo(text(plans))
+    too_large = [name for name, plan in plans.items() if plan.fits is False]
     if too_large:
         raise ConfigError(
             f"{', '.join(too_large)}: more memory than a GPU has; lower micro_batch, raise tensor (with "
@@ -68,11 +71,12 @@ def plan(
         )
 
 
-def _pairs(option: str, given: Any) -> dict[str, Path]:
+def _pairs(option: str, values: Sequence[str]) -> dict[str, Path]:
+    """Parse the NAME=PATH values of an option."""
     from steerlm.errors import InputError
 
     pairs = {}
-    for text in given:
+    for text in values:
         name, equals, path = text.partition("=")
         if not equals or name not in ("base", "reward", "sft"):
             raise InputError(f"{option} {text}: expected base=PATH, reward=PATH or sft=PATH")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `steerlm plan` prints for people: one block of lines per training."""
+"""The text that `steerlm plan` prints: one block of lines per training."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -9,25 +9,26 @@ from steerlm.cli.sizes import size
 
 if TYPE_CHECKING:
     from steerlm.training.node_counts import Estimate
-    from steerlm.trainjob.planning import Planned
+    from steerlm.trainjob.planning import TrainingPlan
 
 Line = tuple[str, str]
 
 
-def text(planned: "Mapping[str, Planned]") -> str:
+def text(plans: "Mapping[str, TrainingPlan]") -> str:
+    """Return the text for plans by section."""
     blocks = [
-        "\n".join([f"{name}: {one.model}", *(f"  {key:16} {value}".rstrip() for key, value in _lines(one))])
-        for name, one in planned.items()
+        "\n".join([f"{name}: {plan.model}", *(f"  {key:16} {value}".rstrip() for key, value in _lines(plan))])
+        for name, plan in plans.items()
     ]
-    if any(one.estimates for one in planned.values()):
+    if any(plan.estimates for plan in plans.values()):
         blocks.append("Times and MFU are estimates of a model, not measurements.")
-    if any(one.need.real_token_share is None for one in planned.values()):
+    if any(plan.need.real_token_share is None for plan in plans.values()):
         blocks.append("Without --data every sample counts as a full window.")
     return "\n\n".join(blocks)
 
 
-def _lines(one: "Planned") -> list[Line]:
-    layout, need, settings = one.layout, one.need, one.settings
+def _lines(plan: "TrainingPlan") -> list[Line]:
+    layout, need, settings = plan.layout, plan.need, plan.settings
     return [
         (
             "layout",
@@ -35,17 +36,19 @@ def _lines(one: "Planned") -> list[Line]:
             f"pipeline {layout.pipeline} x data {layout.data_parallel}; rows of at most "
             f"{layout.row_limit(settings.window):,} tokens, recompute {layout.recompute}, {settings.precision}",
         ),
-        ("parameters", f"{need.parameters:,}; {need.parameters_per_process:,} on a GPU"),
-        ("memory per GPU", _memory(one)),
+        ("parameters", f"{need.parameters:,}; {need.parameters_per_process:,} per GPU"),
+        ("memory per GPU", _memory(plan)),
         (
-            "a step",
-            f"{need.tokens_per_step:,.0f} tokens, {need.rows_per_replica:.1f} rows a replica, "
-            f"{need.flops_per_step:.3g} FLOPs, {need.flops_per_process:.3g} a GPU",
+            "per step",
+            f"{need.tokens_per_step:,.0f} tokens, {need.rows_per_replica:.1f} rows per replica, "
+            f"{need.flops_per_step:.3g} FLOPs, {need.flops_per_process:.3g} per GPU",
         ),
-        ("all steps", _whole(one)),
+        ("all steps", _all_steps(plan)),
         (
             "real tokens",
-            f"{need.real_token_share:.0%} of what is computed" if need.real_token_share else "not known without --data",
+            f"{need.real_token_share:.0%} of the computed tokens"
+            if need.real_token_share
+            else "unknown without --data",
         ),
         (
             "storage",
@@ -54,86 +57,88 @@ def _lines(one: "Planned") -> list[Line]:
             f"{size(need.checkpoint_bytes)}",
         ),
         (
-            "a checkpoint",
+            "checkpoint",
             f"{size(need.checkpoint_bytes_per_process)} copied to host memory and written by each process, "
-            f"{size(one.host_memory_per_node)} a node: {one.save_seconds:,.1f} s at {one.disk_rate / 1e9:g} GB/s",
+            f"{size(plan.host_memory_per_node)} per node: {plan.save_seconds:,.1f} s at {plan.disk_rate / 1e9:g} GB/s",
         ),
-        *(_times(one) if one.gpu else ()),
+        *(_times(plan) if plan.gpu else ()),
     ]
 
 
-def _times(one: "Planned") -> Iterator[Line]:
-    """What the time model says, of the layout and of fewer nodes."""
-    if not one.estimates:
-        yield "time", f"not estimated for {one.settings.precision}"
+def _times(plan: "TrainingPlan") -> Iterator[Line]:
+    """Yield the estimates for the layout and for fewer nodes."""
+    if not plan.estimates:
+        yield "time", f"not estimated for {plan.settings.precision}"
         return
-    own = one.estimates[0]
-    assert one.gpu
-    parts = ((name, seconds * 1e3) for name, seconds in asdict(own.time).items())
-    shown = ", ".join(f"{name} {ms:,.0f}" for name, ms in parts if ms >= 0.5)
-    yield "time of a step", f"{_step(own)} on {one.gpu.name}"
-    yield "", f"ms: {shown}"
+    own = plan.estimates[0]
+    assert plan.gpu
+    milliseconds = ((name, seconds * 1e3) for name, seconds in asdict(own.time).items())
+    yield "time per step", f"{_step(own)} on {plan.gpu.name}"
+    yield "", "ms: " + ", ".join(f"{name} {ms:,.0f}" for name, ms in milliseconds if ms >= 0.5)
     sent = ", ".join(f"{name} {size(count)}" for name, count in asdict(own.traffic).items() if count)
-    yield "traffic", f"a GPU sends in a step: {sent}" if sent else "none"
-    yield "time of all", _total(own) if own.hours is not None else "not known without --data"
-    if len(one.estimates) > 1:
-        yield from _node_counts(one)
-    yield from _row_count(one)
+    yield "traffic", f"sent per GPU and step: {sent}" if sent else "none"
+    yield "total time", _total(own) if own.hours is not None else "unknown without --data"
+    if len(plan.estimates) > 1:
+        yield from _node_counts(plan)
+    yield from _row_count(plan)
 
 
-def _node_counts(one: "Planned") -> Iterator[Line]:
+def _node_counts(plan: "TrainingPlan") -> Iterator[Line]:
     from steerlm.training.node_counts import SLOWER, fewest_nodes
 
-    for heading, other in zip(["nodes", *[""] * len(one.estimates)], one.estimates, strict=False):
-        total = f", {_total(other)}" if other.hours is not None else ""
-        yield heading, f"{other.nodes:3}: {_step(other)}, {other.rows_per_replica:.1f} rows a replica{total}"
-    best = fewest_nodes(one.estimates)
+    for heading, estimate in zip(["nodes", *[""] * len(plan.estimates)], plan.estimates, strict=False):
+        total = f", {_total(estimate)}" if estimate.hours is not None else ""
+        rows = f"{estimate.rows_per_replica:.1f} rows per replica"
+        yield heading, f"{estimate.nodes:3}: {_step(estimate)}, {rows}{total}"
+    best = fewest_nodes(plan.estimates)
     yield "", f"{best.nodes} {_nodes(best.nodes)}: the fewest within {SLOWER:.0%} of the fastest"
 
 
-def _row_count(one: "Planned") -> Iterator[Line]:
-    """Where replicas have so few rows that they mostly wait for each other, or will have for shorter samples."""
+def _row_count(plan: "TrainingPlan") -> Iterator[Line]:
+    """Warn if replicas have so few rows that they mostly wait for each other, or would for shorter samples."""
     from steerlm.training.node_counts import fewest_mean_tokens, rows_wanted
 
-    wanted = rows_wanted(one.layout)
-    if one.few_rows:
-        yield "few rows", f"{one.need.rows_per_replica:.1f} a replica, fewer than {wanted}: GPUs wait much of the time"
-    elif one.need.real_token_share is None and wanted > 1:
-        mean = fewest_mean_tokens(one.settings, one.layout)
-        text = f"fewer than {wanted} a replica if samples average {mean:,.0f} tokens or less"
-        yield "few rows", f"{text}: GPUs would wait much of the time"
+    needed = rows_wanted(plan.layout)
+    if plan.few_rows:
+        rows = f"{plan.need.rows_per_replica:.1f} per replica, fewer than {needed}"
+        yield "few rows", f"{rows}: GPUs wait much of the time"
+    elif plan.need.real_token_share is None and needed > 1:
+        mean = fewest_mean_tokens(plan.settings, plan.layout)
+        rows = f"fewer than {needed} per replica if samples average {mean:,.0f} tokens or less"
+        yield "few rows", f"{rows}: GPUs would wait much of the time"
 
 
 def _nodes(count: int) -> str:
     return "node" if count == 1 else "nodes"
 
 
-def _step(one: "Estimate") -> str:
-    return f"{one.time.total * 1e3:,.0f} ms, MFU {one.mfu:.1%}"
+def _step(estimate: "Estimate") -> str:
+    return f"{estimate.time.total * 1e3:,.0f} ms, MFU {estimate.mfu:.1%}"
 
 
-def _total(one: "Estimate") -> str:
-    assert one.hours is not None and one.gpu_hours is not None
-    hours = f"{one.hours:,.1f} hours" if one.hours >= 1 else f"{one.hours * 60:.0f} minutes"
-    return f"{hours}, {one.gpu_hours:,.1f} GPU-hours"
+def _total(estimate: "Estimate") -> str:
+    assert estimate.hours is not None and estimate.gpu_hours is not None
+    hours = estimate.hours
+    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    return f"{duration}, {estimate.gpu_hours:,.1f} GPU-hours"
 
 
-def _memory(one: "Planned") -> str:
+def _memory(plan: "TrainingPlan") -> str:
     from steerlm.training.footprint import ROOM
 
-    memory = one.need.memory
+    memory = plan.need.memory
     parts = ((name, getattr(memory, name)) for name in ("weights", "gradients", "optimizer", "activations", "logits"))
-    text = f"{size(memory.total)}: " + ", ".join(f"{name} {size(held)}" for name, held in parts if held)
-    if one.gpu_memory is None:
-        return text
-    share = memory.total / one.gpu_memory
-    verdict = "DOES NOT FIT" if not one.fits else "hardly fits" if share > ROOM else "fits"
-    return f"{text}; {verdict}, {share:.0%} of {size(one.gpu_memory)}"
+    needed = f"{size(memory.total)}: " + ", ".join(f"{name} {size(held)}" for name, held in parts if held)
+    if plan.gpu_memory is None:
+        return needed
+    share = memory.total / plan.gpu_memory
+    verdict = "DOES NOT FIT" if not plan.fits else "barely fits" if share > ROOM else "fits"
+    return f"{needed}; {verdict}, {share:.0%} of {size(plan.gpu_memory)}"
 
 
-def _whole(one: "Planned") -> str:
-    steps, need = one.need.steps, one.need
+def _all_steps(plan: "TrainingPlan") -> str:
+    need, steps = plan.need, plan.need.steps
     if steps is None:
-        return f"epochs of the data: {one.settings.epochs:g}; their number is not known without --data"
-    most = "at most " if one.settings.epochs and need.real_token_share is None else ""
+        return f"{plan.settings.epochs:g} epochs of the data; the number of steps is unknown without --data"
+    most = "at most " if plan.settings.epochs and need.real_token_share is None else ""
     return f"{most}{steps:,} steps, {steps * need.tokens_per_step:.3g} tokens, {steps * need.flops_per_step:.3g} FLOPs"

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm train text|reward|sft RECIPE`: one training outside the pipeline, with inputs that are named."""
+"""`steerlm train text|reward|sft RECIPE`: one training outside the pipeline, on files named on the command line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from steerlm.pipeline.run_log import RunLog
+    from steerlm.recipe import Profile
 
 app = typer.Typer()
 
@@ -16,13 +23,15 @@ EPILOG = (
 
 @app.command(epilog=EPILOG)
 def train(
-    objective: Literal["text", "reward", "sft"] = typer.Argument(
-        ..., help="Plain text, reward model or conditioned SFT."
+    objective: str = typer.Argument(..., help="text (plain text), reward (a reward model) or sft (conditioned SFT)."),
+    recipe: str = typer.Argument(
+        ..., help="A shipped recipe's name or a path; its section base.train, reward or sft is used."
     ),
-    recipe: str = typer.Argument(..., help="A shipped recipe's name or a path: its section base.train, reward or sft."),
     data: list[Path] = typer.Option(..., "--data", help="Training file (repeatable): texts, samples or conversations."),
-    output: Path = typer.Option(..., "--output", help="Model folder to make; OUTPUT.work keeps checkpoints and logs."),
-    model: Path | None = typer.Option(None, "--model", help="Model folder to start from; text may start from nothing."),
+    output: Path = typer.Option(..., "--output", help="Model folder to write; OUTPUT.work keeps checkpoints and logs."),
+    model: Path | None = typer.Option(
+        None, "--model", help="Model folder to start from; optional for text with a shape in the recipe."
+    ),
     validation: list[Path] = typer.Option([], "--validation", help="Validation file (repeatable)."),
     tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Tokenizer folder; default: the model's."),
     profile: str | None = typer.Option(None, "--profile", help="A shipped profile's name or a path."),
@@ -30,20 +39,22 @@ def train(
     write_spec: Path | None = typer.Option(
         None,
         "--write-spec",
-        help="Train nothing: tokenize, write the worker's spec there and print its torchrun command.",
+        help="Do not train: tokenize, write the worker's spec to this file and print its torchrun command.",
     ),
 ) -> None:
-    """Train one model with a recipe's settings. Stopped and started again, it goes on where it was."""
+    """Train one model with a recipe's settings. Run the same command again to resume."""
+    from steerlm.pipeline.keys import explain
     from steerlm.recipe import load_recipe
-    from steerlm.trainjob.standalone import Files, torchrun, train_alone
+    from steerlm.trainjob.standalone import Reporting, TrainFiles, torchrun, train_standalone
     from steerlm.trainjob.standalone import write_spec as write
 
-    files, resolved = Files(data, validation, model, tokenizer, output), load_recipe(recipe, profile, set_)
+    files, resolved = TrainFiles(data, validation, model, tokenizer, output), load_recipe(recipe, profile, set_)
     if write_spec is not None:
         write(objective, resolved, files, write_spec, lambda line: typer.echo(line, err=True))
         typer.echo(torchrun(objective, resolved, write_spec.absolute()))
         return
-    metrics = train_alone(objective, resolved, files, Bar())
+    record = partial(recorded, f"train-{objective}", resolved.profile)
+    metrics = train_standalone(objective, resolved, files, Reporting(ProgressBar(), record, explain))
     for name, value in metrics.items():
         if name in ("steps", "exported_step", "tokens", "real_token_share") or name.count("/") == 1:
             typer.echo(f"{name:24} {value:.5g}")
@@ -53,8 +64,20 @@ def train(
     typer.echo(f"model folder: {output}")
 
 
-class Bar:
-    """A progress bar of the lines that tell of a step; elsewhere than on a terminal, the lines."""
+@contextmanager
+def recorded(name: str, profile: "Profile", journal: Path) -> "Iterator[RunLog]":
+    """Open a new run log at `journal`, which the profile's tracking follows as the MLflow run `name`."""
+    from steerlm.artifact import Store
+    from steerlm.pipeline.run_log import RunLog
+    from steerlm.pipeline.tracking import recording
+
+    journal.unlink(missing_ok=True)
+    with recording(name, journal, profile.tracking, Store(profile.store).root):
+        yield RunLog(journal)
+
+
+class ProgressBar:
+    """Shows log lines of steps as a progress bar; other lines, and all lines outside a terminal, as they are."""
 
     def __init__(self) -> None:
         import sys

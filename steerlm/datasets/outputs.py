@@ -13,7 +13,8 @@ from typing import TextIO
 
 from steerlm.datasets.config import OnError
 from steerlm.errors import InputError, RecordError
-from steerlm.records import Line, atomic_writer, atomic_writers
+from steerlm.files import atomic_writer, atomic_writers
+from steerlm.records import Line
 
 TRAIN, VAL = "train.jsonl", "val.jsonl"
 

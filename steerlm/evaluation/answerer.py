@@ -16,7 +16,7 @@ from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 
 if TYPE_CHECKING:
-    from steerlm.inference.config import Sampling
+    from steerlm.inference.config import SamplingSettings
 
 
 class Answerer(Protocol):
@@ -73,11 +73,11 @@ def case_prompt(question: str, requested: Mapping[str, int], schema: AttributeSc
     return render_prompt([Turn(value=question, speaker=USER)], schema.format(requested) if schema else "")
 
 
-def answer_sampling(settings: EvaluationSettings) -> "Sampling":
+def answer_sampling(settings: EvaluationSettings) -> "SamplingSettings":
     """Return how the answers of an evaluation are sampled."""
-    from steerlm.inference.config import Sampling
+    from steerlm.inference.config import SamplingSettings
 
-    return Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    return SamplingSettings(temperature=settings.temperature, max_tokens=settings.max_tokens)
 
 
 def questions_that_fit(

@@ -16,10 +16,11 @@ from steerlm.evaluation.answerer import (
 from steerlm.evaluation.cases import SteeringCase
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.spec import GenerateSpec
-from steerlm.jobs.part_job import JobPlace, run_part_job
+from steerlm.files import write_json
+from steerlm.jobs.part_job import run_part_job
 from steerlm.jobs.parts import Parts
-from steerlm.records import write_json
-from steerlm.training.config import LayoutSettings
+from steerlm.jobs.place import JobPlace
+from steerlm.training.layout import LayoutSettings
 
 WORKER = "steerlm.evaluation.worker"
 BLOCK = 64
@@ -69,7 +70,7 @@ class JobAnswerer:
                 seed=self._settings.seed,
                 layout=self._layout,
             )
-            run_part_job(self._place, WORKER, spec.model_dump(mode="json"), self._layout, self._on_line)
+            run_part_job(self._place, WORKER, spec, self._layout, self._on_line)
         answers = [""] * len(cases)
         for number, block in enumerate(blocks):
             for i, text in zip(block, self._read(number), strict=True):

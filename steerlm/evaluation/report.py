@@ -9,7 +9,7 @@ from typing import Any
 
 from steerlm.errors import InputError
 from steerlm.evaluation import plots
-from steerlm.records import atomic_writer
+from steerlm.files import atomic_writer
 
 
 @dataclass(frozen=True, slots=True)

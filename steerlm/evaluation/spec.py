@@ -3,9 +3,9 @@
 
 from pathlib import Path
 
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.settings import Settings
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 
 
 class GenerateSpec(Settings):
@@ -23,6 +23,6 @@ class GenerateSpec(Settings):
     model_folder: Path
     prompts: Path
     folder: Path
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     layout: LayoutSettings = LayoutSettings()

@@ -11,7 +11,7 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.inference.server_pool import ServerPool, read_json
 
 ROUTE = "/v1/chat/completions"
@@ -44,7 +44,7 @@ class HttpChat:
         return AttributeSchema.model_validate(attributes) if attributes else None
 
     def complete(
-        self, questions: Sequence[str], attributes: Sequence[Mapping[str, int]], sampling: Sampling, seed: int
+        self, questions: Sequence[str], attributes: Sequence[Mapping[str, int]], sampling: SamplingSettings, seed: int
     ) -> list[str]:
         """Return an answer to each question with its requested attributes. A repeated question is sampled anew.
 

@@ -1,52 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job and the verbs of a back end that runs it. A job is addressed by name, so that any process can come back to it.
+"""A job, and the protocol of a back end that runs jobs. A job is addressed by name, so any process can attach to it.
 
-Waiting, attempts and signals live once, above all back ends, in `launcher.py`.
+Waiting, retries and signals are implemented once, above all back ends, in `launcher.py`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import BaseModel
+
 State = Literal["waiting", "running", "succeeded", "failed", "interrupted"]
+
+NAME_LENGTH = 63
+"""Longest RFC 1123 label: Kubernetes names pods and services by it."""
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+
+
+def job_name(title: str, folder: Path) -> str:
+    """Return an RFC 1123 label for the job `title` whose records are in `folder`, unique to that folder."""
+    digest = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+    label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[: NAME_LENGTH - len(digest) - 1].rstrip("-")
+    return f"{label}-{digest}" if label else f"job-{digest}"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """`python -m MODULE SPEC.json` on `nodes` x `devices` processes.
 
-    `name`: letters, digits and hyphens. `folder`: where its records lie (spec, process, statuses). `log`: where its
-    output goes. `threads`: CPU threads per process. `environment`: variables that the processes start with, unless the
-    user has set them.
+    Attributes:
+        name: An RFC 1123 label (`job_name`); the other verbs of a back end address the job by it.
+        module: The worker's module.
+        spec: The content of the worker's SPEC.json.
+        folder: Where a back end keeps the job's records.
+        log: Where a back end keeps the output of every attempt.
+        threads: CPU threads per process; None: the back end divides a machine's cores among its processes.
+        environment: Variables that the processes start with, unless the user has set them.
+        clears: Folders to empty before the job starts, never when it is attached to.
+        repeat: Start again after success; otherwise a job that has succeeded with this spec is not run again.
     """
 
     name: str
     module: str
-    spec: Mapping[str, Any]
+    spec: BaseModel | Mapping[str, Any]
     folder: Path
     log: Path
     nodes: int = 1
     devices: int = 1
-    threads: int = 1
+    threads: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    clears: Sequence[Path] = ()
+    repeat: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.name) > NAME_LENGTH or not _LABEL.fullmatch(self.name):
+            raise ValueError(f"job name {self.name!r} is not an RFC 1123 label; make it with job_name()")
 
     @property
     def processes(self) -> int:
         return self.nodes * self.devices
 
+    def spec_json(self) -> dict[str, Any]:
+        """Return the content of SPEC.json as plain JSON values."""
+        return self.spec.model_dump(mode="json") if isinstance(self.spec, BaseModel) else dict(self.spec)
+
     def hash(self) -> str:
-        """Of what must agree for a running job to be this one."""
-        what = [self.module, self.spec, self.nodes, self.devices]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        """Return the digest of what a running job must share with this one to be attached to."""
+        identity = [self.module, self.spec_json(), self.nodes, self.devices]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """`message`: of a job that failed, what it said. `final`: starting it again cannot help. `exit_code`: the one the
-    error asks for."""
+    """The state of a job.
+
+    Attributes:
+        state: "waiting": accepted, no process started yet.
+        message: Why the job failed, as its worker reported it.
+        final: Starting the job again cannot help.
+        exit_code: The exit code for a command that reports the failure.
+    """
 
     state: State
     message: str = ""
@@ -61,16 +98,33 @@ class JobStatus:
 class Backend(Protocol):
     """Where jobs run. Every verb may be called by another process than the one that called `ensure`."""
 
+    @property
+    def max_nodes(self) -> int | None:
+        """Most nodes a job may have; None if there is no limit."""
+        ...
+
     def ensure(self, job: Job) -> str:
-        """Start the job, or attach to it if it runs or has succeeded with the same spec; its name. A job that ended
-        otherwise is started again. Raises `SteerLMError` if one of the name runs with another spec, `InputError` if
-        the back end cannot run it."""
+        """Start the job, or attach to it if it is running or has succeeded with the same spec; return its name.
+
+        A job that failed or was interrupted is started again, and so is a succeeded one if `job.repeat`.
+
+        Raises:
+            SteerLMError: A job of this name is running with another spec.
+            InputError: The back end cannot run the job.
+        """
+        ...
 
     def status(self, name: str) -> JobStatus:
-        """How it stands; `failed` for a job nobody knows."""
+        """Return the job's status; `failed` for an unknown name."""
+        ...
 
     def logs(self, name: str, since: int = 0) -> Iterator[tuple[int, str]]:
-        """The complete lines there are from offset `since`, each with the offset behind it."""
+        """Yield the complete lines logged so far after offset `since`, each with the offset behind it.
+
+        The attempts of a job share one log, so an offset stays valid. An unknown name has no lines.
+        """
+        ...
 
     def cancel(self, name: str, *, force: bool = False) -> None:
-        """Ask it to save and stop; `force`: end it at once. Nothing happens if it has ended."""
+        """Request that the job save and stop; `force`: kill it. Does nothing if it has ended."""
+        ...

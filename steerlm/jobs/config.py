@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a training job is looked after. Torch-free; knows nothing of what the job computes."""
+"""How the launcher supervises a job: retries, stalls, time to stop. Torch-free; independent of the job's work."""
 
 from pydantic import PositiveFloat, PositiveInt
 
-from steerlm.training.config import FaultSettings
+from steerlm.training.layout import FaultSettings
 
 
 class JobSettings(FaultSettings):
-    """`attempts`: starts in all, when processes die for a reason that may pass (a kill, a crash); an error that the
-    worker itself reports is final. `no_progress_minutes`: a job that neither logs nor measures for so long is stuck.
-    `grace_seconds`: time to save after it is asked to stop. The keys of `FaultSettings` go to the worker."""
+    """The section `jobs` of a profile. The keys of `FaultSettings` go to the worker."""
 
     attempts: PositiveInt = 1
+    """Starts in all. A job is started again if processes die for a reason that may pass (a kill, a crash); an error
+    that the worker itself reports is final."""
     no_progress_minutes: PositiveFloat = 60.0
+    """A job that logs nothing for so long is stalled and is killed."""
     grace_seconds: PositiveFloat = 300.0
+    """Time to save after a stop was requested."""
 
     @property
     def faults(self) -> FaultSettings:

@@ -4,17 +4,17 @@
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from steerlm.errors import ConfigError, Interrupted, SteerLMError, first_problem
-from steerlm.training.config import LayoutSettings
+from steerlm.errors import ConfigError, SteerLMError, first_problem
+from steerlm.signals import interrupt_on_sigterm
+from steerlm.training.layout import LayoutSettings
 
 Spec = TypeVar("Spec", bound=BaseModel)
 log = logging.getLogger(__name__)
@@ -23,26 +23,18 @@ log = logging.getLogger(__name__)
 def start(module: str, arguments: Sequence[str], spec_class: type[Spec]) -> Spec:
     """Set up logging, let SIGTERM raise `Interrupted`, and return the spec that the arguments name.
 
+    Rank 0 logs everything, the other ranks only warnings.
+
     Raises:
         ConfigError: If the arguments are not one path, or the file there is not a spec of this class.
-    """
-    path = begin(module, arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    return read_spec(path, spec_class)
-
-
-def begin(module: str, arguments: Sequence[str]) -> Path:
-    """Set up logging (everything on rank 0, warnings elsewhere) and return the path of the spec.
-
-    Raises:
-        ConfigError: If the arguments are not one path.
     """
     if len(arguments) != 1:
         raise ConfigError(f"usage: python -m {module} SPEC.json")
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("megatron").setLevel(logging.WARNING)
-    return Path(arguments[0])
+    interrupt_on_sigterm("stopped; finished parts are kept: run the same command again to resume")
+    return read_spec(Path(arguments[0]), spec_class)
 
 
 def read_spec(path: Path, spec_class: type[Spec]) -> Spec:
@@ -68,10 +60,6 @@ def exit_with_one_line() -> None:
     For a worker that torchrun runs as `__main__`; a caller of the module's `main` sees the error itself.
     """
     sys.excepthook = _log_and_exit
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
 
 
 def _log_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

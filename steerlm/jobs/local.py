@@ -1,120 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
 """The back end that runs a job on this machine: one process, or torchrun with several.
 
-Everything it knows stands in the job's folder (`job.json`: process, its start time, the spec's hash; `spec.json`;
-`status-<rank>.json` and `process-<rank>.json`; `cancelled`), so that another process attaches to a job that is still
-running. The job leads a session of its own: it outlives its launcher, and a Ctrl-C reaches it by the launcher only.
+Its state is in files, so that another process can attach to a running job: in the job's folder `job.json` (process,
+start time, hash of the spec), `spec.json`, `status-<rank>.json`, `process-<rank>.json` and `canceled`; in the user's
+cache folder a link from the job's name to that folder. A job runs in a session of its own: it outlives its launcher,
+and a Ctrl-C reaches it only through the launcher.
 """
 
-import json
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
+
+from pydantic import BaseModel
 
 from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
+from steerlm.files import cache_folder, write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
-from steerlm.records import write_json
+from steerlm.jobs.worker import WorkerProcess, WorkerStatus
+from steerlm.signals import SIGTERM_EXIT_CODE
 
-SAVED = 128 + signal.SIGTERM
-"""What a worker exits with after a termination signal that it handled by saving."""
-
-CANCELLED = "cancelled"
+SAVED = SIGTERM_EXIT_CODE
+"""Exit code of a worker that saved after a termination signal."""
+CANCELED = "canceled"
 
 
 class LocalBackend:
-    """Jobs of this machine; a job's name is its folder, which is how any process finds it again."""
+    """Jobs on this machine.
 
-    def __init__(self, grace_seconds: float = 300.0) -> None:
+    Args:
+        grace_seconds: How long torchrun waits for its workers to save.
+        names: Folder of the links from names to job folders; default: in the user's cache folder.
+    """
+
+    max_nodes = 1
+
+    def __init__(self, grace_seconds: float = 300.0, names: Path | None = None) -> None:
         self.grace_seconds = grace_seconds
+        self._names = names or cache_folder() / "jobs"
+        self._folders: dict[str, Path] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def ensure(self, job: Job) -> str:
         """See `Backend.ensure`."""
-        if job.nodes > 1:
+        if job.nodes > self.max_nodes:
             raise InputError(
-                f"{job.name} wants {job.nodes} nodes, the local back end has this machine only: "
+                f"{job.name} has {job.nodes} nodes and the back end local runs jobs on this machine only: "
                 f"use a profile of one node (its layout now: {job.nodes} x {job.devices} processes)"
             )
-        name = str(job.folder.resolve())
-        record = self._record(name)
-        if record and _alive(record):
-            if record["hash"] != job.hash():
+        self._register(job)
+        record = _JobRecord.read(job.folder)
+        if record and record.alive():
+            if record.hash != job.hash():
                 raise SteerLMError(
-                    f"{job.name} runs already with other settings (process {record['pid']}, {name}); "
-                    "wait for it or end it"
+                    f"{job.name} is already running with other settings (process {record.pid}, {job.folder}); "
+                    "wait for it to end, or end it"
                 )
-            return name
-        if record and record["hash"] == job.hash() and self.status(name).state == "succeeded":
-            return name
-        job.folder.mkdir(parents=True, exist_ok=True)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        _kill_workers(job.folder)  # of a torchrun that was killed: they are in sessions of their own
-        left = (path for kind in ("status", "process") for path in job.folder.glob(f"{kind}-*.json"))
-        for path in (*left, job.folder / CANCELLED):
-            path.unlink(missing_ok=True)
-        write_json(job.folder / "spec.json", job.spec)
-        with open(job.log, "ab") as log:
-            child = subprocess.Popen(
-                self._command(job),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={
-                    **added_to(os.environ, job.environment),
-                    "OMP_NUM_THREADS": str(job.threads),
-                    "PYTHONUNBUFFERED": "1",
-                },
-            )
-        self._children[name] = child
-        record = {
-            "name": job.name,
-            "hash": job.hash(),
-            "pid": child.pid,
-            "started": processes.started(child.pid),
-            "processes": job.processes,
-            "log": str(job.log.resolve()),
-        }
-        write_json(job.folder / "job.json", record)
-        return name
+            return job.name
+        if record and record.hash == job.hash() and not job.repeat and self.status(job.name).state == "succeeded":
+            return job.name
+        self._start(job)
+        return job.name
 
     def status(self, name: str) -> JobStatus:
-        """See `Backend.status`. Of several workers, the first that failed by itself speaks for all."""
-        record = self._record(name)
-        if record is None:
+        """See `Backend.status`. If several workers failed, the first one that reported an error determines it."""
+        folder, record = self._find(name)
+        if folder is None or record is None:
             return JobStatus("failed", f"{name}: no such job")
         if name in self._children:
             self._children[name].poll()
-        if _alive(record):
+        if record.alive():
             return JobStatus("running")
-        statuses = [json.loads(p.read_text()) for p in sorted(Path(name).glob("status-*.json"))]
-        codes = [s["code"] for s in statuses]
+        statuses = [WorkerStatus.read(path) for path in sorted(folder.glob("status-*.json"))]
+        codes = [status.code for status in statuses]
         failed = sorted(
-            (s for s in statuses if s["code"] not in (0, SAVED)), key=lambda s: (not s["error"], not s["final"])
+            (status for status in statuses if status.code not in (0, SAVED)),
+            key=lambda status: (not status.error, not status.final),
         )
         if failed:
             first = failed[0]
-            message = first["error"] or f"exit status {first['code']}"
-            return JobStatus("failed", message, final=first["final"], exit_code=2 if first["code"] == 2 else 1)
-        if codes and len(codes) == record["processes"]:
+            message = first.error or f"exit status {first.code}"
+            return JobStatus("failed", message, final=first.final, exit_code=2 if first.code == 2 else 1)
+        if codes and len(codes) == record.processes:
             return JobStatus("interrupted" if SAVED in codes else "succeeded")
-        if (Path(name) / CANCELLED).exists():  # a process that had not come far enough to say so was stopped too
+        if (folder / CANCELED).exists():  # including a process that was stopped before it could write a status
             return JobStatus("interrupted")
-        missing = record["processes"] - len(codes)
-        return JobStatus("failed", f"{missing} of {record['processes']} processes {self._end(name)}")
+        missing = record.processes - len(codes)
+        return JobStatus("failed", f"{missing} of {record.processes} processes {self._death(name)}")
 
     def logs(self, name: str, since: int = 0) -> Iterator[tuple[int, str]]:
-        """See `Backend.logs`; offsets are bytes of the log file."""
-        record = self._record(name)
-        if record is None or not Path(record["log"]).exists():
+        """See `Backend.logs`. Offsets are bytes of the log file."""
+        _, record = self._find(name)
+        if record is None or not record.log.exists():
             return
-        with open(record["log"], "rb") as file:
+        with open(record.log, "rb") as file:
             file.seek(since)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -123,16 +109,53 @@ class LocalBackend:
                 yield since, line.decode("utf-8", "replace").rstrip("\n")
 
     def cancel(self, name: str, *, force: bool = False) -> None:
-        """See `Backend.cancel`. torchrun hands the signal on; `force` kills it and its workers, stopped ones too."""
-        record = self._record(name)
-        if record is None or not _alive(record):
+        """See `Backend.cancel`. torchrun passes the signal on; `force` kills it and its workers, stopped ones too."""
+        folder, record = self._find(name)
+        if folder is None or record is None or not record.alive():
             return
         if force:
-            os.killpg(record["pid"], signal.SIGKILL)
-            _kill_workers(Path(name))
+            os.killpg(record.pid, signal.SIGKILL)
+            _kill_workers(folder)
         else:
-            (Path(name) / CANCELLED).touch()
-            os.kill(record["pid"], signal.SIGTERM)
+            (folder / CANCELED).touch()
+            os.kill(record.pid, signal.SIGTERM)
+
+    def _start(self, job: Job) -> None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        _kill_workers(job.folder)  # of a torchrun that was killed: they are in sessions of their own
+        stale = [path for kind in ("status", "process") for path in job.folder.glob(f"{kind}-*.json")]
+        for path in (*stale, job.folder / CANCELED):
+            path.unlink(missing_ok=True)
+        for folder in job.clears:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        write_json(job.folder / "spec.json", job.spec_json())
+        threads = job.threads or max(1, (os.cpu_count() or 1) // job.devices)
+        with open(job.log, "ab+") as log:
+            _end_line(log)
+            child = subprocess.Popen(
+                self._command(job),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    **added_to(os.environ, job.environment),
+                    "OMP_NUM_THREADS": str(threads),
+                    "PYTHONUNBUFFERED": "1",
+                },
+            )
+        self._children[job.name] = child
+        record = _JobRecord(
+            name=job.name,
+            hash=job.hash(),
+            pid=child.pid,
+            started=processes.started(child.pid),
+            processes=job.processes,
+            log=job.log.resolve(),
+        )
+        record.write(job.folder)
 
     def _command(self, job: Job) -> list[str]:
         worker = ["-m", "steerlm.jobs.worker", str(job.folder), job.module, str(job.folder / "spec.json")]
@@ -141,30 +164,72 @@ class LocalBackend:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.devices)]
         return [sys.executable, *torchrun, "--shutdown-timeout", str(int(self.grace_seconds)), *worker]
 
-    def _record(self, name: str) -> dict[str, Any] | None:
-        path = Path(name) / "job.json"
-        if not path.exists():
-            return None
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return record
+    def _register(self, job: Job) -> None:
+        """Link the job's name to its folder, and drop links to folders that were deleted."""
+        folder = job.folder.resolve()
+        self._folders[job.name] = folder
+        with contextlib.suppress(OSError):  # a read-only home: other processes then do not find the job by name
+            self._names.mkdir(parents=True, exist_ok=True)
+            for link in self._names.iterdir():
+                if not link.exists():
+                    link.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            link = self._names / job.name
+            if not link.exists() or link.resolve() != folder:
+                fresh = self._names / f".{job.name}.{os.getpid()}"
+                fresh.symlink_to(folder)
+                fresh.rename(link)
 
-    def _end(self, name: str) -> str:
+    def _find(self, name: str) -> "tuple[Path | None, _JobRecord | None]":
+        folder = self._folders.get(name)
+        if folder is None and (self._names / name).exists():
+            folder = (self._names / name).resolve()
+        return folder, _JobRecord.read(folder) if folder else None
+
+    def _death(self, name: str) -> str:
         child = self._children.get(name)
         code = child.returncode if child else None
         if code is not None and code < 0:
-            by = signal.Signals(-code).name
-            return f"were killed by {by}" + (" (out of memory?)" if by == "SIGKILL" else "")
-        return "died without a word (killed? out of memory?)"
+            number = signal.Signals(-code).name
+            return f"were killed by {number}" + (" (out of memory?)" if number == "SIGKILL" else "")
+        return "died without an error message (killed? out of memory?)"
+
+
+class _JobRecord(BaseModel):
+    """`job.json`."""
+
+    name: str
+    hash: str
+    pid: int
+    started: str | None
+    processes: int
+    log: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> "_JobRecord | None":
+        path = folder / "job.json"
+        return cls.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "job.json", self.model_dump(mode="json"))
+
+    def alive(self) -> bool:
+        """Return whether the process is running; one that took over its number has another start time."""
+        started = processes.started(self.pid)
+        return started is not None and started == self.started
+
+
+def _end_line(log: BinaryIO) -> None:
+    """End the line that a killed attempt has left unfinished."""
+    if log.tell():
+        log.seek(-1, os.SEEK_END)
+        if log.read(1) != b"\n":
+            log.write(b"\n")
+            log.flush()
 
 
 def _kill_workers(folder: Path) -> None:
-    """torchrun starts every worker in a session of its own, which no signal to torchrun's reaches."""
+    """Kill the workers one by one: torchrun starts each in a session of its own, which killpg does not reach."""
     for path in folder.glob("process-*.json"):
-        worker = json.loads(path.read_text(encoding="utf-8"))
-        processes.kill(worker["pid"], worker["started"])
-
-
-def _alive(record: dict[str, Any]) -> bool:
-    """Whether the recorded process runs; a process that took over its number is another one."""
-    started = processes.started(record["pid"])
-    return started is not None and started == record["started"]
+        worker = WorkerProcess.read(path)
+        processes.kill(worker.pid, worker.started)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerlm.records import atomic_writer
+from steerlm.files import atomic_writer
 
 
 class Parts:

@@ -1,74 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that a job starts: runs a module as `python -m` would and leaves behind how it ended.
+"""The process that a job starts: runs a module as `python -m` would, and writes down how it ended.
 
-torchrun answers 1 whatever its workers return, and a process that is attached to by name has no exit status to ask
-for; so each worker writes `status-<rank>.json`: {"code", "error", "final"}. It also writes `process-<rank>.json`, by
-which a back end finds workers that their torchrun has left behind. Called as
-`python -m steerlm.jobs.worker FOLDER MODULE ARGUMENT...`.
+torchrun exits with 1 whatever its workers return, and a process that attaches by name cannot read an exit status; so
+each worker writes `status-<rank>.json`, and `process-<rank>.json`, by which a back end finds workers whose torchrun has
+died. Called as `python -m steerlm.jobs.worker FOLDER MODULE ARGUMENT...`.
 """
 
 import logging
 import os
 import runpy
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
+from typing import Self
 
-from steerlm.errors import Interrupted, PeerLostError, SteerLMError
+from pydantic import BaseModel
+
+from steerlm.errors import PeerLostError, SteerLMError
+from steerlm.files import write_json
 from steerlm.processes import started
-from steerlm.records import write_json
+from steerlm.signals import CTRL_C_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""
 log = logging.getLogger(__name__)
 
 
+class _WorkerFile(BaseModel):
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, path: Path | str) -> None:
+        write_json(path, self.model_dump())
+
+
+class WorkerStatus(_WorkerFile):
+    """`status-<rank>.json`. `final`: starting the job again cannot help."""
+
+    code: int
+    error: str = ""
+    final: bool = False
+
+    @classmethod
+    def of(cls, ending: BaseException | None) -> "WorkerStatus":
+        """Return the status for what the module raised; None if it returned."""
+        if ending is None:
+            return cls(code=0)
+        if isinstance(ending, SystemExit):
+            code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+            return cls(code=code, error=ending.code if isinstance(ending.code, str) else "", final=code == 2)
+        if isinstance(ending, KeyboardInterrupt):
+            return cls(code=CTRL_C_EXIT_CODE)
+        if isinstance(ending, SteerLMError):
+            return cls(code=ending.exit_code, error=str(ending), final=not isinstance(ending, PeerLostError))
+        return cls(code=1, error=f"{type(ending).__name__}: {ending}")
+
+
+class WorkerProcess(_WorkerFile):
+    """`process-<rank>.json`: the process and its start time, in the kernel's ticks."""
+
+    pid: int
+    started: str | None
+
+
 def main(arguments: list[str]) -> int:
-    """Run the module; its exit code, after writing it down."""
+    """Run the module and write its status; return its exit code."""
     folder, module = Path(arguments[0]), arguments[1]
     rank = os.environ.get("RANK", "0")
     os.environ[STATUS_FILE] = str(folder / f"status-{rank}.json")
-    write_json(folder / f"process-{rank}.json", {"pid": os.getpid(), "started": started(os.getpid())})
+    WorkerProcess(pid=os.getpid(), started=started(os.getpid())).write(folder / f"process-{rank}.json")
     sys.argv = [module, *arguments[2:]]
-    ended: BaseException | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # until the module sets its own
+    ending: BaseException | None = None
+    interrupt_on_sigterm("stopped before it started")  # until the module sets its own handler
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:
-        ended = error
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended, and how must be written down
-    code, said, final = _ending(ended)
-    write_json(os.environ[STATUS_FILE], {"code": code, "error": said, "final": final})
-    return code
+        ending = error
+    ignore_sigterm()  # nothing may keep the status from being written
+    if ending is not None and not isinstance(ending, SystemExit | KeyboardInterrupt):
+        traceback.print_exception(ending)
+    status = WorkerStatus.of(ending)
+    status.write(os.environ[STATUS_FILE])
+    return status.code
 
 
 def report(error: SteerLMError) -> None:
-    """Log an error that ends this process without its main thread, and write it down where a job's status is read."""
+    """Log an error that ends this process without its main thread, and write it to the worker's status."""
     log.error("%s", error)
     if STATUS_FILE in os.environ:
-        code, said, final = error.exit_code, str(error), not isinstance(error, PeerLostError)
-        write_json(os.environ[STATUS_FILE], {"code": code, "error": said, "final": final})
-
-
-def _ending(ended: BaseException | None) -> tuple[int, str, bool]:
-    """(code, error, final) of what the module raised; an error's trace is printed."""
-    if ended is None:
-        return 0, "", False
-    if isinstance(ended, SystemExit):
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        return code, ended.code if isinstance(ended.code, str) else "", code == 2
-    if isinstance(ended, KeyboardInterrupt):
-        return 128 + signal.SIGINT, "", False
-    traceback.print_exception(ended)
-    if isinstance(ended, SteerLMError):
-        return ended.exit_code, str(ended), not isinstance(ended, PeerLostError)
-    return 1, f"{type(ended).__name__}: {ended}", False
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped before it began")
+        WorkerStatus.of(error).write(os.environ[STATUS_FILE])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from steerlm.megatron import device
 from steerlm.models.shape import ModelShape
-from steerlm.training.engine import RowTensors
+from steerlm.training.data import RowTensors
 from steerlm.training.tensors import on_device
 
 SPREAD = 1.25

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from steerlm.checksums import sha256_file
 from steerlm.errors import TrainingError
+from steerlm.files import write_json
 from steerlm.models.shape import ModelShape
-from steerlm.records import write_json
-from steerlm.storage import sha256_file
 from steerlm.training.checkpoints import COMPLETE
 
 STATE = "state.json"

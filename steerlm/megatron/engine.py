@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,10 @@ from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TrainSettings
-from steerlm.training.engine import Layout, Objective, RowTensors, SaveResult, Statistics, StepResult
-from steerlm.training.rows import Row
+from steerlm.training.config import OptimizerSettings, RewardSettings, TrainSettings
+from steerlm.training.data import Row, RowTensors
+from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.tensors import row_tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -122,28 +123,6 @@ class MegatronEngine:
         with torch.no_grad():
             return self._sums(self._run(rows, objective, None), rows, objective)
 
-    @torch.no_grad()
-    def forward(self, rows: Sequence[Row], output: Literal["logprobs", "values"]) -> list[torch.Tensor]:
-        self._check(output)
-        self.ddp.eval()
-
-        def collect(row: RowTensors, out: torch.Tensor, non_loss_data: bool) -> torch.Tensor:
-            if output == "values":
-                return out
-            sums = out.new_zeros(len(row.readouts) + 1)
-            return sums.index_add_(0, row.sample_of, torch.where(row.weights != 0, out * row.weights, 0))[:-1]
-
-        collected = self._through(rows, collect, forward_only=True, collect_non_loss_data=True)
-        shapes = [(len(row.samples), *([self.outputs] if self.outputs else [])) for row in rows]
-        sizes = [math.prod(shape) for shape in shapes]
-        flat = torch.empty(sum(sizes), device=self.device)
-        if self._last:
-            torch.cat([part.flatten() for part in collected], out=flat)
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-            group = parallel_state.get_pipeline_model_parallel_group()
-            dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
-        return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]
-
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         votes = torch.tensor([int(flag) for flag in flags], device=self.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
@@ -184,7 +163,7 @@ class MegatronEngine:
         saving, self._saving = self._saving, None
         return saving.finish()
 
-    def state_of(self, folder: Path) -> dict[str, Any]:
+    def read_state(self, folder: Path) -> dict[str, Any]:
         return state_of(folder)
 
     def load(self, folder: Path) -> None:

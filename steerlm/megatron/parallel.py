@@ -19,8 +19,8 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import device, fixes
 from steerlm.megatron.mapping import Place
-from steerlm.training.config import STARTUP_TIMEOUT_MINUTES, LayoutSettings
 from steerlm.training.engine import Layout
+from steerlm.training.layout import STARTUP_TIMEOUT_MINUTES, LayoutSettings
 
 STARTUP_TIMEOUT = datetime.timedelta(minutes=STARTUP_TIMEOUT_MINUTES)
 """A collective that takes longer is a failure: a process has died or hangs. `set_timeout` sets another."""

@@ -10,8 +10,8 @@ import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from steerlm.megatron import device
-from steerlm.training.engine import Layout, RowTensors
-from steerlm.training.rows import Row
+from steerlm.training.data import Row, RowTensors
+from steerlm.training.engine import Layout
 from steerlm.training.tensors import row_tensors
 
 

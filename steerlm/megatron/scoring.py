@@ -24,9 +24,8 @@ from steerlm.megatron import model as models
 from steerlm.megatron.mapping import SCORE, parameters
 from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
-from steerlm.training.engine import RowTensors
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, RowTensors, Sample
+from steerlm.training.layout import LayoutSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Value = TypeVar("Value")

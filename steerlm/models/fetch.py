@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from steerlm.checksums import FileDigest, digest_folder
 from steerlm.errors import InputError, ModelError, StorageError
+from steerlm.files import atomic_path, write_json
 from steerlm.models.folder import FETCHED, INFO, TERMS
 from steerlm.models.hub import HubSource
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import FILES, copy_tokenizer
-from steerlm.records import write_json
-from steerlm.storage import FileDigest, S3Place, digest_folder, is_remote
+from steerlm.storage import S3Place, is_remote
 
 WEIGHTS, INDEX, CONFIG = "*.safetensors", "model.safetensors.index.json", "config.json"
 WANTED = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
@@ -128,12 +129,9 @@ class DiskSource:
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
         for name in files:
             source, target = (self.path / name).resolve(), folder / name  # the hub's cache consists of symbolic links
-            partial = folder / f".{name}.partial"
-            partial.unlink(missing_ok=True)
-            if not fnmatch.fnmatchcase(name, WEIGHTS) or not _link(source, partial):
-                shutil.copyfile(source, partial)
-            partial.replace(target)
-            partial.unlink(missing_ok=True)  # replacing a link by one to the same file leaves both
+            with atomic_path(target, writer="") as partial:
+                if not fnmatch.fnmatchcase(name, WEIGHTS) or not _link(source, partial):
+                    shutil.copyfile(source, partial)
 
     def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
         here = folder.stat().st_dev

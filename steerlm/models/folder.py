@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError, first_line, first_problem
+from steerlm.files import atomic_writer, write_json
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.records import atomic_writer, write_json
 
 __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 
@@ -122,8 +122,7 @@ def _foreign(folder: Path) -> ModelInfo:
 
 def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        **shape.to_config(),
+        **shape.to_config(reward=info.kind == "reward"),
         "dtype": dtype,
         "torch_dtype": dtype,  # the name before transformers 4.56
         "bos_token_id": tokenizer.bos_token_id,
@@ -135,12 +134,10 @@ def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> d
         return config
     names = info.attributes.names
     return config | {
-        "architectures": ["LlamaForSequenceClassification"],
         "problem_type": "regression",  # engines apply a softmax to scores without it
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
         "pad_token_id": pad_id(tokenizer),
-        "tie_word_embeddings": False,
     }
 
 

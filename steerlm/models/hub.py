@@ -19,8 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, StorageError, first_line
-from steerlm.storage import FileDigest
+from steerlm.files import partial_path
 
 ADDRESS = re.compile(r"^hf://(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
 REFUSED, PASSING = (401, 403), (408, 429, 500, 502, 503, 504)
@@ -84,12 +85,12 @@ class HubSource:
     def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
         """Bytes still to come."""
         absent = {name: digest.size for name, digest in files.items() if not (folder / name).exists()}
-        return sum(size - _size(_partial(folder / name)) for name, size in absent.items())
+        return sum(size - _size(partial_path(folder / name)) for name, size in absent.items())
 
     def _get_one(self, name: str, size: int, folder: Path, bar: Any, stop: threading.Event) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        partial, failures = _partial(folder / name), 0
+        partial, failures = partial_path(folder / name), 0
         if _size(partial) > size:
             partial.unlink()
         bar.update(_size(partial))
@@ -159,10 +160,6 @@ class HubSource:
         return StorageError(
             f"{self.name}: the hub cannot be read ({first_line(error)}); the same command goes on later"
         )
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
 
 
 def _size(path: Path) -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import InputError, ModelError, first_line
+from steerlm.files import write_json
 from steerlm.prompt import LABEL_MARK
-from steerlm.records import write_json
 
 FILES = (
     "tokenizer.json",

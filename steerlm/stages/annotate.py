@@ -8,7 +8,8 @@ from typing import Any
 from steerlm.annotation import job as annotate_job
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.errors import ConfigError
-from steerlm.jobs.part_job import JobPlace, needs_job
+from steerlm.jobs.part_job import needs_job
+from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Profile, Recipe
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
@@ -34,7 +35,7 @@ def make(config: AnnotateSettings, inputs: Inputs, work: StageContext) -> StageR
     reward, layout = inputs["reward"].path, work.profile.layouts.annotate
     files = [(inputs["data"].path / f"{split}.jsonl", work.scratch / f"{split}.jsonl") for split in SPLITS]
     if needs_job(layout):
-        place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile.jobs)
+        place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile)
         done = annotate_job.annotate_by_job(
             annotate_job.AnnotationTask(files, reward, config, layout), place, work.report_progress
         )

@@ -4,7 +4,6 @@
 The only room that joins rooms. Each stage module has a `STAGE` and a `config(recipe, role)`; `run.py` runs any.
 """
 
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from steerlm.settings import Settings
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 Inputs = Mapping[str, Artifact]
 METRICS = "metrics.jsonl"
-_STEP = re.compile(r"\bstep \d+/\d+.*")
 
 
 class StageConfig(Settings):
@@ -56,11 +54,6 @@ class StageContext:
     @property
     def logs(self) -> Path:
         return self.folder / LOGS
-
-    def line(self, text: str) -> None:
-        """A line of a worker's log: shown if it tells of a step."""
-        if found := _STEP.search(text):
-            self.report_progress(found[0])
 
     def keep_metrics(self) -> None:
         """Move the training's metrics beside the artifact, where reports find them."""

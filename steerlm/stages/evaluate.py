@@ -9,9 +9,11 @@ from steerlm.evaluation.answerer import Answerer
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.job_answerer import WORKER, JobAnswerer
 from steerlm.evaluation.served_answerer import ServedAnswerer
-from steerlm.jobs.part_job import JobPlace, needs_job
+from steerlm.files import write_json
+from steerlm.jobs.part_job import needs_job
+from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Recipe
-from steerlm.records import Conversation, read_records, write_json
+from steerlm.records import Conversation, read_records
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 
 RESULT = "evaluation.json"
@@ -65,7 +67,7 @@ def _answerer(
         return ServedAnswerer(profile.policy_url, settings, folder)
     if not needs_job(profile.layouts.evaluate):
         return folder
-    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile.jobs)
+    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile)
     parts, conditioned = work.scratch / f"answers-{name}", name == "policy"
     return JobAnswerer(
         folder, settings, profile.layouts.evaluate, place, parts, work.report_progress, conditioned=conditioned

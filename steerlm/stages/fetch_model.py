@@ -3,9 +3,9 @@
 
 from typing import Any
 
+from steerlm.checksums import digest_source
 from steerlm.recipe import FetchSection, Recipe
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
-from steerlm.storage import digest_source
 
 
 def config(recipe: Recipe, role: str) -> FetchSection | None:

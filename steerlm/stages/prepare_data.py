@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checksums import digest_source
 from steerlm.errors import SourceUnreachableError, StorageError
+from steerlm.files import atomic_writer
 from steerlm.recipe import PrepareSection, Recipe
-from steerlm.records import Conversation, atomic_writer, read_records
+from steerlm.records import Conversation, read_records
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
-from steerlm.storage import digest_source, fetch
+from steerlm.storage import fetch
 from steerlm.toyworld.config import ToySettings
 
 if TYPE_CHECKING:

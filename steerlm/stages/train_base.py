@@ -3,9 +3,10 @@
 
 from steerlm.errors import InputError
 from steerlm.recipe import Recipe
+from steerlm.stages import training
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 from steerlm.training.config import TextSettings
-from steerlm.trainjob import job as train_job
+from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 def config(recipe: Recipe, role: str) -> TextSettings | None:
@@ -17,19 +18,22 @@ def make(config: TextSettings, inputs: Inputs, work: StageContext) -> StageResul
     data, base = inputs["data"].path, inputs.get("base")
     if not (data / "plain_train.jsonl").exists():
         raise InputError(f"{inputs['data'].uri} holds no plain text to train a base model on")
-    return train_job.train(
-        work,
-        "text",
-        config,
-        work.profile.layouts.base,
+    spec = TrainSpec(
+        objective="text",
+        settings=config,
+        layout=work.profile.layouts.base,
+        faults=work.profile.jobs.faults,
+        model_folder=base.path if base else None,
+        base=training.origin(base) if base else None,
+        tokenizer_folder=base.path if base else data / "tokenizer",
         train=[data / "plain_train.jsonl"],
-        validation=[data / "plain_val.jsonl"],
-        model=base,
-        tokenizer=base.path if base else data / "tokenizer",
-        attributes=None,
+        validation=nonempty([data / "plain_val.jsonl"]),
+        work=work.scratch,
+        output=work.files,
     )
+    return training.train(work, spec)
 
 
 STAGE: Stage[TextSettings] = Stage(
-    "train_base", "base", make, code=(__name__, *train_job.CODE), without=train_job.others("text")
+    "train_base", "base", make, code=(__name__, *training.CODE), without=training.other_objectives("text")
 )

@@ -3,9 +3,10 @@
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe
+from steerlm.stages import training
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.training.config import RewardSettings
-from steerlm.trainjob import job as train_job
+from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 class RewardConfig(StageConfig):
@@ -24,19 +25,23 @@ def config(recipe: Recipe, role: str) -> RewardConfig | None:
 def make(config: RewardConfig, inputs: Inputs, work: StageContext) -> StageResult:
     """`data`: regression samples; `base`: the model that it starts from."""
     data, base = inputs["data"].path, inputs["base"]
-    return train_job.train(
-        work,
-        "reward",
-        config.settings,
-        work.profile.layouts.reward,
-        train=[data / "regression_train.jsonl"],
-        validation=[data / "regression_val.jsonl"],
-        model=base,
-        tokenizer=base.path,
+    spec = TrainSpec(
+        objective="reward",
+        settings=config.settings,
+        layout=work.profile.layouts.reward,
+        faults=work.profile.jobs.faults,
         attributes=config.attributes,
+        model_folder=base.path,
+        base=training.origin(base),
+        tokenizer_folder=base.path,
+        train=[data / "regression_train.jsonl"],
+        validation=nonempty([data / "regression_val.jsonl"]),
+        work=work.scratch,
+        output=work.files,
     )
+    return training.train(work, spec)
 
 
 STAGE: Stage[RewardConfig] = Stage(
-    "train_reward", "reward", make, code=(__name__, *train_job.CODE), without=train_job.others("reward")
+    "train_reward", "reward", make, code=(__name__, *training.CODE), without=training.other_objectives("reward")
 )

@@ -3,8 +3,9 @@
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe, SFTSection
+from steerlm.stages import training
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
-from steerlm.trainjob import job as train_job
+from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 class SFTConfig(StageConfig):
@@ -28,19 +29,23 @@ def make(config: SFTConfig, inputs: Inputs, work: StageContext) -> StageResult:
     data, base = inputs["data"], inputs["base"]
     seen = data.attributes.active if data.attributes else config.attributes.names
     schema = config.attributes.restricted(seen) if config.section.conditioned else None
-    return train_job.train(
-        work,
-        "sft",
-        config.section.settings(),
-        work.profile.layouts.sft,
-        train=[data.path / "train.jsonl"] * config.section.repeat,
-        validation=[data.path / "val.jsonl"],
-        model=base,
-        tokenizer=base.path,
+    spec = TrainSpec(
+        objective="sft",
+        settings=config.section.settings(),
+        layout=work.profile.layouts.sft,
+        faults=work.profile.jobs.faults,
         attributes=schema,
+        model_folder=base.path,
+        base=training.origin(base),
+        tokenizer_folder=base.path,
+        train=[data.path / "train.jsonl"] * config.section.repeat,
+        validation=nonempty([data.path / "val.jsonl"]),
+        work=work.scratch,
+        output=work.files,
     )
+    return training.train(work, spec)
 
 
 STAGE: Stage[SFTConfig] = Stage(
-    "train_sft", "policy", make, code=(__name__, *train_job.CODE), without=train_job.others("sft")
+    "train_sft", "policy", make, code=(__name__, *training.CODE), without=training.other_objectives("sft")
 )

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
+from steerlm.files import atomic_writer, write_json
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, render, render_prompt, text_of
-from steerlm.records import Conversation, Line, PlainText, Turn, atomic_writer, write_json
+from steerlm.records import Conversation, Line, PlainText, Turn
 from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
 from steerlm.toyworld.config import ToySettings

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import InputError
+from steerlm.files import write_json
 from steerlm.prompt import ASSISTANT, MARKS, SYSTEM_PROMPT, USER
-from steerlm.records import write_json
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
 NEVER = -1e4

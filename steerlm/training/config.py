@@ -1,33 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a training stage: method (recipe) and layout (profile). Torch-free, so that recipes parse anywhere.
+"""The method of a training: settings of a recipe's sections. Imports no torch; where it runs is in `layout.py`.
 
-Defaults are NeMo-Aligner's where it has one (behaviour spec 2.7, 2.9, 4.4). A layout never changes the result, only
-where and how fast it is computed; it therefore takes no part in a stage's key.
+Defaults are NeMo-Aligner's where it has one: `docs/upstream.md#training-defaults`, `docs/upstream.md#sft-defaults`.
 """
 
-import math
 from typing import Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from steerlm.errors import ConfigError
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
 
-STARTUP_TIMEOUT_MINUTES = 30.0
-"""How long processes wait for each other while one may work for all: loading, the first step's compiling and
-connecting, saving, writing the model."""
-
 
 class OptimizerSettings(Settings):
-    """AdamW with decoupled decay (1-D parameters exempt), norm clipping, the cosine schedule of `schedule.py`."""
+    """AdamW with decoupled decay (1-D parameters exempt), norm clipping, and the cosine schedule of `schedule.py`."""
 
     lr: NonNegativeFloat = 9e-6
     min_lr: NonNegativeFloat = 9e-7
@@ -48,7 +34,7 @@ class OptimizerSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """What every objective shares. Steps = min(max_steps, epochs * records / global_batch); either may be null."""
+    """Settings of every objective. Steps = min(max_steps, epochs * units / global_batch); one of them may be null."""
 
     max_steps: PositiveInt | None = None
     epochs: float | None = Field(default=None, gt=0)
@@ -57,21 +43,21 @@ class TrainSettings(Settings):
     over_long: Literal["drop", "keep_end", "error"] = "drop"
     precision: Literal["bf16", "fp32"] = "bf16"
     reduce_gradients: Literal["fp32", "bf16"] = "fp32"
-    """What gradients are summed in, over a step's rows and over replicas. bf16 (with precision bf16 alone) halves the
-    gradient buffer and the bytes of its reduce-scatter, and rounds each partial sum to 8 bits."""
+    """Type in which gradients are summed over a step's rows and over replicas. bf16 (only with precision bf16) halves
+    the gradient buffer and the bytes of its reduce-scatter, and rounds each partial sum to 8 bits."""
     seed: int = 1234
     optimizer: OptimizerSettings = OptimizerSettings()
     validate_every: PositiveInt | None = None
     """Steps between validations; null: only at the end."""
     validation_batches: PositiveInt | None = None
-    """Global batches a validation reads; null: all."""
+    """Global batches per validation; null: all."""
     save_every: PositiveInt | None = None
-    """Steps between checkpoints for resume; null: as `save_minutes` says."""
+    """Steps between checkpoints to resume from; null: only `save_minutes` counts."""
     save_minutes: PositiveFloat | None = None
-    """Minutes between checkpoints for resume, beside `save_every`. Both null: at the end and on a termination signal
-    only."""
+    """Minutes between checkpoints to resume from, besides `save_every`. Both null: only at the end and on a
+    termination signal."""
     keep: PositiveInt = 2
-    """Newest checkpoints kept besides the best."""
+    """How many of the newest checkpoints are kept, besides the best."""
     export: Literal["best", "last"] = "best"
 
     @model_validator(mode="after")
@@ -130,80 +116,3 @@ class RewardSettings(TrainSettings):
     @property
     def trains_attributes(self) -> bool:
         return True
-
-
-class FaultSettings(Settings):
-    """What a training does when something goes wrong. No result of a sound training depends on it: it takes no part in
-    a stage's key."""
-
-    collective_timeout_minutes: PositiveFloat = 3.0
-    """How long processes wait for one that does not come, in a step or validation; in all slower work
-    `STARTUP_TIMEOUT_MINUTES`, if that is longer."""
-    non_finite: Literal["stop", "retry"] = "stop"
-    """At a loss or gradient that is not finite: stop, or go back to the last checkpoint, once."""
-    straggler_every: PositiveInt | None = 50
-    """Steps between reports of the slowest process; null: none."""
-
-    @property
-    def startup_timeout_minutes(self) -> float:
-        return max(STARTUP_TIMEOUT_MINUTES, self.collective_timeout_minutes)
-
-
-class LayoutSettings(Settings):
-    """Where a training job runs: `nodes` x `devices` processes, of which `tensor` x `pipeline` hold one model."""
-
-    nodes: PositiveInt = 1
-    devices: PositiveInt = 1
-    tensor: PositiveInt = 1
-    pipeline: PositiveInt = 1
-    virtual_pipeline: PositiveInt = 1
-    """Interleaved chunks per pipeline stage; above 1 refused until it has been proven."""
-    sequence_parallel: bool = False
-    micro_batch: PositiveInt = 1
-    """Bounds a row: at most micro_batch x window tokens, unless row_tokens says less."""
-    row_tokens: PositiveInt | None = None
-    recompute: Literal["none", "selective", "full"] = "none"
-    attention: Literal["auto", "te", "sdpa"] = "auto"
-    bucket_size: PositiveInt | None = None
-    """Parameters of a gradient bucket, which travel together; null: 40 million, or a million per replica if more."""
-    threads: PositiveInt | None = None
-    """CPU threads per process; null: the machine's cores shared out."""
-
-    @property
-    def processes(self) -> int:
-        return self.nodes * self.devices
-
-    @property
-    def data_parallel(self) -> int:
-        return self.processes // (self.tensor * self.pipeline)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        model = self.tensor * self.pipeline
-        if self.processes % model:
-            raise ValueError(f"{self.processes} processes do not divide by tensor x pipeline = {model}")
-        if self.virtual_pipeline > 1:
-            raise ValueError(
-                "virtual_pipeline above 1, the interleaved schedule, gives wrong gradients without an error unless "
-                "configured just so; it is refused until it has been run on GPUs: leave it out"
-            )
-        if self.sequence_parallel and self.tensor == 1:
-            raise ValueError("sequence_parallel needs tensor > 1")
-        return self
-
-    def check_fits(self, shape: ModelShape) -> None:
-        """Raises `ConfigError` naming the size that the layout does not divide, and what divides the model."""
-        of_tensor = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
-        for axis, names in (("tensor", of_tensor), ("pipeline", ("num_hidden_layers",))):
-            sizes, parts = {name: getattr(shape, name) for name in names}, getattr(self, axis)
-            wrong = next((name for name, size in sizes.items() if size % parts), None)
-            if wrong:
-                common = math.gcd(*sizes.values())
-                possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-                raise ConfigError(
-                    f"{wrong} {sizes[wrong]} does not divide by layout.{axis} {parts}; "
-                    f"possible for this model: {possible}"
-                )
-
-    def row_limit(self, window: int) -> int:
-        return min(self.row_tokens or self.micro_batch * window, self.micro_batch * window)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from steerlm.errors import ConfigError
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, TrainSettings
-from steerlm.training.rows import padded, plan
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
+from steerlm.training.packing import padded_length, plan_rows
 from steerlm.training.sampler import Sampler, total_steps
 
 ROOM = 0.85
@@ -52,7 +53,7 @@ def local_parameters(shape: ModelShape, layout: LayoutSettings, outputs: int | N
     """Parameters that a process of a pipeline stage holds; norms and a reward head are whole on each."""
     h, d, tensor = shape.hidden_size, shape.head_size, layout.tensor
     attention = h * d * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
-    layer = (attention + 3 * h * shape.intermediate_size) // tensor + 2 * h
+    layer = (attention + shape.qkv_biases + 3 * h * shape.intermediate_size) // tensor + 2 * h
     count = shape.num_hidden_layers // layout.pipeline * layer
     embedding = shape.vocab_size * h // tensor
     first, last = stage == 0, stage == layout.pipeline - 1
@@ -159,11 +160,11 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
     tokens = computed = rows = squares = 0
     for _ in range(steps):
         taken = [int(lengths[i]) for i in sampler.take(settings.global_batch)]
-        planned = plan(taken, layout.row_limit(settings.window), layout.data_parallel)
+        planned = plan_rows(taken, layout.row_limit(settings.window), layout.data_parallel)
         longest = [max(sum(taken[i] for i in row) for row in micro_batch) for micro_batch in zip(*planned, strict=True)]
         if layout.pipeline > 1:
             longest = [max(longest)] * len(longest)
-        computed += sum(padded(row, multiple) for row in longest) * len(planned)
+        computed += sum(padded_length(row, multiple) for row in longest) * len(planned)
         tokens += sum(taken)
         squares += sum(n * n for n in taken)
         rows += len(longest)

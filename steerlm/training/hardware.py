@@ -132,7 +132,7 @@ GPUS = {gpu.name: gpu for gpu in _TYPES}
 _BY_DEVICE_NAME = {device_name: gpu for gpu in _TYPES for device_name in gpu.device_names}
 
 
-def gpu_named(device_name: str) -> Gpu | None:
+def gpu_by_device_name(device_name: str) -> Gpu | None:
     """The entry for what `torch.cuda.get_device_name()` returns; None for a type that is not in the table.
 
     The whole name must match: an H100 PCIe or a slice of a GPU ("... MIG 1g.10gb") has other speeds.

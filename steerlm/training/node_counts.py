@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.footprint import ROOM, Needs, needs
 from steerlm.training.hardware import Gpu
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.step_time import StepTime, Traffic, mfu, step_time, traffic
 
 SLOWER = 0.2

@@ -10,9 +10,9 @@ Engine. Not counted: validation, saving, start-up, waiting for data, and a proce
 from dataclasses import astuple, dataclass
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings
 from steerlm.training.footprint import Needs
 from steerlm.training.hardware import Gpu
+from steerlm.training.layout import LayoutSettings
 
 HALF_SPEED_TOKENS = 350
 """Tokens of a row at which matrix products reach half their sustained speed."""

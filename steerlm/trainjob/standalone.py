@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training outside the pipeline and the store: files that are named in, a model folder out."""
+"""One training outside the pipeline and the store: from named files to a model folder."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from steerlm.artifact import KEY, WORK, Store, digest_json
-from steerlm.errors import ConfigError, InputError, ModelError
+from steerlm.artifact import KEY, LOGS, WORK
+from steerlm.checksums import digest_json, digest_source
+from steerlm.errors import InputError, ModelError
+from steerlm.files import write_json
 from steerlm.jobs import environment
+from steerlm.jobs.place import JobPlace
+from steerlm.jobs.registry import make_backend
 from steerlm.models.tokenizer import check_tokenizer_folder
-from steerlm.pipeline.keys import explain
-from steerlm.pipeline.run_log import RunLog
-from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
-from steerlm.records import write_json
-from steerlm.stages.base import StageContext
-from steerlm.storage import digest_source
-from steerlm.training.config import LayoutSettings, TrainSettings
-from steerlm.trainjob import job as train_job
-from steerlm.trainjob.planning import trainings
-from steerlm.trainjob.token_index import with_index
-from steerlm.trainjob.worker import TrainSpec
+from steerlm.trainjob.job import WORKER, result_metrics, run_training
+from steerlm.trainjob.sections import training_section
+from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty
+from steerlm.trainjob.token_index import build_indexes
+
+KeyParts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """What to train on and from, and the model folder to make."""
+class TrainFiles:
+    """What to train on and start from, and the model folder to write."""
 
     data: Sequence[Path]
     validation: Sequence[Path]
@@ -35,82 +35,107 @@ class Files:
     tokenizer: Path | None
     output: Path
 
+    @property
+    def work(self) -> Path:
+        """The folder beside the output that keeps log, checkpoints and metrics."""
+        output = self.output.absolute()
+        return output.with_name(f"{output.name}.work")
 
-def train_alone(
-    objective: str, resolved: ResolvedRecipe, files: Files, report_progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Train with a recipe's settings; the result's metrics. `OUTPUT.work` keeps log, checkpoints and metrics.
 
-    Raises what `make_spec` raises, before anything is made; `InputError` for an output that is something else; and what
-    `launch` raises.
+class RunRecord(Protocol):
+    """The part of the pipeline's run log that a training writes."""
+
+    def start(self, label: str, stage: str, key: str, folder: Path, parts: KeyParts) -> None: ...
+    def end(self, label: str, key: str, state: str, metrics: Mapping[str, float], digest: str | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Where a training reports to; the caller brings it, since this package does not import the pipeline.
+
+    Attributes:
+        progress: Shows a line of progress.
+        record: Opens a new run log at a path, and what follows it.
+        explain: Names the differences between the parts of a key and earlier ones.
     """
-    recipe, profile = resolved.recipe, resolved.profile
-    spec, (_, layout) = make_spec(objective, resolved, files), _training(objective, resolved)
-    if layout.nodes > 1:
+
+    progress: Callable[[str], None]
+    record: Callable[[Path], AbstractContextManager[RunRecord]]
+    explain: Callable[[KeyParts, Sequence[KeyParts]], str]
+
+
+def train_standalone(
+    objective: str, resolved: ResolvedRecipe, files: TrainFiles, reporting: Reporting
+) -> dict[str, float]:
+    """Train with a recipe's settings and return the metrics of the result. Called again, it resumes.
+
+    Raises:
+        SteerLMError: What `make_spec` raises, before anything is written, and what `run_training` raises.
+        InputError: The layout has more nodes than the back end, or the output was started with other settings.
+    """
+    spec, profile = make_spec(objective, resolved, files), resolved.profile
+    limit = make_backend(profile).max_nodes
+    if limit is not None and spec.layout.nodes > limit:
         raise InputError(
-            f"the layout has {layout.nodes} nodes and this command starts one machine's processes; "
-            "--write-spec FILE writes what torchrun starts on each"
+            f"the layout has {spec.layout.nodes} nodes and the back end {profile.backend} allows at most {limit}; "
+            "--write-spec FILE writes a spec that torchrun starts on each node"
         )
-    output = files.output.absolute()
-    work = StageContext(f"train_{objective}", output.name, _work_folder(output), output, profile, report_progress)
     parts = {
-        "config": spec["settings"],
-        "attributes": recipe.attributes.model_dump(mode="json"),
+        "config": spec.settings.model_dump(mode="json"),
+        "attributes": resolved.recipe.attributes.model_dump(mode="json"),
         "inputs": {
             "data": [digest_source(str(path)) for path in files.data],
             "validation": [digest_source(str(path)) for path in files.validation],
             "model": digest_source(str(files.model)) if files.model else None,
         },
     }
-    _claim(work, parts)
-    result = work.scratch / train_job.RESULT
+    _claim(spec.output, files.work, parts, reporting)
+    result = spec.work / RESULT
     if result.exists():
-        report_progress(f"{files.output} is finished already; delete it and {work.folder.name} to train anew")
-        return train_job.metrics(json.loads(result.read_text()))
-    journal = work.folder / "journal.jsonl"
-    journal.unlink(missing_ok=True)
-    run_log, state = RunLog(journal), "FAILED"
-    metrics: dict[str, Any] = {}
-    with recording(f"train-{objective}", journal, profile.tracking, Store(profile.store).root):
-        run_log.start(work.stage, work.stage, work.key, work.folder, parts)
+        reporting.progress(f"{files.output} is already trained; delete it and {files.work.name} to train again")
+        return result_metrics(json.loads(result.read_text(encoding="utf-8")))
+    label, title = f"train_{objective}", f"train-{objective}-{spec.output.name}"
+    metrics: dict[str, float] = {}
+    state = "FAILED"
+    with reporting.record(files.work / "journal.jsonl") as record:
+        record.start(label, label, spec.output.name, files.work, parts)
         try:
-            train_job.run_job(f"train-{objective}-{work.key}", spec, layout, work)
-            metrics = train_job.metrics(json.loads(result.read_text()))
+            place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)
+            metrics = result_metrics(run_training(spec, place, reporting.progress))
             state = "FINISHED"
         finally:
-            run_log.end(work.stage, work.key, state, metrics, None)
+            record.end(label, spec.output.name, state, metrics, None)
     return metrics
 
 
-def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[str, Any]:
-    """The worker's SPEC.json; nothing is made. All paths in it are absolute.
+def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> TrainSpec:
+    """Return the worker's spec with absolute paths; write nothing.
 
-    Raises `InputError` for a file or folder that is missing or of another kind, `ConfigError` for settings or a layout
-    that do not fit the model.
+    Raises:
+        InputError: A file or folder is missing or of another kind.
+        ConfigError: The recipe has no such training, or the layout does not fit the model.
     """
-    settings, layout = _training(objective, resolved)
+    section = training_section(resolved, objective)
     tokenizer = files.tokenizer or files.model
     if tokenizer is None:
         raise InputError("give --model to start from, or --tokenizer to train text from random weights")
     for path in (*files.data, *files.validation):
         if not path.is_file():
             raise InputError(f"{path}: {'is a folder, a file was expected' if path.is_dir() else 'no such file'}")
-    output = files.output.absolute()
-    spec = train_job.make_spec(
-        objective,
-        settings,
-        layout,
-        resolved.profile.jobs.faults,
+    spec = TrainSpec(
+        objective=objective,
+        settings=section.settings,
+        layout=section.layout,
+        faults=resolved.profile.jobs.faults,
+        attributes=resolved.recipe.attributes if section.entry.uses_attributes else None,
+        model_folder=files.model.absolute() if files.model else None,
+        tokenizer_folder=tokenizer.absolute(),
         train=[path.absolute() for path in files.data],
-        validation=[path.absolute() for path in files.validation],
-        model=files.model.absolute() if files.model else None,
-        base=None,
-        tokenizer=tokenizer.absolute(),
-        attributes=None if objective == "text" else resolved.recipe.attributes,
-        work=_work_folder(output) / WORK,
-        output=output,
+        validation=nonempty([path.absolute() for path in files.validation]),
+        work=files.work / WORK,
+        output=files.output.absolute(),
     )
-    layout.check_fits(TrainSpec.model_validate({**spec, "settings": settings}).shape)
+    spec.layout.check_fits(spec.shape)
     if files.model and not any(files.model.glob("*.safetensors")):
         raise ModelError(f"{files.model}: no *.safetensors file; a Hugging Face model folder was expected")
     check_tokenizer_folder(tokenizer)
@@ -118,47 +143,35 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: Files) -> dict[st
 
 
 def write_spec(
-    objective: str, resolved: ResolvedRecipe, files: Files, path: Path, report_progress: Callable[[str], None]
+    objective: str, resolved: ResolvedRecipe, files: TrainFiles, path: Path, report_progress: Callable[[str], None]
 ) -> None:
-    """Write the worker's SPEC.json to `path`, after building its token indexes, so that every machine finds them."""
-    write_json(path, with_index(make_spec(objective, resolved, files), report_progress))
+    """Build the token indexes, so that every machine finds them, and write the worker's SPEC.json to `path`."""
+    build_indexes(make_spec(objective, resolved, files), report_progress).write(path)
 
 
 def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
-    """The command that trains a spec, with its environment; of several nodes, on each of them."""
-    _, layout = _training(objective, resolved)
+    """Return the command, with its environment, that trains a spec; for several nodes, to be run on each."""
+    layout = training_section(resolved, objective).layout
     nodes = "--standalone"
     if layout.nodes > 1:
         nodes = f"--nnodes {layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
-    patience = f"--shutdown-timeout {resolved.profile.jobs.grace_seconds:.0f}"
+    timeout = f"--shutdown-timeout {resolved.profile.jobs.grace_seconds:.0f}"
     variables = " ".join(f"{name}={value}" for name, value in environment.variables(layout).items())
-    return f"{variables} torchrun {nodes} --nproc-per-node {layout.devices} {patience} -m {train_job.WORKER} {spec}"
+    return f"{variables} torchrun {nodes} --nproc-per-node {layout.devices} {timeout} -m {WORKER} {spec}"
 
 
-def _work_folder(output: Path) -> Path:
-    return output.with_name(f"{output.name}.work")
-
-
-def _training(objective: str, resolved: ResolvedRecipe) -> tuple[TrainSettings, LayoutSettings]:
-    found = trainings(resolved).get("base" if objective == "text" else objective)
-    if found is None:
-        section = "base.train" if objective == "text" else objective
-        raise ConfigError(f"the recipe {resolved.recipe.name} has no section {section}")
-    return found
-
-
-def _claim(work: StageContext, parts: dict[str, Any]) -> None:
-    """Make the working folder, or check that it is of the same training."""
-    record = work.folder / KEY
+def _claim(output: Path, work: Path, parts: KeyParts, reporting: Reporting) -> None:
+    """Create the work folder, or check that it belongs to the same training."""
+    record = work / KEY
     if record.exists():
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if digest_json(earlier) != digest_json(parts):
             raise InputError(
-                f"{work.files} was begun otherwise: {explain(parts, [earlier])}; "
-                f"name another --output, or delete it and {work.folder}"
+                f"{output} was started with other settings: {reporting.explain(parts, [earlier])}; "
+                f"name another --output, or delete it and {work}"
             )
-    elif work.files.exists() and any(work.files.iterdir()):
-        raise InputError(f"{work.files} is there already and was not made by this command; name another --output")
-    for place in (work.scratch, work.logs):
-        place.mkdir(parents=True, exist_ok=True)
+    elif output.exists() and any(output.iterdir()):
+        raise InputError(f"{output} exists and was not made by this command; name another --output")
+    for folder in (work / WORK, work / LOGS):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(record, parts)

@@ -1,58 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the token indexes of a training before its job starts: `python -m steerlm.trainjob.token_index SPEC.json`.
 
-Tokenizing takes a minute to half an hour, in which a job would hold its devices. Whoever starts the job does it
-instead, needing neither torch nor a device, and names the indexes in the spec, so that the job's processes open them
-without hashing the data. `steerlm run` and `steerlm train` do so by themselves; the command is for specs written by
-hand that several machines share.
+Tokenizing takes a minute to half an hour, during which a job would hold its devices. So the launcher does it, which
+needs neither torch nor a device, and names the indexes in the spec; the job's processes open them without hashing the
+data. `steerlm run` and `steerlm train` do this by themselves; the command is for specs written by hand that several
+machines share.
 """
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, SteerLMError
-from steerlm.records import write_json
-from steerlm.trainjob.worker import SETTINGS, TOKENS, TokenIndex, TrainSpec, make_objective, read_spec
+from steerlm.trainjob.spec import TOKENS, TokenIndex, TrainSpec
+
+if TYPE_CHECKING:
+    from steerlm.training.dataset import TokenDataset
+    from steerlm.training.engine import Objective
 
 log = logging.getLogger(__name__)
 
 
-def with_index(spec: Mapping[str, Any], report_progress: Callable[[str], None]) -> dict[str, Any]:
-    """The worker's SPEC.json with its indexes built and named; `report_progress` gets lines of progress.
+def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> TrainSpec:
+    """Build the token indexes of a spec's files and return the spec with their keys.
 
-    Raises `RecordError` naming file and line for a record that the objective refuses, `InputError` if nothing is left.
+    Raises:
+        RecordError: The objective refuses a record; the message names file and line.
+        InputError: A file has no usable record.
     """
-    settings = SETTINGS[spec["objective"]].model_validate(spec["settings"])
-    return _named(spec, TrainSpec.model_validate({**spec, "settings": settings}), report_progress)
-
-
-def _named(raw: Mapping[str, Any], spec: TrainSpec, report_progress: Callable[[str], None]) -> dict[str, Any]:
     from steerlm.training.dataset import TokenDataset
 
-    objective = make_objective(spec.settings, spec.attributes or AttributeSchema(), spec.tokenizer_folder)
-    layout = spec.layout
+    objective, layout = spec.make_objective(), spec.layout
     processes = layout.threads * layout.devices if layout.threads else None
 
     def key(paths: Sequence[Path]) -> str | None:
-        return (
-            TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes).key if paths else None
-        )
+        if not paths:
+            return None
+        return TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes).key
 
-    return {**raw, "index": TokenIndex(train=key(spec.train), validation=key(spec.validation)).model_dump()}
+    return spec.model_copy(update={"index": TokenIndex(train=key(spec.train), validation=key(spec.validation))})
+
+
+def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:
+    """Open the token indexes of the training and validation files, in a process of the job.
+
+    Call it before joining a process group, so that no process waits in a collective. Normally the launcher has built
+    the indexes. If not, as for a spec written by hand, one process of this machine builds them and the others wait.
+
+    Raises:
+        ConfigError: An index is missing and there are several nodes: each would build it while all devices wait.
+    """
+    from steerlm.training.dataset import TokenDataset
+
+    cache = spec.work / TOKENS
+
+    def dataset(key: str | None, paths: Sequence[Path]) -> "TokenDataset":
+        opened = TokenDataset.open(key, paths, objective, cache) if key else None
+        if opened is None and spec.layout.nodes > 1:
+            problem = "missing, or built from other data or settings" if key else "not named in the spec"
+            raise ConfigError(
+                f"{cache}: the token index of {', '.join(map(str, paths))} is {problem}; on one machine that sees this "
+                "folder run `python -m steerlm.trainjob.token_index SPEC.json` before the job"
+            )
+        return opened if opened is not None else TokenDataset.build(paths, objective, cache)
+
+    train = dataset(spec.index.train, spec.train)
+    return train, dataset(spec.index.validation, spec.validation) if spec.validation else None
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the indexes of a spec and name them in it."""
+    """Build the indexes of a spec and write their keys into it."""
     if len(arguments) != 1:
         raise ConfigError("usage: python -m steerlm.trainjob.token_index SPEC.json")
     path = Path(arguments[0])
-    spec = read_spec(path)
-    write_json(path, _named(json.loads(path.read_text(encoding="utf-8")), spec, log.info))
+    build_indexes(TrainSpec.read(path), log.info).write(path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from steerlm.inference.scorer import TransformersScorer
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.entry import read_spec
 from steerlm.jobs.parts import Parts
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.annotation.test_annotate import lines
 from tests.inference.conftest import conversation, make_reward, write
 from tests.inference.conftest import tokenizer as tokenizer

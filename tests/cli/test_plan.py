@@ -40,7 +40,7 @@ def test_the_tutorials_layout_is_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "; fits, " in out and "800 steps, 4.19e+08 tokens" in out
 
 
-def test_lengths_of_the_data_tell_the_real_token_share(
+def test_the_real_token_share_follows_from_the_lengths_of_the_data(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "sft.jsonl"
@@ -74,20 +74,22 @@ def test_lengths_of_the_data_tell_the_real_token_share(
         (["steerlm-llama2", "--set", "base.fetch.uri=models/gone"], "models/gone: no such model folder"),
     ],
 )
-def test_what_cannot_be_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_layout_or_missing_input_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(["plan", *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_does_not_fit_is_shown_and_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", "consumer-gpu", "--set", "profile.gpu_memory_gib=15"]) == 2
     shown = capsys.readouterr()
-    assert "reward: hf://" in shown.out and "hardly fits, 9" in shown.out
+    assert "reward: hf://" in shown.out and "barely fits, 9" in shown.out
     assert shown.out.count("DOES NOT FIT, 1") == 1
     assert shown.err.startswith("error: sft: more memory than a GPU has")
 
 
-def test_storage_holds_every_checkpoint_there_is_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_storage_counts_every_checkpoint_that_exists_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", "consumer-gpu", "--set", "sft.keep=1", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     for one, checkpoints in ((planned["reward"], 4), (planned["sft"], 3)):
@@ -97,22 +99,24 @@ def test_storage_holds_every_checkpoint_there_is_at_once(capsys: pytest.CaptureF
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert call(["plan", *words, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    plans: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plans
 
 
 def test_times_are_shown_for_the_profile_and_for_fewer_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", "steerlm-llama2"]) == 0
     out = capsys.readouterr().out
     reward, sft = out.split("\n\n")[:2]
-    assert "time of a step   1,500 ms, MFU 44.8% on h100\n" in reward
+    assert "time per step    1,500 ms, MFU 44.8% on h100\n" in reward
     assert "                   ms: compute 1,323, tensor 159, optimizer 14, host 4\n" in reward
-    assert "traffic          a GPU sends in a step: tensor 93.8 GiB, gradients 11.8 GiB, parameters 5.9 GiB" in reward
-    assert "time of all      20 minutes, 85.3 GPU-hours" in reward
-    assert "nodes             32: 1,500 ms, MFU 44.8%, 4.0 rows a replica, 20 minutes, 85.3 GPU-hours" in reward
-    assert "                     4: 17,778 ms, MFU 39.9%, 64.0 rows a replica, 4.0 hours, 126.4 GPU-hours" in sft
+    assert "traffic          sent per GPU and step: tensor 93.8 GiB, gradients 11.8 GiB, parameters 5.9 GiB" in reward
+    assert "total time       20 minutes, 85.3 GPU-hours" in reward
+    assert "nodes             32: 1,500 ms, MFU 44.8%, 4.0 rows per replica, 20 minutes, 85.3 GPU-hours" in reward
+    assert "                     4: 17,778 ms, MFU 39.9%, 64.0 rows per replica, 4.0 hours, 126.4 GPU-hours" in sft
     assert "32 nodes: the fewest within 20% of the fastest" in sft
-    assert "few rows         fewer than 2 a replica if samples average 1,024 tokens or less: GPUs would wait" in reward
+    assert (
+        "few rows         fewer than 2 per replica if samples average 1,024 tokens or less: GPUs would wait" in reward
+    )
     assert "estimates of a model, not measurements" in out
     assert "Without --data every sample counts as a full window." in out
 
@@ -120,7 +124,7 @@ def test_times_are_shown_for_the_profile_and_for_fewer_nodes(capsys: pytest.Capt
 def test_short_samples_leave_the_tutorials_nodes_one_row_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1,024 samples of about 400 tokens, one per byte: 32 nodes have a row for each replica, 16 are as good."""
+    """1,024 samples of about 400 tokens (one per byte): 32 nodes have one row per replica, 16 nodes are as good."""
     byte_tokenizer().save_pretrained(tmp_path)
     sample = RegressionSample(text="x" * 400 + "<extra_id_2>", label=[1.0] * 9)
     data = tmp_path / "train.jsonl"
@@ -128,14 +132,14 @@ def test_short_samples_leave_the_tutorials_nodes_one_row_each(
     words = ["plan", "steerlm-llama2", "--data", f"reward={data}", "--tokenizer", str(tmp_path)]
     assert call(words) == 0
     reward, sft = capsys.readouterr().out.split("\n\n")[:2]
-    assert "few rows         1.0 a replica, fewer than 2: GPUs wait much of the time" in reward
+    assert "few rows         1.0 per replica, fewer than 2: GPUs wait much of the time" in reward
     assert "16 nodes: the fewest within 20% of the fastest" in reward
-    assert "few rows         fewer than 4 a replica if samples average 1,536 tokens or less" in sft
+    assert "few rows         fewer than 4 per replica if samples average 1,536 tokens or less" in sft
     one = planned(capsys, *words[1:])["reward"]
     assert (one["few_rows"], one["fewest_nodes_within_20_percent"]) == (True, 16)
 
 
-def test_json_has_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
     reward = planned(capsys, "steerlm-llama2")["reward"]
     own, *fewer = reward["estimates"]
     assert [own["nodes"], *(one["nodes"] for one in fewer)] == [32, 16, 8, 4, 2, 1]
@@ -147,12 +151,12 @@ def test_json_has_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("batch", "rows", "few"), [(256, 2, False), (128, 1, True)])
-def test_two_rows_a_replica_are_enough(batch: int, rows: int, few: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_rows_per_replica_are_enough(batch: int, rows: int, few: bool, capsys: pytest.CaptureFixture[str]) -> None:
     reward = planned(capsys, "steerlm-llama2", "--set", f"reward.global_batch={batch}")["reward"]
     assert (reward["rows_per_replica"], reward["few_rows"]) == (rows, few)
 
 
-def test_a_checkpoint_needs_each_processs_share_of_host_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_needs_host_memory_for_the_share_of_each_process(capsys: pytest.CaptureFixture[str]) -> None:
     """70B on TP8 x PP2 x DP16: 4,311,621,632 parameters on the fullest process, 14 bytes each, over 16 replicas."""
     sft = planned(capsys, "steerlm-llama2", "--disk-rate", "2")["sft"]
     written = 4_311_621_632 * 14 // 16
@@ -160,20 +164,20 @@ def test_a_checkpoint_needs_each_processs_share_of_host_memory(capsys: pytest.Ca
     assert sft["host_memory_bytes_per_node"] == 8 * written
     assert sft["save_seconds"] == 8 * written / 2e9
     assert call(["plan", "steerlm-llama2"]) == 0
-    shown = "3.5 GiB copied to host memory and written by each process, 28.1 GiB a node: 6.0 s at 5 GB/s"
+    shown = "3.5 GiB copied to host memory and written by each process, 28.1 GiB per node: 6.0 s at 5 GB/s"
     assert shown in capsys.readouterr().out
 
 
 def test_a_profile_without_a_gpu_has_no_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", "demo"]) == 0
     out = capsys.readouterr().out
-    assert "a checkpoint" in out
-    assert not any(word in out for word in ("time of", "traffic", "nodes ", "MFU", "few rows"))
+    assert "checkpoint  " in out
+    assert not any(word in out for word in ("time per", "total time", "traffic", "nodes ", "MFU", "few rows"))
     assert call(["plan", "demo", "--gpu", "h100"]) == 0
     assert "time             not estimated for fp32" in capsys.readouterr().out
 
 
-def test_a_gpu_type_brings_memory_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_type_sets_memory_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
     own, other = (planned(capsys, "steerlm-llama2", *more)["reward"] for more in ([], ["--gpu", "a100-80"]))
     assert (own["gpu"]["name"], other["gpu"]["name"]) == ("h100", "a100-80")
     assert other["estimates"][0]["step_seconds"] > 1.5 * own["estimates"][0]["step_seconds"]
@@ -183,7 +187,7 @@ def test_a_gpu_type_brings_memory_and_speed(capsys: pytest.CaptureFixture[str]) 
     assert larger["reward"]["fits"] and larger["reward"]["gpu"]["memory_gib"] == 48
 
 
-def test_constants_are_overridden(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_constants_can_be_overridden(capsys: pytest.CaptureFixture[str]) -> None:
     own, peak, slow = (
         planned(capsys, "steerlm-llama2", *more)["reward"]["estimates"][0]
         for more in (
@@ -204,6 +208,6 @@ def test_constants_are_overridden(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--disk-rate", "0"], "--disk-rate"),
     ],
 )
-def test_a_gpu_that_cannot_be_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_gpu_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", *words]) == 2
     assert message in capsys.readouterr().err

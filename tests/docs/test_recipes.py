@@ -41,9 +41,10 @@ from steerlm.recipe import (
 )
 from steerlm.records import RegressionSample
 from steerlm.toyworld.config import RaterSettings
-from steerlm.training.config import LayoutSettings, OptimizerSettings, RewardSettings, TextSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.hardware import GPUS, GpuConstants
-from steerlm.trainjob.worker import TrainSpec, read_spec
+from steerlm.training.layout import LayoutSettings
+from steerlm.trainjob.spec import TrainSpec
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks
@@ -144,7 +145,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     assert began[-1].recipe.reward
     assert not began[-1].recipe.sft
     assert sum("replica" in text for text in shell.said.values()) == 8
-    spec = read_spec(Path("sft.json"))
+    spec = TrainSpec.read(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")
     made = {path.relative_to("models/policy.work").parts[:2] for path in Path("models/policy.work").rglob("*.bin")}
     assert made == {("work", "tokens")} and {index[:16] for index in spec.index.model_dump().values()} == {
@@ -152,7 +153,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     }
     annotation = read_entry_spec(Path("annotate.json"), AnnotateSpec)
     assert (annotation.layout.data_parallel, len(read_plan(annotation.files[0].folder).blocks)) == (4, 1)
-    assert "% of what is computed" in next(text for shown, text in shell.said.items() if "--data" in shown)
+    assert "% of the computed tokens" in next(text for shown, text in shell.said.items() if "--data" in shown)
 
 
 def test_the_specs_keys_are_told() -> None:

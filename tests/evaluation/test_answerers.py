@@ -16,15 +16,14 @@ from steerlm.evaluation.job_answerer import JobAnswerer
 from steerlm.evaluation.served_answerer import ServedAnswerer
 from steerlm.evaluation.spec import GenerateSpec
 from steerlm.inference.http_chat import HttpChat
-from steerlm.jobs.config import JobSettings
-from steerlm.jobs.part_job import JobPlace
 from steerlm.jobs.parts import Parts
+from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Layouts, Profile
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from steerlm.stages.base import StageContext
 from steerlm.stages.evaluate import _answerer
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.evaluation.test_measure import LONG, SCHEMA, SHORT
 from tests.evaluation.test_measure import folders as folders
 from tests.inference.conftest import tokenizer as tokenizer
@@ -45,7 +44,7 @@ def url(folders: dict[str, Path]) -> Iterator[str]:
 def job(
     folder: Path, model: Path, said: list[str], settings: EvaluationSettings = SETTINGS, devices: int = 2
 ) -> JobAnswerer:
-    place = JobPlace("answers", folder / "job", folder / "log", JobSettings())
+    place = JobPlace("answers", folder / "job", folder / "log", Profile(name="test"))
     layout = LayoutSettings(devices=devices, threads=1)
     return JobAnswerer(model, settings, layout, place, folder / "parts", said.append)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker of a few lines that does what its spec says: counts to `steps` in a file, as training would step."""
+"""A minimal worker: counts to the `steps` of its spec in a file, as training would step, and fails on request."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from steerlm.errors import TrainingError
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -19,16 +19,16 @@ def say(text: str) -> None:
 def main() -> int:
     spec = json.loads(Path(sys.argv[1]).read_text())
     counter = Path(spec["work"]) / f"step-{os.environ.get('RANK', '0')}"
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     step = int(counter.read_text()) if counter.exists() else 0
-    say(f"begins at step {step}")
+    log(f"starts at step {step}")
     while step < spec["steps"]:
-        if asked:
+        if signals:
             counter.write_text(str(step))
             return 143
         step += 1
-        say(f"step {step}/{spec['steps']}")
+        log(f"step {step}/{spec['steps']}")
         if step == spec.get("fail_at") and os.environ.get("RANK", "0") == "0":
             raise TrainingError("the loss is not finite")
         if step == spec.get("die_at"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment that a training's processes start with."""
+"""The environment that training processes start with."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ import pytest
 from steerlm.jobs.backend import Job
 from steerlm.jobs.environment import VARIABLES, added_to, variables
 from steerlm.jobs.local import LocalBackend
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.conftest import ROOT
 
 
-def test_what_depends_on_the_layout() -> None:
+def test_variables_depend_on_the_layout() -> None:
     alone = variables(LayoutSettings())
     assert "CUDA_DEVICE_MAX_CONNECTIONS" not in alone and "TORCH_NCCL_ASYNC_ERROR_HANDLING" not in alone
     assert variables(LayoutSettings(nodes=2, devices=8))["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "3"
@@ -23,20 +23,20 @@ def test_what_depends_on_the_layout() -> None:
     assert all(variable.reason for variable in VARIABLES)
 
 
-def test_what_the_user_set_stays() -> None:
-    wanted = variables(LayoutSettings(devices=2, tensor=2))
-    assert added_to({}, wanted) == wanted
-    assert added_to({"CUDA_DEVICE_MAX_CONNECTIONS": "32"}, wanted)["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
+def test_values_that_the_user_set_are_kept() -> None:
+    defaults = variables(LayoutSettings(devices=2, tensor=2))
+    assert added_to({}, defaults) == defaults
+    assert added_to({"CUDA_DEVICE_MAX_CONNECTIONS": "32"}, defaults)["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
     user = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
-    assert "PYTORCH_ALLOC_CONF" not in added_to(user, wanted)  # which torch would prefer to the user's
+    assert "PYTORCH_ALLOC_CONF" not in added_to(user, defaults)  # which torch would prefer to the user's
 
 
-def test_the_workers_of_a_job_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_start_with_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     environment = variables(LayoutSettings(devices=2, tensor=2))
-    backend = LocalBackend()
+    backend = LocalBackend(names=tmp_path / "names")
     job = Job("e", "tests.jobs.environment_worker", {}, tmp_path, tmp_path / "log", environment=environment, threads=3)
     name = backend.ensure(job)
     backend._children[name].wait(60)
@@ -45,7 +45,7 @@ def test_the_workers_of_a_job_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert lines["TOKENIZERS_PARALLELISM"] == "true" and lines["OMP_NUM_THREADS"] == "3"
 
 
-def test_torch_reads_the_name_of_the_allocator_s_settings() -> None:
+def test_torch_reads_the_allocator_settings_by_that_name() -> None:
     program = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
     environment = {**os.environ, "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launcher over the local back end: signals, attempts, stalls; real processes, really killed."""
+"""The launcher over the local back end: signals, attempts, stalls; with real processes that are really killed."""
 
 import os
 import signal
@@ -14,40 +14,35 @@ from steerlm.errors import Interrupted, TrainingError
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
-from tests.conftest import ROOT
+from tests.jobs.test_local import _own_cache as _own_cache
 from tests.jobs.test_local import make_job
 
 
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-
-
-def test_lines_are_handed_on(tmp_path: Path) -> None:
+def test_new_lines_are_forwarded(tmp_path: Path) -> None:
     lines: list[str] = []
     launch(LocalBackend(), make_job(tmp_path), JobSettings(), lines.append)
-    assert lines == ["begins at step 0", "step 1/3", "step 2/3", "step 3/3"]
+    assert lines == ["starts at step 0", "step 1/3", "step 2/3", "step 3/3"]
 
 
 def test_a_reported_error_is_final(tmp_path: Path) -> None:
     job = make_job(tmp_path, fail_at=2)
     with pytest.raises(TrainingError, match=r"the loss is not finite \(its log: .*train\.log\)"):
         launch(LocalBackend(), job, JobSettings(attempts=5), lambda line: None)
-    assert job.log.read_text().count("begins") == 1
+    assert job.log.read_text().count("starts") == 1
 
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
     lines: list[str] = []
     launch(LocalBackend(), make_job(tmp_path, die_at=2), JobSettings(attempts=2), lines.append)
-    assert [line for line in lines if "begins" in line] == ["begins at step 0", "begins at step 2"]
+    assert [line for line in lines if "starts" in line] == ["starts at step 0", "starts at step 2"]
 
 
-def test_attempts_end(tmp_path: Path) -> None:
+def test_attempts_are_bounded(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="SIGKILL"):
         launch(LocalBackend(), make_job(tmp_path, die_at=2), JobSettings(attempts=1), lambda line: None)
 
 
-def test_a_stalled_job_is_ended(tmp_path: Path) -> None:
+def test_a_stalled_job_is_killed(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no progress for"):
         launch(LocalBackend(), make_job(tmp_path, hang_at=2), JobSettings(no_progress_minutes=0.03), lambda line: None)
 
@@ -67,7 +62,7 @@ def test_a_signal_lets_the_job_save(tmp_path: Path, number: signal.Signals, erro
 
 
 def test_ctrl_c_in_the_terminal_reaches_the_job_through_the_launcher(tmp_path: Path) -> None:
-    """A terminal sends SIGINT to the whole foreground group; the job stands in a session of its own."""
+    """A terminal sends SIGINT to the whole foreground group; the job is in a session of its own."""
     script = (
         "from tests.jobs.test_launcher import *;"
         f"launch(LocalBackend(), make_job(Path({str(tmp_path)!r}), steps=1000, pause=0.05), JobSettings(), print)"
@@ -82,7 +77,7 @@ def test_ctrl_c_in_the_terminal_reaches_the_job_through_the_launcher(tmp_path: P
     assert int((tmp_path / "step-0").read_text()) >= 2
 
 
-def test_a_launcher_that_was_killed_is_followed_by_another(tmp_path: Path) -> None:
+def test_a_second_launcher_attaches_to_the_job_of_a_killed_one(tmp_path: Path) -> None:
     job = make_job(tmp_path, steps=60, pause=0.05)
     first = LocalBackend()
     first.ensure(job)
@@ -90,4 +85,4 @@ def test_a_launcher_that_was_killed_is_followed_by_another(tmp_path: Path) -> No
     lines: list[str] = []
     launch(LocalBackend(), job, JobSettings(), lines.append)
     assert lines[-1] == "step 60/60"
-    assert job.log.read_text().count("begins") == 1
+    assert job.log.read_text().count("starts") == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker writes down how its module ended, whatever else happens to it then."""
+"""A worker writes its status, whatever else happens to it while it ends."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ def stop(number, frame):
     raise SystemExit(143)
 
 class Broken(Exception):
-    """Its process is told to stop while it says what is broken, as torchrun does."""
+    """Its process is terminated while the message is made, as torchrun does."""
 
     def __str__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -25,7 +25,7 @@ raise Broken()
 '''
 
 
-def test_a_signal_does_not_keep_the_end_from_being_written(tmp_path: Path) -> None:
+def test_a_signal_does_not_prevent_the_status(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(MODULE)
     done = subprocess.run([sys.executable, "-m", "steerlm.jobs.worker", str(tmp_path), "broken"], cwd=tmp_path)
     assert done.returncode == 1

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from steerlm.megatron.attention import Rotary, causal, rotate, segments
 from steerlm.models.shape import ModelShape, RopeScaling
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, Sample
 from steerlm.training.tensors import row_tensors
 from tests.megatron.material import GQA, SHAPES
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, RewardSettings
+from steerlm.training.config import RewardSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.footprint import activation_bytes, state_bytes
-from steerlm.training.rows import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.tensors import row_tensors
 from tests.megatron.forked import one
 from tests.megatron.material import engine, objective

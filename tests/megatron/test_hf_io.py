@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
 from steerlm.megatron.mapping import Slice, fuse
-from steerlm.training.config import LayoutSettings
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, Sample
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
     GQA,
@@ -29,6 +29,7 @@ from tests.megatron.material import (
     weights,
     write_config,
 )
+from tests.megatron.outputs import model_outputs
 
 
 def _through(source: Path, target: Path, layout: dict[str, Any], precision: str, outputs: int | None) -> None:
@@ -55,8 +56,8 @@ def _logits(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     of.model.output_layer.register_forward_hook(lambda module, args, out: seen.append(out[0].squeeze(1).clone()))
     # Learned throughout, so that the logits of every position but the last are computed.
     texts = [Sample(s.ids, torch.tensor([0.0] + [1.0] * (len(s.ids) - 1)).numpy()) for s in samples(3, count=5)]
-    of.forward([Row(tuple(texts))], "logprobs")
-    model = LlamaForCausalLM.from_pretrained(folder)
+    model_outputs(of, [Row(tuple(texts))], "logprobs")
+    model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         theirs = [model(torch.tensor(s.ids.tolist())[None]).logits[0, :-1] for s in texts]
     (ours,) = seen
@@ -75,7 +76,7 @@ def _trained_reward(folder: Path) -> list[torch.Tensor]:
     curve(of, OUTPUTS, range(3))
     of.write_hf(folder)
     write_config(folder, GQA, OUTPUTS)
-    return of.forward([Row(tuple(samples(7, OUTPUTS)))], "values")
+    return model_outputs(of, [Row(tuple(samples(7, OUTPUTS)))], "values")
 
 
 def test_rewards_equal_transformers_on_the_exported_folder(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.megatron.engine import MegatronEngine
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
+from steerlm.training.config import RewardSettings, SFTSettings
+from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import StepResult
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.sft import SFTObjective
-from steerlm.training.rows import Row
 from steerlm.training.sink import JsonlSink, Sinks
 from tests.byte_tokenizer import byte_tokenizer
 from tests.megatron.forked import ranks

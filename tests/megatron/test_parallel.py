@@ -16,7 +16,7 @@ from megatron.core import parallel_state
 from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import parallel
 from steerlm.megatron.mapping import Place
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import GQA
 

@@ -12,7 +12,7 @@ from steerlm.errors import ConfigError, InputError, ModelError
 from steerlm.inference.scorer import Scores, TransformersScorer
 from steerlm.megatron.scoring import MegatronScorer
 from steerlm.prompt import LABEL_MARK
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.inference.conftest import WINDOW, answer, make_reward
 from tests.inference.conftest import tokenizer as tokenizer
 from tests.megatron.forked import one, ranks

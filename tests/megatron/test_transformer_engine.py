@@ -13,7 +13,7 @@ import torch
 from steerlm.errors import InputError
 from steerlm.megatron import convert, device
 from steerlm.megatron import model as models
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.megatron import te_stand_in
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (

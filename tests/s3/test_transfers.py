@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.checksums import digest_folder
 from steerlm.errors import StorageError
-from steerlm.storage import SHA256_KEY, S3Place, digest_folder, fetch
+from steerlm.storage import SHA256_KEY, S3Place, fetch
 from tests.s3.conftest import BUCKET, Server
 
 MB = 1 << 20

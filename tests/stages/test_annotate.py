@@ -11,7 +11,7 @@ from steerlm.errors import ConfigError
 from steerlm.recipe import Layouts, Profile
 from steerlm.stages.annotate import STAGE, make
 from steerlm.stages.base import StageContext
-from steerlm.training.config import LayoutSettings
+from steerlm.training.layout import LayoutSettings
 from tests.annotation.test_annotate import lines
 from tests.inference.conftest import conversation, write
 from tests.inference.conftest import reward_folder as reward_folder

@@ -12,10 +12,11 @@ import pytest
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.errors import InputError, RecordError
 from steerlm.training.config import RewardSettings, TextSettings
+from steerlm.training.data import Unit
 from steerlm.training.dataset import TokenDataset
-from steerlm.training.engine import Unit
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.objectives.text import TextObjective
+from tests.training.units import read_unit
 
 Write = Callable[..., Path]
 
@@ -54,7 +55,7 @@ def test_units_come_back_as_the_objective_made_them(tokenizer: Any, jsonl: Write
     data = TokenDataset.build([first, second], made, tmp_path / "cache")
     expected = [unit for text in texts for unit in objective(tokenizer).units(made.record(**text))]
     assert len(data) == len(expected) == 5
-    assert all(same(data.unit(i), unit) for i, unit in enumerate(expected))
+    assert all(same(read_unit(data, i), unit) for i, unit in enumerate(expected))
     assert data.lengths.tolist() == [len(unit.samples[0].ids) for unit in expected]
     assert data.counts["records"] == 3 and data.counts["units"] == 5
     assert data.counts["tokens"] == sum(data.lengths) and data.counts["cut_into_windows"] == 1
@@ -66,9 +67,10 @@ def test_labels_come_back_and_weights_are_zero(tokenizer: Any, jsonl: Write, tmp
     lines = [{"text": f"{t}<extra_id_2>", "label": label} for t, label in (("x", [1.0, MASKED]), ("yy", [2.5, 4.0]))]
     data = TokenDataset.build([jsonl("r.jsonl", *lines)], made, tmp_path)
     units = [made.units(made.record(**line))[0] for line in lines]
-    assert all(same(data.unit(i), unit) for i, unit in enumerate(units))
-    assert data.unit(1).samples[0].labels.tolist() == [2.5, 4.0] and not data.unit(1).samples[0].weights.any()
-    assert not list(tmp_path.rglob("weights.bin")) or data.unit(0).samples[0].weights.shape == (13,)
+    assert all(same(read_unit(data, i), unit) for i, unit in enumerate(units))
+    (last,) = read_unit(data, 1).samples
+    assert last.labels is not None and last.labels.tolist() == [2.5, 4.0] and not last.weights.any()
+    assert not list(tmp_path.rglob("weights.bin")) or read_unit(data, 0).samples[0].weights.shape == (13,)
 
 
 def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
@@ -80,7 +82,7 @@ def test_units_of_several_samples_keep_their_shape(tokenizer: Any, jsonl: Write,
     made = Pairs(TextSettings(max_steps=1), tokenizer)
     data = TokenDataset.build([jsonl("p.jsonl", {"text": "one"}, {"text": "three"})], made, tmp_path)
     assert [list(data.samples(i)) for i in range(2)] == [[0, 1], [2, 3]]
-    assert data.in_one_row(1) and data.unit(1).together == "row"
+    assert data.in_one_row(1) and read_unit(data, 1).together == "row"
     assert data.lengths.tolist() == [4, 4, 6, 6] and data.longest() == 12
 
 
@@ -90,7 +92,7 @@ def test_a_second_process_finds_the_index(tokenizer: Any, jsonl: Write, tmp_path
     again = objective(tokenizer)
     second = TokenDataset.build([file], again, tmp_path / "cache")
     assert again.asked == 0 and second.key == first.key and second.counts == first.counts
-    assert same(first.unit(0), second.unit(0))
+    assert same(read_unit(first, 0), read_unit(second, 0))
 
 
 def test_other_content_or_settings_make_another_index(tokenizer: Any, jsonl: Write, tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ def test_an_index_opens_by_its_key_for_the_same_objective_and_files(
 
     monkeypatch.setattr("steerlm.training.dataset.sha256_file", unread)
     found = TokenDataset.open(built.key, [file], objective(tokenizer), cache)
-    assert found is not None and found.key == built.key and same(found.unit(0), built.unit(0))
+    assert found is not None and found.key == built.key and same(read_unit(found, 0), read_unit(built, 0))
     assert TokenDataset.open("0" * 64, [file], objective(tokenizer), cache) is None
     assert TokenDataset.open(built.key, [file], objective(tokenizer, window=17), cache) is None
     jsonl("a.jsonl", {"text": "hello, too"})

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from steerlm.errors import ConfigError
 from steerlm.models.public import SHAPES, public_shape
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
+from steerlm.training.config import RewardSettings, SFTSettings
 from steerlm.training.footprint import activation_bytes, flops_per_token, local_parameters, memory, needs, packing
+from steerlm.training.layout import LayoutSettings
 
 LLAMA70 = SHAPES["meta-llama/Llama-2-70b-hf"]
 TINY = ModelShape(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from steerlm.models.public import SHAPES
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
+from steerlm.training.config import RewardSettings, SFTSettings
 from steerlm.training.footprint import needs
 from steerlm.training.hardware import GPUS
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.node_counts import (
     Estimate,
     estimates,

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import pytest
 
 from steerlm.models.public import SHAPES
-from steerlm.training.config import LayoutSettings, RewardSettings, SFTSettings
+from steerlm.training.config import RewardSettings, SFTSettings
 from steerlm.training.footprint import needs
 from steerlm.training.hardware import GPUS, Gpu
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.step_time import StepTime, Traffic, mfu, step_time, traffic
 
 H100 = GPUS["h100"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steerlm.attributes import MASKED
-from steerlm.training.rows import Row, Sample
+from steerlm.training.data import Row, Sample
 from steerlm.training.tensors import row_tensors
 
 
@@ -31,6 +31,12 @@ def test_two_samples_and_a_tail() -> None:
     assert out.sample_of.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
     assert out.learned.tolist() == [0, 1, 3] and out.lengths == (3, 2, 3)
     assert out.labels is None and out.count == 2
+    assert out.unit_ends.tolist() == [1, 2]
+
+
+def test_a_row_says_where_its_units_end() -> None:
+    row = Row(tuple(sample([n, n]) for n in range(1, 6)), unit_ends=(2, 4, 5))
+    assert row_tensors(row, 1, "cpu").unit_ends.tolist() == [2, 4, 5]
 
 
 def test_a_row_reaches_the_device_in_one_copy() -> None:

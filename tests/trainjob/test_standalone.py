@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training outside the pipeline, with a worker of a few lines in place of the trainer."""
+"""A training outside the pipeline, with a minimal worker in place of the trainer."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -11,9 +12,11 @@ import pytest
 
 from steerlm.errors import ConfigError, InputError, RecordError, TrainingError
 from steerlm.models.shape import ModelShape
+from steerlm.pipeline.keys import explain
+from steerlm.pipeline.run_log import RunLog
 from steerlm.recipe import ResolvedRecipe, load_recipe
-from steerlm.trainjob import job as train_job
-from steerlm.trainjob.standalone import Files, make_spec, torchrun, train_alone, write_spec
+from steerlm.trainjob import job, standalone
+from steerlm.trainjob.standalone import Reporting, TrainFiles, make_spec, torchrun, train_standalone, write_spec
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.tiny_models import SHAPE
@@ -28,10 +31,11 @@ LINE = {
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainFiles:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(train_job, "WORKER", "tests.trainjob.fake_trainer")
+    for module in (job, standalone):
+        monkeypatch.setattr(module, "WORKER", "tests.trainjob.fake_trainer")
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(LINE)}\n")
     (tmp_path / "val.jsonl").write_text("")
     (tmp_path / "base").mkdir()
@@ -39,73 +43,89 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     byte_tokenizer().save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").touch()
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
-    return Files([data], [validation], tmp_path / "base", None, tmp_path / "out")
+    return TrainFiles([data], [validation], tmp_path / "base", None, tmp_path / "out")
 
 
-def resolve(files: Files, *overrides: str) -> ResolvedRecipe:
+def resolve(files: TrainFiles, *overrides: str) -> ResolvedRecipe:
     store = files.output.parent / "store"
     return load_recipe("demo", "laptop", [f"profile.store={store}", "profile.tracking.enabled=false", *overrides])
 
 
-def test_it_trains_and_a_second_call_finds_it_done(files: Files) -> None:
-    said: list[str] = []
-    metrics = train_alone("reward", resolve(files), files, said.append)
+def train(
+    objective: str,
+    resolved: ResolvedRecipe,
+    files: TrainFiles,
+    report_progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+    """Train as `steerlm train` does."""
+    reporting = Reporting(report_progress, lambda journal: contextlib.nullcontext(RunLog(journal)), explain)
+    return train_standalone(objective, resolved, files, reporting)
+
+
+def test_it_trains_and_a_second_call_finds_the_result(files: TrainFiles) -> None:
+    lines: list[str] = []
+    metrics = train("reward", resolve(files), files, lines.append)
     assert metrics == {"steps": 3, "validation/loss": 0.5}
-    assert said == ["step 1/3 loss=1.0", "step 2/3 loss=0.5", "step 3/3 loss=0.3"]
+    assert lines == ["step 1/3 loss=1.0", "step 2/3 loss=0.5", "step 3/3 loss=0.3"]
     spec = json.loads((files.output / "spec.json").read_text())
     assert spec["objective"] == "reward"
     assert spec["settings"]["global_batch"] == resolve(files).recipe.reward.global_batch  # type: ignore[union-attr]
     assert spec["model_folder"] == spec["tokenizer_folder"] == str(files.model)
     assert spec["validation"] == [], "an empty file validates nothing"
     assert len(spec["attributes"]["names"]) == 9
-    said.clear()
-    assert train_alone("reward", resolve(files), files, said.append) == metrics
-    assert said == [f"{files.output} is finished already; delete it and out.work to train anew"]
+    lines.clear()
+    assert train("reward", resolve(files), files, lines.append) == metrics
+    assert lines == [f"{files.output} is already trained; delete it and out.work to train again"]
 
 
-def test_other_settings_or_data_are_another_training(files: Files) -> None:
-    train_alone("reward", resolve(files), files, lambda text: None)
-    with pytest.raises(InputError, match=r"was begun otherwise: global_batch changed from \d+ to 7; name another"):
-        train_alone("reward", resolve(files, "reward.global_batch=7"), files, lambda text: None)
+def test_other_settings_or_data_are_refused(files: TrainFiles) -> None:
+    train("reward", resolve(files), files)
+    with pytest.raises(
+        InputError, match=r"was started with other settings: global_batch changed from \d+ to 7; name another"
+    ):
+        train("reward", resolve(files, "reward.global_batch=7"), files)
     files.data[0].write_text('{"text": "b"}\n')
-    with pytest.raises(InputError, match=r"was begun otherwise: its input data\.0 changed"):
-        train_alone("reward", resolve(files), files, lambda text: None)
+    with pytest.raises(InputError, match=r"was started with other settings: its input data\.0 changed"):
+        train("reward", resolve(files), files)
 
 
-def test_the_spec_that_is_written_is_the_one_that_is_trained(files: Files) -> None:
-    made = make_spec("sft", resolve(files), files)
+def test_the_written_spec_is_the_one_that_is_trained(files: TrainFiles) -> None:
+    spec = make_spec("sft", resolve(files), files)
     assert not files.output.exists()
     assert not files.output.with_name("out.work").exists()
     path = files.output.with_name("spec.json")
-    write_spec("sft", resolve(files), files, path, lambda text: None)
+    write_spec("sft", resolve(files), files, path, print)
     written = json.loads(path.read_text())
-    assert written == {**made, "index": {"train": written["index"]["train"], "validation": None}}
+    assert written == {
+        **spec.model_dump(mode="json"),
+        "index": {"train": written["index"]["train"], "validation": None},
+    }
     assert (files.output.with_name("out.work") / "work" / "tokens" / written["index"]["train"][:16]).is_dir()
-    train_alone("sft", resolve(files), files, lambda text: None)
+    train("sft", resolve(files), files)
     assert json.loads((files.output / "spec.json").read_text()) == written
 
 
-def test_a_bad_record_ends_it_before_the_job_starts(files: Files) -> None:
+def test_a_bad_record_fails_before_the_job_starts(files: TrainFiles) -> None:
     files.data[0].write_text(json.dumps(LINE | {"label": [1.0]}) + "\n")
     with pytest.raises(RecordError, match=r"data\.jsonl:1: label has 1 values for 9 attributes"):
-        write_spec("reward", resolve(files), files, files.output.with_name("spec.json"), lambda text: None)
+        write_spec("reward", resolve(files), files, files.output.with_name("spec.json"), print)
     assert not files.output.with_name("spec.json").exists()
     with pytest.raises(RecordError, match=r"data\.jsonl:1: label has 1 values for 9 attributes"):
-        train_alone("reward", resolve(files), files, lambda text: None)
+        train("reward", resolve(files), files)
     assert not (files.output.with_name("out.work") / "job").exists()
 
 
-def test_torchrun_is_told_for_one_machine_and_for_several(files: Files) -> None:
+def test_the_torchrun_command_for_one_machine_and_for_several(files: TrainFiles) -> None:
     eight = resolve(files, "profile.layouts.sft={devices: 8}", "profile.jobs.grace_seconds=60")
     assert torchrun("sft", eight, Path("s.json")) == (
         "PYTORCH_ALLOC_CONF=expandable_segments:True TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TOKENIZERS_PARALLELISM=false "
         "torchrun --standalone --nproc-per-node 8 --shutdown-timeout 60 -m tests.trainjob.fake_trainer s.json"
     )
     nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}")
-    assert make_spec("sft", nodes, files)["layout"]["nodes"] == 4
+    assert make_spec("sft", nodes, files).layout.nodes == 4
     assert "torchrun --nnodes 4 --node-rank RANK --master-addr FIRST_NODE " in torchrun("sft", nodes, Path("s.json"))
-    with pytest.raises(InputError, match=r"4 nodes and this command starts one machine.s.*; --write-spec FILE"):
-        train_alone("sft", nodes, files, lambda text: None)
+    with pytest.raises(InputError, match=r"4 nodes and the back end local allows at most 1; --write-spec FILE"):
+        train("sft", nodes, files)
     assert not files.output.exists()
 
 
@@ -126,7 +146,7 @@ def _without_tokenizer(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (shutil.rmtree, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
         (_without_config, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
@@ -135,44 +155,44 @@ def _without_tokenizer(model: Path) -> None:
         (_without_tokenizer, r"base: no tokenizer_config\.json; make the folder with"),
     ],
 )
-def test_what_is_no_model_folder_is_said_before_anything_is_made(
-    files: Files, spoil: Callable[[Path], None], said: str
+def test_a_bad_model_folder_is_refused_before_anything_is_written(
+    files: TrainFiles, spoil: Callable[[Path], None], message: str
 ) -> None:
     assert files.model
     spoil(files.model)
     before = sorted(files.output.parent.iterdir())
-    with pytest.raises(InputError, match=said):
-        train_alone("sft", resolve(files), files, lambda text: None)
+    with pytest.raises(InputError, match=message):
+        train("sft", resolve(files), files)
     assert sorted(files.output.parent.iterdir()) == before
 
 
-def test_a_layout_that_does_not_fit_the_model_or_a_folder_of_data_is_said_first(files: Files) -> None:
+def test_a_layout_that_does_not_fit_or_a_folder_of_data_is_refused_first(files: TrainFiles) -> None:
     with pytest.raises(ConfigError, match=r"layout\.tensor 8"):
-        train_alone("sft", resolve(files, "profile.layouts.sft={devices: 8, tensor: 8}"), files, lambda text: None)
+        train("sft", resolve(files, "profile.layouts.sft={devices: 8, tensor: 8}"), files)
     folder = dataclasses.replace(files, data=[files.output.parent])
     with pytest.raises(InputError, match="is a folder, a file was expected"):
-        train_alone("sft", resolve(files), folder, lambda text: None)
+        train("sft", resolve(files), folder)
     assert not files.output.exists()
 
 
-def test_a_failed_training_goes_on(files: Files) -> None:
+def test_a_failed_training_resumes(files: TrainFiles) -> None:
     (files.output.parent / "fail").touch()
-    with pytest.raises(TrainingError, match="failed: told to fail"):
-        train_alone("sft", resolve(files), files, lambda text: None)
+    with pytest.raises(TrainingError, match="failed: a file requests failure"):
+        train("sft", resolve(files), files)
     (files.output.parent / "fail").unlink()
-    assert train_alone("sft", resolve(files), files, lambda text: None)["steps"] == 3
+    assert train("sft", resolve(files), files)["steps"] == 3
 
 
-def test_wrong_inputs_are_named(files: Files) -> None:
+def test_wrong_inputs_are_named(files: TrainFiles) -> None:
     files.output.mkdir()
     (files.output / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"out is there already and was not made by this command"):
-        train_alone("reward", resolve(files), files, lambda text: None)
+    with pytest.raises(InputError, match=r"out exists and was not made by this command"):
+        train("reward", resolve(files), files)
     assert (files.output / "thesis.tex").exists()
-    gone = Files([files.output.parent / "gone.jsonl"], [], files.model, None, files.output)
+    gone = TrainFiles([files.output.parent / "gone.jsonl"], [], files.model, None, files.output)
     with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):
-        train_alone("reward", resolve(files), gone, lambda text: None)
+        train("reward", resolve(files), gone)
     with pytest.raises(InputError, match="give --model"):
-        train_alone("text", resolve(files), Files(files.data, [], None, None, files.output), lambda text: None)
+        train("text", resolve(files), TrainFiles(files.data, [], None, None, files.output))
     with pytest.raises(ConfigError, match=r"demo-real has no section base\.train"):
-        train_alone("text", load_recipe("demo-real"), files, lambda text: None)
+        train("text", load_recipe("demo-real"), files)

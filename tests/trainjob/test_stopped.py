@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process of a real torchrun job is stopped but alive: the job ends in time, names it, and leaves nothing behind."""
+"""A process of a real torchrun job is stopped but alive: the job fails in time, names it, and leaves no process."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from steerlm.errors import TrainingError
-from steerlm.jobs.backend import Job
+from steerlm.jobs.backend import Job, job_name
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
@@ -33,14 +33,14 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 @pytest.fixture(scope="module")
 def whole(training: Training) -> dict[int, float]:
-    """The curve of one process that nothing happened to."""
+    """The loss curve of one undisturbed process."""
     spec = training.spec("whole", **SETTINGS)
     assert Ranks(spec).ends() == ([0], [""])
     return curve(spec)
 
 
 class Stop(threading.Thread):
-    """Stops a rank once its training has logged step 25: between two checkpoints."""
+    """Stops a rank once its training has logged step 25, between two checkpoints."""
 
     def __init__(self, spec: Path, folder: Path, rank: int) -> None:
         super().__init__(daemon=True)
@@ -62,15 +62,15 @@ def test_a_stopped_process_ends_the_job(
     name = f"{layout['devices']} ranks"
     spec = training.spec(name, layout=layout, faults=FAULTS, **SETTINGS)
     folder = training.folder / name / "job"
-    content = json.loads(spec.read_text())
-    job = Job("train-text", "steerlm.trainjob.worker", content, folder, folder / "log", devices=layout["devices"])
+    content, title = json.loads(spec.read_text()), job_name("train-text", folder)
+    job = Job(title, "steerlm.trainjob.worker", content, folder, folder / "log", devices=layout["devices"])
     stop = Stop(spec, folder, rank)
     with pytest.raises(TrainingError) as error:
         launch(LocalBackend(GRACE), job, JobSettings(grace_seconds=GRACE), lambda line: None)
     assert stop.at and time.monotonic() - stop.at < TIMEOUT + GRACE
     processes = [json.loads((folder / f"process-{r}.json").read_text()) for r in range(layout["devices"])]
     who = rf"rank {rank} \([^,]+, pid {processes[rank]['pid']}\)"
-    assert re.search(rf"{who} is stopped, last heard of \d+ s ago in step \d+", str(error.value)), str(error.value)
+    assert re.search(rf"{who} is stopped, last heartbeat \d+ s ago in step \d+", str(error.value)), str(error.value)
     assert [p for p in processes if started(p["pid"]) == p["started"]] == []
     work = Path(content["work"])
     for other in set(range(layout["devices"])) - {rank}:

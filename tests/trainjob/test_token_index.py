@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher does before a job starts: builds the token indexes, in processes, on a machine without torch."""
+"""Before a job starts the launcher builds the token indexes, in parallel processes, on a machine without torch."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, RecordError
-from steerlm.trainjob.token_index import main, with_index
-from steerlm.trainjob.worker import datasets, make_objective, read_spec
+from steerlm.trainjob.spec import TrainSpec
+from steerlm.trainjob.token_index import build_indexes, main, open_indexes
 from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 
@@ -50,16 +50,16 @@ def write_spec(folder: Path, objective: str, **values: Any) -> Path:
 
 
 def open_datasets(path: Path) -> Any:
-    spec = read_spec(path)
-    return datasets(spec, make_objective(spec.settings, spec.attributes or AttributeSchema(), spec.tokenizer_folder))
+    spec = TrainSpec.read(path)
+    return open_indexes(spec, spec.make_objective())
 
 
-def test_without_torch_and_in_processes_that_have_none(folder: Path, tmp_path: Path) -> None:
+def test_indexes_are_built_without_torch_in_any_process(folder: Path, tmp_path: Path) -> None:
     specs = [write_spec(folder / name, name) for name in LINES if not (folder / name).mkdir()]
     for spec in specs:
         spec.write_text(spec.read_text().replace(str(spec.parent / "tokenizer"), str(folder / "tokenizer")))
     (tmp_path / "blocked").mkdir()
-    # Every process of Python begins with this module: also those that tokenize.
+    # Every Python process imports this module first, including those that tokenize.
     (tmp_path / "blocked" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     program = (
         "import sys\n"
@@ -92,29 +92,29 @@ def test_a_worker_opens_what_the_launcher_built(folder: Path, monkeypatch: pytes
     monkeypatch.setattr("steerlm.training.dataset.sha256_file", None)
     data, validation = open_datasets(path)
     assert (len(data), len(validation)) == (40, 2)
-    assert read_spec(path).index.train == data.key
+    assert TrainSpec.read(path).index.train == data.key
 
 
 @pytest.mark.parametrize("change", [None, "settings", "data", "index"])
 def test_several_nodes_never_build_an_index(folder: Path, change: str | None) -> None:
     path = write_spec(folder, "text", layout={"nodes": 2})
-    command = r".*python -m steerlm\.trainjob\.token_index"
-    said = r"tokens: the token index of .*train\.jsonl is not named in the spec; " + command
+    command = r"python -m steerlm\.trainjob\.token_index"
+    message = rf"tokens: the token index of .*train\.jsonl is not named in the spec; .*{command}"
     if change:
         main([str(path)])
-        said = said.replace("not named in the spec", "not there, or of other data or settings")
+        message = message.replace("not named in the spec", "missing, or built from other data or settings")
     if change == "settings":
         path.write_text(path.read_text().replace('"window": 200', '"window": 100'))
     if change == "data":
         (folder / "train.jsonl").write_text('{"text": "other"}\n')
     if change == "index":
         path.write_text(path.read_text().replace(str(folder / "text" / "work"), str(folder / "elsewhere")))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         open_datasets(path)
     assert not (folder / "elsewhere").exists()
 
 
-def test_one_machine_builds_what_is_missing_or_of_other_settings(folder: Path) -> None:
+def test_one_machine_builds_an_index_that_is_missing_or_of_other_settings(folder: Path) -> None:
     path = write_spec(folder, "text")
     assert len(open_datasets(path)[0]) == 40
     main([str(path)])
@@ -122,11 +122,11 @@ def test_one_machine_builds_what_is_missing_or_of_other_settings(folder: Path) -
     assert len(open_datasets(path)[0]) == 120
 
 
-def test_a_bad_record_is_named_before_anything_starts(folder: Path) -> None:
+def test_a_bad_record_is_named_before_the_job_starts(folder: Path) -> None:
     path = write_spec(folder, "reward")
     with open(folder / "train.jsonl", "a") as file:
         file.write('{"text": "x<extra_id_2>", "label": [9.0]}\n')
     before = path.read_text()
     with pytest.raises(RecordError, match=r"train\.jsonl:41: label quality:9 is outside"):
-        with_index(json.loads(before), print)
+        build_indexes(TrainSpec.read(path), print)
     assert path.read_text() == before

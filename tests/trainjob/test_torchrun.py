@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training under real torchrun, through what may happen to it: two nodes, then one node, then one process."""
+"""One training under real torchrun, interrupted again and again: on two nodes, then one node, then one process."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from demos.synthetic import free_port
-from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.backend import Job, JobStatus, job_name
 from steerlm.jobs.local import LocalBackend
-from steerlm.trainjob import token_index as tokens
+from steerlm.trainjob import token_index
 from tests.conftest import ROOT
 from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
@@ -30,15 +30,15 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 @pytest.fixture(scope="module")
 def alone(training: Training) -> dict[int, float]:
-    """The curve of one process."""
+    """The loss curve of one process."""
     spec = training.spec("alone", **SETTINGS)
     assert Ranks(spec).ends() == ([0], [""])
     return curve(spec)
 
 
 def _agents(spec: Path) -> list[subprocess.Popen[bytes]]:
-    """Two nodes of one process each, as `torchrun` on either would be started, after the launcher's work."""
-    tokens.main([str(spec)])
+    """Build the token indexes, then start torchrun on two nodes of one process each."""
+    token_index.main([str(spec)])
     port = free_port()
     agents = []
     for node in range(2):
@@ -69,18 +69,18 @@ def _wait(backend: LocalBackend, name: str) -> JobStatus:
 
 def _workers(job: Job) -> list[int]:
     """Process ids of the job's workers, in the order of their ranks."""
-    found = {}
+    workers = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if f"{job.folder}/spec.json" in (path / "cmdline").read_text().split("\0"):
                 environment = dict(e.split("=", 1) for e in (path / "environ").read_text().split("\0") if "=" in e)
-                found[environment.get("RANK")] = int(path.name)
+                workers[environment.get("RANK")] = int(path.name)
         except OSError:
             continue
-    return [pid for rank, pid in sorted(found.items(), key=lambda item: str(item[0])) if rank is not None]
+    return [pid for rank, pid in sorted(workers.items(), key=lambda item: str(item[0])) if rank is not None]
 
 
-def test_two_nodes_from_beginning_to_end(training: Training, alone: dict[int, float]) -> None:
+def test_two_nodes_from_start_to_end(training: Training, alone: dict[int, float]) -> None:
     spec = training.spec("whole", layout={"nodes": 2, "devices": 1}, **SETTINGS)
     assert _end(_agents(spec)) == [0, 0]
     assert curve(spec) == pytest.approx(alone, rel=0, abs=1e-4)
@@ -93,7 +93,7 @@ def _check_result(folder: Path) -> None:
 
 
 def test_two_nodes_then_one_then_one_process(training: Training, alone: dict[int, float]) -> None:
-    # Two nodes; one agent is told to stop: its worker and the other node's save.
+    # Two nodes; one agent gets SIGTERM: its worker and the other node's save.
     spec = training.spec("run", layout={"nodes": 2, "devices": 1}, **SETTINGS)
     agents = _agents(spec)
     while len(curve(spec)) < 3 and agents[1].poll() is None:
@@ -103,13 +103,14 @@ def test_two_nodes_then_one_then_one_process(training: Training, alone: dict[int
     assert all(_end(agents)), [log.read_text() for log in logs]
     saved = max(curve(spec))
     assert 3 <= saved < STEPS and checkpoints(spec)[f"step-{saved:06d}"]
-    for log in logs:  # what either worker said, among what its agent says
+    for log in logs:  # each worker's message, among its agent's lines
         assert f"stopped after step {saved} of {STEPS}, saved in" in log.read_text()
 
-    # One node of two processes goes on, through the local back end; one is killed, the other ends soon and says why.
+    # One node of two processes resumes on the local back end; one is killed, the other ends soon and reports why.
     spec = training.spec("run", layout={"devices": 2}, **SETTINGS)
     folder = training.folder / "run" / "process"
-    job = Job("train-text", "steerlm.trainjob.worker", json.loads(spec.read_text()), folder, folder / "log", devices=2)
+    content, title = json.loads(spec.read_text()), job_name("train-text", folder)
+    job = Job(title, "steerlm.trainjob.worker", content, folder, folder / "log", devices=2)
     backend = LocalBackend(grace_seconds=20)
     name = backend.ensure(job)
     while len(curve(spec)) < saved + 3 and not backend.status(name).ended:
@@ -117,15 +118,15 @@ def test_two_nodes_then_one_then_one_process(training: Training, alone: dict[int
     workers = _workers(job)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)
-    began = time.monotonic()
+    start = time.monotonic()
     status = _wait(backend, name)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - start < 40
     assert status.state == "failed" and not status.final, status
     assert status.message.startswith("another process of this training has ended or does not answer")
     reached = max(curve(spec))
     assert saved + 3 <= reached < STEPS
 
-    # One process goes on from there to the end.
+    # One process resumes from there and reaches the end.
     spec = training.spec("run", **SETTINGS)
     assert Ranks(spec).ends() == ([0], [""])
     assert curve(spec) == pytest.approx(alone, rel=0, abs=1e-4)

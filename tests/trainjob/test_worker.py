@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training worker: a spec in, a model folder out, through a termination signal and on from where it stopped.
+"""The training worker: from a spec to a model folder, also when it is terminated and resumed.
 
-Runs the megatron engine in forked processes, as each costs seconds of imports otherwise.
+The megatron engine runs in forked processes: a new process would need seconds for its imports.
 """
 
 import json
@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, PeerLostError, SteerLMError
-from steerlm.trainjob.worker import Signal, main, read_spec
+from steerlm.errors import ConfigError, SteerLMError
+from steerlm.trainjob.spec import TrainSpec
+from steerlm.trainjob.worker import main
 from tests.byte_tokenizer import byte_tokenizer
 from tests.tiny_models import SHAPE
 
@@ -86,9 +87,9 @@ def _worker(spec: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    made = Folder(tmp_path_factory.mktemp("train"))
-    byte_tokenizer().save_pretrained(made.path / "tokenizer")
-    return made
+    folder = Folder(tmp_path_factory.mktemp("train"))
+    byte_tokenizer().save_pretrained(folder.path / "tokenizer")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def base(folder: Folder) -> Path:
     return folder.path / "base" / "model"
 
 
-def test_an_interrupted_run_goes_on_and_leaves_a_model(folder: Folder, base: Path) -> None:
+def test_an_interrupted_run_resumes_and_leaves_a_model(folder: Folder, base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from steerlm.models.folder import load_tokenizer, read_info
@@ -131,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_leaves_a_model(folder: Folder, base: Pat
     assert total / tokens == pytest.approx(result["best_loss"], rel=1e-4)
 
 
-def test_a_reward_model_says_which_attributes_were_trained(folder: Folder, base: Path) -> None:
+def test_a_reward_model_names_the_attributes_that_were_trained(folder: Folder, base: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     from steerlm.models.folder import load_tokenizer, read_info
@@ -164,7 +165,7 @@ def test_a_reward_model_says_which_attributes_were_trained(folder: Folder, base:
         scores = model(**tokenizer(record["text"], return_tensors="pt")).logits[0].tolist()
         errors += [(s - y) ** 2 for s, y in zip(scores, record["label"], strict=True) if y != -100]
     assert sum(errors) / len(errors) == pytest.approx(info.metrics["loss"], rel=1e-3)
-    assert folder.run(spec) == 0  # nothing is left to do
+    assert folder.run(spec) == 0  # everything is done already
     assert folder.steps("reward") == list(range(1, 41))
 
 
@@ -184,11 +185,11 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(folder: Folder) -> None:
         ({"settings": {"max_steps": 1, "shape": SHAPE}, "model_folder": "x"}, "give one of them"),
     ],
 )
-def test_a_model_must_come_from_one_place(folder: Folder, values: dict[str, Any], message: str) -> None:
+def test_a_model_must_have_exactly_one_origin(folder: Folder, values: dict[str, Any], message: str) -> None:
     path = folder.spec("place", "text", {}, train=["x"])
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(ConfigError, match=message):
-        _ = read_spec(path).shape
+        _ = TrainSpec.read(path).shape
 
 
 def test_samples_longer_than_the_models_positions_are_refused(folder: Folder, base: Path) -> None:
@@ -209,27 +210,12 @@ def test_a_full_disk_under_the_model_folder(
         train = folder.lines("full.jsonl", [{"text": "ice and snow."}] * 8)
         spec = folder.spec("full", "text", {"max_steps": 2, "shape": SHAPE}, train=[train], output=str(disk / "model"))
         assert folder.run(spec) == 1
-        told = [line for line in capfd.readouterr().err.splitlines() if "could not be written" in line]
-        assert len(told) == 1
-        assert f"{disk / 'model'}: the model could not be written (" in told[0] and "GiB are free there" in told[0]
+        errors = [line for line in capfd.readouterr().err.splitlines() if "could not be written" in line]
+        assert len(errors) == 1
+        assert f"{disk / 'model'}: the model could not be written (" in errors[0] and "GiB are free there" in errors[0]
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
         assert folder.run(spec) == 0
         assert (disk / "model" / "steerlm.json").exists()
-        assert folder.steps("full") == [1, 2], "no step was made twice"
+        assert folder.steps("full") == [1, 2], "no step was repeated"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_termination_does_not_hide_the_error_that_ended_training() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        stop = Signal()
-        with pytest.raises(PeerLostError):
-            try:
-                with stop.held():
-                    raise PeerLostError("gone")
-            finally:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.01)
-    finally:
-        signal.signal(signal.SIGTERM, before)

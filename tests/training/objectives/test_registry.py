@@ -14,14 +14,14 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError
 from steerlm.prompt import Tokens
 from steerlm.records import Line
-from steerlm.training.config import LayoutSettings, TrainSettings
+from steerlm.training.config import TrainSettings
+from steerlm.training.data import Sample, Unit
 from steerlm.training.dataset import TokenDataset
-from steerlm.training.engine import Unit
+from steerlm.training.layout import LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry, objective_entry
 from steerlm.training.objectives.tokens import Draft, TextRecords
-from steerlm.training.rows import Sample
 from steerlm.training.sink import Metrics
 from tests.reference_engine import ReferenceEngine
 from tests.tiny_models import SHAPE

@@ -13,8 +13,8 @@ from steerlm.errors import InputError
 from steerlm.prompt import render, text_of
 from steerlm.records import Conversation
 from steerlm.training.config import SFTSettings
+from steerlm.training.data import Row, Sample
 from steerlm.training.objectives.sft import SFTObjective
-from steerlm.training.rows import Row, Sample
 from steerlm.training.tensors import row_tensors
 
 
@@ -72,7 +72,7 @@ def test_loss_is_the_mean_of_conversations_means(tokenizer: Any) -> None:
     means = [-output[(tensors.sample_of == k) & (tensors.weights > 0)].mean() for k in range(2)]
     assert loss.item() / count == pytest.approx(float(sum(means)) / 2, rel=1e-5)
     nll = -output[tensors.weights > 0].mean()
-    assert made.summarise(statistics)["token_nll"] == pytest.approx(nll.item(), rel=1e-5)
+    assert made.summarize(statistics)["token_nll"] == pytest.approx(nll.item(), rel=1e-5)
 
 
 def test_unconditioned_drops_the_labels_and_learns_the_same(tokenizer: Any) -> None:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that appear under their name only when complete, and reading of text files.
+
+An unfinished file is in the same folder under a hidden name that ends in `.partial`. It takes the place of its target
+in one rename, so a reader sees the old content or the new, never a part of it.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from steerlm.errors import InputError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def open_text(path: str | Path) -> TextIO:
+    """Open a text file or its `.gz` form for reading: UTF-8, newlines untranslated.
+
+    Raises:
+        InputError: If the file does not exist or is a folder.
+    """
+    try:
+        raw = gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, a file was expected") from None
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+
+
+def partial_path(path: Path, writer: str = "") -> Path:
+    """Return the hidden name of `path` while it is incomplete.
+
+    `writer` names the process (or thread, or machine) that writes it, where several may write at the same time.
+    Without it the name is always the same, so that a later process can continue the file.
+    """
+    return path.with_name(f".{path.name}.{writer}{PARTIAL_SUFFIX}" if writer else f".{path.name}{PARTIAL_SUFFIX}")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the partial files that killed processes have left anywhere below a folder."""
+    for path in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, writer: str | None = None) -> Iterator[Path]:
+    """Yield a path to write. The file there replaces `path` when the block ends, and is removed if it raises.
+
+    Args:
+        path: The target; its folder must exist.
+        writer: See `partial_path`; the process number by default.
+    """
+    partial = partial_path(path, str(os.getpid()) if writer is None else writer)
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # after success too: renaming a hard link to the same file leaves both names
+
+
+@contextlib.contextmanager
+def atomic_writers(*paths: str | Path) -> Iterator[list[TextIO]]:
+    """Open text files that replace `paths` when the block ends: all of them, or none and no trace if it raises."""
+    targets = [Path(path) for path in paths]
+    partials = [partial_path(path, str(os.getpid())) for path in targets]
+    try:
+        with contextlib.ExitStack() as stack:
+            files: list[TextIO] = []
+            for path, partial in zip(targets, partials, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.append(stack.enter_context(open(partial, "w", encoding="utf-8", newline="\n")))
+            yield files
+            for file in files:
+                sync(file)
+        for path, partial in zip(targets, partials, strict=True):
+            partial.replace(path)
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file that replaces `path` when the block ends, and leaves no trace if it raises."""
+    with atomic_writers(path) as (file,):
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the name `path` when the block ends, and is removed if it raises.
+
+    One process of a machine may do this at a time: what an earlier one left behind is removed first.
+    """
+    partial = partial_path(path, os.uname().nodename)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write an indented JSON file atomically."""
+    with atomic_writer(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def sync(file: IO[Any]) -> None:
+    """Write a file's buffers to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that a rename in it survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Return the folder of this user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm"

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`JobPlace`: where a stage or a command runs a job and keeps its files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from steerlm.jobs.backend import Job, job_name
+from steerlm.jobs.launcher import launch
+from steerlm.jobs.registry import BackendProfile, make_backend
+from steerlm.training.layout import LayoutSettings
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlace:
+    """The back end and the files of a job.
+
+    Attributes:
+        title: A title such as `annotate-KEY`, from which the job's name is derived.
+        folder: For the job's records.
+        log: For the job's output.
+        profile: Names the back end and has the launcher's settings.
+    """
+
+    title: str
+    folder: Path
+    log: Path
+    profile: BackendProfile
+
+    def run(
+        self,
+        module: str,
+        spec: BaseModel | Mapping[str, Any],
+        layout: LayoutSettings,
+        on_line: Callable[[str], None],
+        *,
+        environment: Mapping[str, str] | None = None,
+        clears: Sequence[Path] = (),
+        repeat: bool = False,
+    ) -> None:
+        """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`."""
+        job = Job(
+            name=job_name(self.title, self.folder),
+            module=module,
+            spec=spec,
+            folder=self.folder,
+            log=self.log,
+            nodes=layout.nodes,
+            devices=layout.devices,
+            threads=layout.threads,
+            environment=environment or {},
+            clears=clears,
+            repeat=repeat,
+        )
+        launch(make_backend(self.profile), job, self.profile.jobs, on_line)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The back ends by the name that a profile's key `backend` gives them. A new back end is one entry here."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from steerlm.jobs.backend import Backend
+from steerlm.jobs.config import JobSettings
+from steerlm.jobs.local import LocalBackend
+
+
+class BackendProfile(Protocol):
+    """The part of a profile that back ends and the launcher read."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def jobs(self) -> JobSettings: ...
+
+
+BACKENDS: dict[str, Callable[[BackendProfile], Backend]] = {
+    "local": lambda profile: LocalBackend(profile.jobs.grace_seconds),
+}
+
+
+def make_backend(profile: BackendProfile) -> Backend:
+    """Return the back end that a profile names. Starts nothing and writes nothing."""
+    return BACKENDS[profile.backend](profile)

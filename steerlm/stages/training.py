@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the training stages share: they run a `TrainSpec` as a job and return what the trained model says of itself."""
+
+from pathlib import Path
+
+from steerlm.artifact import Artifact
+from steerlm.jobs.place import JobPlace
+from steerlm.stages.base import StageContext, StageResult
+from steerlm.training.objectives.registry import OBJECTIVES
+from steerlm.trainjob.job import WORKER, result_metrics, run_training
+from steerlm.trainjob.spec import TrainSpec
+
+CODE = (WORKER,)
+"""The modules that decide the result of a training: the worker's, not the launcher's."""
+
+
+def other_objectives(objective: str) -> tuple[str, ...]:
+    """Return the modules of the other objectives: a change there does not affect this one."""
+    return tuple(f"steerlm.training.objectives.{name}" for name in OBJECTIVES if name != objective)
+
+
+def train(context: StageContext, spec: TrainSpec) -> StageResult:
+    """Run a stage's training to its end. Its model is in `context.files`, its metrics are in the logs.
+
+    The attributes of the result are those that the model folder says were trained.
+    """
+    from steerlm.models.folder import read_info
+
+    title = f"{context.stage}-{context.key}"
+    place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile)
+    result = run_training(spec, place, context.report_progress)
+    context.keep_metrics()
+    info = read_info(context.files)
+    metrics = result_metrics(result) or info.metrics
+    return StageResult(attributes=info.attributes, metrics=metrics, notes={"result": result})
+
+
+def origin(model: Artifact) -> str:
+    """Return the name of the model that training starts from: its source, or the stage that trained it."""
+    uri = str(model.manifest.provenance["notes"].get("uri", ""))
+    name = uri if "://" in uri else Path(uri).name
+    return name or f"{model.manifest.stage}/{model.key}"

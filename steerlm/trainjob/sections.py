@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainings of a recipe: their settings and layouts by section, and the models that they start from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from steerlm.errors import ConfigError
+from steerlm.models.public import public_shape
+from steerlm.models.shape import ModelShape
+from steerlm.recipe import Recipe, ResolvedRecipe, SFTSection
+from steerlm.training.config import TrainSettings
+from steerlm.training.layout import LayoutSettings
+from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry, objective_entry
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSection:
+    """One training of a recipe. `settings`: of its section in the recipe; `layout`: in the profile."""
+
+    objective: str
+    settings: TrainSettings
+    layout: LayoutSettings
+
+    @property
+    def entry(self) -> ObjectiveEntry[Any]:
+        return OBJECTIVES[self.objective]
+
+    @property
+    def name(self) -> str:
+        """The name that commands and messages use: base, reward or sft."""
+        return self.entry.layout
+
+
+def training_sections(resolved: ResolvedRecipe) -> list[TrainingSection]:
+    """Return a recipe's trainings in the order in which they run."""
+    sections = [_section(resolved, objective) for objective in OBJECTIVES]
+    return [section for section in sections if section is not None]
+
+
+def training_section(resolved: ResolvedRecipe, objective: str) -> TrainingSection:
+    """Return a recipe's training with an objective. Raises `ConfigError` if there is none."""
+    entry, section = objective_entry(objective), _section(resolved, objective)
+    if section is None:
+        raise ConfigError(f"the recipe {resolved.recipe.name} has no section {entry.section}")
+    return section
+
+
+def model_role(recipe: Recipe, section: str) -> str:
+    """Return which of the recipe's two models a section starts from: `base`, or `reward` if it has its own."""
+    return "reward" if section == "reward" and recipe.base and recipe.base.reward else "base"
+
+
+def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tuple[str, ModelShape | None]:
+    """Return the name and shape of the model that trainings of a role start from.
+
+    Args:
+        recipe: The recipe.
+        role: See `model_role`.
+        folders: Model folders by role, in place of the recipe's models.
+
+    Returns:
+        The name, and the shape if a folder, the recipe or the list of public models tells it.
+    """
+    base = recipe.base
+    assert base is not None, "a recipe that trains has a base"
+    if role in folders:
+        return str(folders[role]), ModelShape.from_folder(folders[role])
+    fetched = base.reward if role == "reward" else base.fetch
+    if fetched is None:
+        assert base.train is not None and base.train.shape is not None, "a base is fetched or has a shape"
+        return "from random weights", base.train.shape
+    if Path(fetched.uri).is_dir():
+        return fetched.uri, ModelShape.from_folder(fetched.uri)
+    return fetched.uri, public_shape(fetched.uri)
+
+
+def _section(resolved: ResolvedRecipe, objective: str) -> TrainingSection | None:
+    entry = OBJECTIVES[objective]
+    keys = entry.section.split(".")
+    settings: Any = reduce(lambda value, key: value and getattr(value, key), keys, resolved.recipe)
+    if settings is None:
+        return None
+    if isinstance(settings, SFTSection):
+        settings = settings.settings()
+    return TrainingSection(objective, settings, getattr(resolved.profile.layouts, entry.layout))
