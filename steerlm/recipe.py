@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
 from steerlm.datasets.config import PrepareSettings
@@ -21,7 +22,6 @@ from steerlm.datasets.sources.base import SourceSettings
 from steerlm.datasets.sources.registry import Source, settings_union
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.registry import BACKENDS
 from steerlm.settings import Settings

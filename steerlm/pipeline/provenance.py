@@ -48,7 +48,7 @@ RESULT_NEUTRAL = (
     "steerlm.client",
     "steerlm.inference.http_chat",
     "steerlm.inference.http_scorer",
-    "steerlm.inference.servers",
+    "steerlm.inference.server_pool",
 )
 """Modules, and all below them, that do not decide a result. Settings reach a key by their values."""
 CODE_SUFFIXES = (".py", ".pyc", ".pyi")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.annotation import job as annotate_job
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.errors import ConfigError
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Profile, Recipe
@@ -39,7 +39,7 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
             f"annotate-{context.key}", context.folder / "job", context.logs / "annotate.log", context.profile
         )
         done = annotate_job.annotate_by_job(
-            annotate_job.Annotation(files, reward, config, layout), place, context.report_progress
+            annotate_job.AnnotationTask(files, reward, config, layout), place, context.report_progress
         )
     else:
         check_one_gpu_holds(reward, context.profile)
@@ -56,9 +56,9 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
 def _annotate_here(
     files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, context: StageContext
 ) -> list[Any]:
-    from steerlm.inference.annotate import AnnotateCounts
+    from steerlm.annotation.annotate import AnnotateCounts
+    from steerlm.annotation.parallel import annotate_in_process
     from steerlm.inference.scorer import TransformersScorer
-    from steerlm.inference.striped import annotate_in_process
 
     scorer = TransformersScorer(reward, batch_tokens=config.batch_tokens, dtype=config.dtype)
     done = []

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from steerlm.evaluation.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
+from steerlm.evaluation.answerer import Answerer
 from steerlm.evaluation.config import EvaluationSettings
+from steerlm.evaluation.job_answerer import WORKER, JobAnswerer
+from steerlm.evaluation.served_answerer import ServedAnswerer
 from steerlm.files import write_json
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
@@ -36,7 +38,8 @@ def make(config: EvaluateConfig, inputs: Inputs, context: StageContext) -> Stage
     Answers are generated in this process, in a job if the profile's layout `evaluate` has several processes, or by the
     policy's server if the profile names one.
     """
-    from steerlm.evaluation.measure import measure, read_questions
+    from steerlm.evaluation.measure import measure
+    from steerlm.evaluation.questions import read_questions
 
     data = inputs["data"].path
     folders = {name: inputs[name].path for name in ("reward", "policy", "baseline") if name in inputs}
@@ -86,4 +89,4 @@ def summary(result: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, GENERATE_WORKER))
+STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, WORKER))

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.artifact import Artifact
 from steerlm.errors import ConfigError
-from steerlm.inference.config import AnnotateSettings
 from steerlm.recipe import Layouts, Profile
 from steerlm.stages.annotate import STAGE, make
 from steerlm.stages.base import StageContext
 from steerlm.training.layout import LayoutSettings
+from tests.annotation.test_annotate import lines
 from tests.inference.conftest import conversation, write
 from tests.inference.conftest import reward_folder as reward_folder
 from tests.inference.conftest import tokenizer as tokenizer
-from tests.inference.test_annotate import lines
 
 OPTIONS = AnnotateSettings(look_ahead=8, over_long="keep_end", on_error="skip")
 

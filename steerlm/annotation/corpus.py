@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversations file read block by block: which turns are to be scored, as which texts, and where the block ends.
+"""Read a conversations file block by block, with the turns to score and their texts.
 
-A block is what is sorted by length and scored together, and what a restart repeats. Its ends depend on the file and
-the settings only, so an interrupted run forms the same batches as one that was never stopped. Knows no model.
+The texts of a block are sorted by length and scored together; a restart repeats whole blocks. Where a block ends
+depends only on the file and the settings, so an interrupted run forms the same batches as an uninterrupted one.
 """
 
 import gzip
@@ -14,22 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pydantic import BaseModel, ConfigDict
-
+from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.journal import RejectedLine
 from steerlm.errors import InputError, RecordError
 from steerlm.files import open_text
-from steerlm.inference.config import AnnotateSettings
-from steerlm.inference.journal import Reject
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn, parse_line
+from steerlm.settings import Settings
 
 BLOCK_CHARACTERS = 8_000_000
-"""A block of very long texts ends here before `look_ahead` does."""
+"""Most characters of a block: with very long texts it ends here, before `look_ahead` texts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One turn to score: `conversation` and `turn` are indices, `line` is where it stands in the file."""
+class TurnToScore:
+    """One turn to score. `conversation` and `turn` are indices in the block; `line` is its line in the file, from 1."""
 
     conversation: int
     turn: int
@@ -37,14 +36,16 @@ class Request:
     text: str
 
 
-class Place(BaseModel):
-    """Where a block lies, so that another process reads it without reading what stands before it.
+class BlockRange(Settings):
+    """The position of a block in its file, by which another process reads it without reading the lines before it.
 
-    Lines `first` (counted from 0) to `lines` (exclusive), from byte `offset` of the unpacked file on; `digest` is the
-    sha256 of these lines alone, `sha256` that of the file from its start to the end of the block.
+    Attributes:
+        first: Number of its first line, from 0.
+        lines: Number of the line after its last one.
+        offset: Its first byte in the uncompressed file.
+        digest: SHA-256 of its lines.
+        sha256: SHA-256 of the file from its start to the end of the block.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     first: int
     lines: int
@@ -54,12 +55,12 @@ class Place(BaseModel):
 
 
 @dataclass(slots=True)
-class Block:
+class CorpusBlock:
     """Consecutive lines. `lines` and `sha256` describe the file from its start to the end of this block."""
 
     conversations: list[Conversation] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    turns: list[TurnToScore] = field(default_factory=list)
+    rejects: list[RejectedLine] = field(default_factory=list)
     lines: int = 0
     sha256: str = ""
 
@@ -72,7 +73,7 @@ class Corpus:
         self._file = open_text(path)
         self._hash = hashlib.sha256()
         self._digest = hashlib.sha256()
-        """Of the lines since the last block began, where that is asked for."""
+        """Of the lines since the start of the block, for `block_ranges` and `block`."""
         self.lines = self._bytes = 0
         self._lines = self._read(self._file.buffer)
 
@@ -84,51 +85,51 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Of the lines read so far."""
+        """SHA-256 of the lines read so far."""
         return self._hash.hexdigest()
 
     def skip(self, lines: int) -> None:
-        """Read over lines that are done; stops at the end of the file."""
+        """Read up to line number `lines`, or to the end of the file."""
         while self.lines < lines and next(self._lines, None) is not None:
             pass
 
     def at_end(self) -> bool:
-        """Whether no line is left (reads one to know)."""
+        """Return whether the file has no further line. Reads one to find out."""
         return next(self._lines, None) is None
 
-    def blocks(self) -> Iterator[Block]:
-        """The lines not read yet, in blocks. A bad line raises `RecordError`, or becomes a reject of its block."""
-        block, first, characters = Block(), self.lines, 0
+    def blocks(self) -> Iterator[CorpusBlock]:
+        """Yield the remaining lines in blocks. A bad line raises `RecordError`, or is rejected (`on_error: skip`)."""
+        block, first, characters = CorpusBlock(), self.lines, 0
         for line in self._lines:
             characters += self._add(line, block)
-            full = max(self.lines - first, len(block.requests)) >= self._options.look_ahead
+            full = max(self.lines - first, len(block.turns)) >= self._options.look_ahead
             if full or characters >= BLOCK_CHARACTERS:
-                yield self._ended(block)
-                block, first, characters = Block(), self.lines, 0
+                yield self._end(block)
+                block, first, characters = CorpusBlock(), self.lines, 0
         if self.lines > first:
-            yield self._ended(block)
+            yield self._end(block)
 
-    def places(self) -> Iterator[Place]:
-        """Where each block of the lines not read yet lies. Raises as `blocks`."""
+    def block_ranges(self) -> Iterator[BlockRange]:
+        """Yield the position of each block of the remaining lines. Raises what `blocks` raises."""
         first, offset, self._digest = self.lines, self._bytes, hashlib.sha256()
         for block in self.blocks():
             digest = self._digest.hexdigest()
-            yield Place(first=first, lines=block.lines, offset=offset, digest=digest, sha256=block.sha256)
+            yield BlockRange(first=first, lines=block.lines, offset=offset, digest=digest, sha256=block.sha256)
             first, offset, self._digest = self.lines, self._bytes, hashlib.sha256()
 
-    def block(self, place: Place) -> Block:
-        """The block at `place`. Raises `InputError` if other lines lie there by now."""
-        self._file.buffer.seek(place.offset)
-        self.lines, self._digest = place.first, hashlib.sha256()
-        block = Block(lines=place.lines, sha256=place.sha256)
-        for line in itertools.islice(self._lines, place.lines - place.first):
+    def block(self, where: BlockRange) -> CorpusBlock:
+        """Read the block at a position. Raises `InputError` if its lines have changed since."""
+        self._file.buffer.seek(where.offset)
+        self.lines, self._digest = where.first, hashlib.sha256()
+        block = CorpusBlock(lines=where.lines, sha256=where.sha256)
+        for line in itertools.islice(self._lines, where.lines - where.first):
             self._add(line, block)
-        if self._digest.hexdigest() != place.digest:
-            raise InputError(f"{self.path}: lines {place.first + 1} to {place.lines} changed while they were annotated")
+        if self._digest.hexdigest() != where.digest:
+            raise InputError(f"{self.path}: lines {where.first + 1} to {where.lines} changed while they were annotated")
         return block
 
-    def _add(self, line: bytes, block: Block) -> int:
-        """Put a line into a block; how many characters it adds to what the block holds."""
+    def _add(self, line: bytes, block: CorpusBlock) -> int:
+        """Add a line to a block and return the number of characters that it adds."""
         if not line.strip():
             return 0
         try:
@@ -137,14 +138,14 @@ class Corpus:
             if self._options.on_error == "stop":
                 raise
             text = line.decode(errors="backslashreplace").rstrip("\r\n")
-            block.rejects.append(Reject(line=self.lines, reason=error.reason, text=text))
+            block.rejects.append(RejectedLine(line=self.lines, reason=error.reason, text=text))
             return 0
-        requests = self._requests(conversation, len(block.conversations))
+        turns = self._turns_to_score(conversation, len(block.conversations))
         block.conversations.append(conversation)
-        block.requests += requests
-        return len(line) + sum(len(request.text) for request in requests)
+        block.turns += turns
+        return len(line) + sum(len(turn.text) for turn in turns)
 
-    def _ended(self, block: Block) -> Block:
+    def _end(self, block: CorpusBlock) -> CorpusBlock:
         block.lines, block.sha256 = self.lines, self.sha256
         return block
 
@@ -169,16 +170,16 @@ class Corpus:
             raise RecordError(self.path, self.lines, f"not UTF-8 ({error.reason})") from None
         return parse_line(text, Conversation, self.path, self.lines)
 
-    def _requests(self, conversation: Conversation, index: int) -> list[Request]:
+    def _turns_to_score(self, conversation: Conversation, index: int) -> list[TurnToScore]:
         return [
-            Request(
+            TurnToScore(
                 index, number, self.lines, render_readout(conversation, number, use_system=self._options.use_system)
             )
             for number, turn in enumerate(conversation.conversations)
-            if self._wanted(turn, conversation.mask)
+            if self._is_scored(turn, conversation.mask)
         ]
 
-    def _wanted(self, turn: Turn, mask: str) -> bool:
+    def _is_scored(self, turn: Turn, mask: str) -> bool:
         if self._options.turns == "labelled":
             return turn.label is not None
         return turn.speaker != mask

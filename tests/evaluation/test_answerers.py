@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from steerlm.errors import InputError, SteerLMError
-from steerlm.evaluation import answering, generate_worker
-from steerlm.evaluation.answering import JobAnswerer, PolicyAnswerer, ServedAnswerer
+from steerlm.evaluation import job_answerer, worker
+from steerlm.evaluation.answerer import InProcessAnswerer
+from steerlm.evaluation.cases import SteeringCase
 from steerlm.evaluation.config import EvaluationSettings
-from steerlm.evaluation.steer import Case
+from steerlm.evaluation.job_answerer import JobAnswerer
+from steerlm.evaluation.served_answerer import ServedAnswerer
+from steerlm.evaluation.spec import GenerateSpec
 from steerlm.inference.http_chat import HttpChat
-from steerlm.inference.parts import Parts
+from steerlm.jobs.parts import Parts
 from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Layouts, Profile
 from steerlm.serving.config import ServeSettings
@@ -27,7 +30,7 @@ from tests.inference.conftest import tokenizer as tokenizer
 from tests.inference.test_http_scorer import serve_app
 
 SETTINGS = EvaluationSettings(questions=8, max_tokens=8)
-CASES = [Case(SHORT[n % 5], {"wit": n % 3, "calm": n % 2}) for n in range(40)]
+CASES = [SteeringCase(SHORT[n % 5], {"wit": n % 3, "calm": n % 2}) for n in range(40)]
 """The questions of the tests with all dials; some cases are repeated."""
 
 
@@ -48,8 +51,8 @@ def job(
 
 def test_a_real_job_answers_alike(tmp_path: Path, folders: dict[str, Path]) -> None:
     said: list[str] = []
-    cases = [*CASES, *(Case(f"question {n}?", {"wit": 4, "calm": n % 5}) for n in range(60))]
-    wanted = PolicyAnswerer(folders["policy"], SETTINGS)
+    cases = [*CASES, *(SteeringCase(f"question {n}?", {"wit": 4, "calm": n % 5}) for n in range(60))]
+    wanted = InProcessAnswerer(folders["policy"], SETTINGS)
     shared = job(tmp_path, folders["policy"], said, devices=1)
     assert shared(cases) == wanted(cases)
     assert len(list((tmp_path / "parts").glob("*.part"))) == 2 and said[1:] == ["answers: block 2/2 of each worker"]
@@ -68,9 +71,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         for rank in range(layout.processes):
             monkeypatch.setenv("RANK", str(rank))
             started.append(rank)
-            generate_worker.run(generate_worker.GenerateSpec.model_validate({**spec, "layout": layout.model_dump()}))
+            worker.run(GenerateSpec.model_validate({**spec, "layout": layout.model_dump()}))
 
-    monkeypatch.setattr(answering, "run_part_job", run)
+    monkeypatch.setattr(job_answerer, "run_part_job", run)
     return started
 
 
@@ -78,17 +81,17 @@ def test_sampled_answers_do_not_depend_on_the_blocks(
     tmp_path: Path, folders: dict[str, Path], in_this_process: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = SETTINGS.model_copy(update={"temperature": 1.0})
-    wanted = PolicyAnswerer(folders["policy"], warm)(CASES)
+    wanted = InProcessAnswerer(folders["policy"], warm)(CASES)
     assert CASES[0] == CASES[30] and wanted[0] != wanted[30], "a repeated case is drawn anew"
     for size in (1, 3, 64):
-        monkeypatch.setattr(answering, "BLOCK", size)
+        monkeypatch.setattr(job_answerer, "BLOCK", size)
         assert job(tmp_path / str(size), folders["policy"], [], warm)(CASES) == wanted
 
 
 def test_blocks_that_are_done_are_not_made_again(
     tmp_path: Path, folders: dict[str, Path], in_this_process: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "BLOCK", 4)
+    monkeypatch.setattr(job_answerer, "BLOCK", 4)
     shared = job(tmp_path, folders["policy"], [])
     wanted = shared(CASES)
     assert in_this_process == [0, 1]
@@ -103,16 +106,16 @@ def test_blocks_that_are_done_are_not_made_again(
 
 
 def test_a_server_answers_as_the_policy_in_process(url: str, folders: dict[str, Path]) -> None:
-    wanted = PolicyAnswerer(folders["policy"], SETTINGS)
+    wanted = InProcessAnswerer(folders["policy"], SETTINGS)
     alone, named = ServedAnswerer(url, SETTINGS), ServedAnswerer(f"{url}/v1", SETTINGS, folders["policy"])
     assert alone(CASES) == named(CASES) == wanted(CASES)
     assert len(set(wanted(CASES))) > 5, "the dials and the questions tell in the answers"
     assert alone.schema == named.schema == wanted.schema == SCHEMA
     assert named.fitting(LONG + SHORT) == SHORT
-    with pytest.raises(InputError, match=r"only the policy's tokenizer can say: name its folder too \(--model\)"):
+    with pytest.raises(InputError, match=r"give the model's folder too \(--model\)"):
         alone.fitting(SHORT)
     with pytest.raises(InputError, match=r"/v1/chat/completions: HTTP 400: .*window"):
-        alone([Case(LONG[0] * 9, {"wit": 1, "calm": 1})])
+        alone([SteeringCase(LONG[0] * 9, {"wit": 1, "calm": 1})])
 
 
 def test_servers_that_are_no_policys_are_refused(url: str, folders: dict[str, Path], tmp_path: Path) -> None:

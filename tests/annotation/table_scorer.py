@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward model that is a pure function of the text, without torch: for tests of what surrounds scoring.
+"""A scorer that is a pure function of the text, without torch.
 
-Run as a program it annotates a file slowly, to be killed: `python -m tests.inference.table_scorer INPUT OUTPUT`.
+To annotate a file slowly, so that a test can kill the process, run
+`python -m tests.annotation.table_scorer INPUT OUTPUT`.
 """
 
 import hashlib
@@ -12,15 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from steerlm.annotation.annotate import annotate
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
-from steerlm.inference.annotate import annotate
-from steerlm.inference.config import AnnotateSettings, OverLong
+from steerlm.inference.config import OverLong
 
 SCHEMA = AttributeSchema(names=("wit", "depth", "noise"), low=0, high=9, trained=("wit", "noise"))
 
 
 class TableScorer:
-    """Scores -2..12 from a digest of the text; the window counts words."""
+    """Scores from -2 to 12 by a digest of the text. The window counts words."""
 
     def __init__(self, window: int = 10_000, identity: str = "table", pause: float = 0.0) -> None:
         self.schema, self.window, self.identity, self._pause = SCHEMA, window, identity, pause

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotation: what a labelled line says, and that no interruption shows in the output."""
+"""The content of annotated lines, and that interruptions leave no trace in the output."""
 
 import errno
 import fcntl
@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
+from steerlm.annotation.annotate import AnnotateCounts, annotate, with_predicted_label
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, RecordError
-from steerlm.inference.annotate import AnnotateCounts, annotate, labelled
-from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn
+from tests.annotation.table_scorer import TableScorer
 from tests.conftest import ROOT
 from tests.inference.conftest import conversation, write
-from tests.inference.table_scorer import TableScorer
 
 SMALL = AnnotateSettings(look_ahead=8)
 
@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Path:
     ("score", "label"), [(-0.7, 0), (0.5, 0), (1.5, 2), (2.5, 2), (2.51, 3), (3.5, 4), (4.9, 4), (0.0, 0)]
 )
 def test_labels_are_clamped_and_rounded_half_to_even(score: float, label: int) -> None:
-    turn = labelled(Turn(value="x", speaker="Assistant"), [score], AttributeSchema(names=("quality",)))
+    turn = with_predicted_label(Turn(value="x", speaker="Assistant"), [score], AttributeSchema(names=("quality",)))
     assert turn.label == f"quality:{label}"
     assert json.loads(turn.to_json()) == {
         "value": "x",
@@ -60,12 +60,12 @@ def test_only_trained_attributes_are_written_and_the_human_label_is_kept(source:
     before, after = lines(source), lines(tmp_path / "out.jsonl")
     assert counts == AnnotateCounts(lines=60, conversations=60, turns=120)
     for old, new in zip(before, after, strict=True):
-        asked = Conversation.model_validate(old)
+        original = Conversation.model_validate(old)
         for k, (was, now) in enumerate(zip(old["conversations"], new["conversations"], strict=True)):
             if was["from"] == "User":
                 assert now == was
                 continue
-            raw = scorer.score([render_readout(asked, k)])[0]
+            raw = scorer.score([render_readout(original, k)])[0]
             assert list(now["scores"]) == ["wit", "noise"]
             assert now["scores"] == {"wit": round(float(raw[0]), 6), "noise": round(float(raw[2]), 6)}
             rounded = {n: round(min(max(now["scores"][n], 0), 9)) for n in ("wit", "noise")}
@@ -89,7 +89,7 @@ def test_unknown_keys_pass_and_absent_ones_stay_absent(tmp_path: Path) -> None:
     assert list(out["conversations"][0]) == ["value", "from", "label", "scores"]
 
 
-def test_only_labelled_turns_as_upstream(source: Path, tmp_path: Path) -> None:
+def test_only_labeled_turns_as_upstream(source: Path, tmp_path: Path) -> None:
     counts = annotate(source, tmp_path / "out.jsonl", TableScorer(), AnnotateSettings(turns="labelled"))
     after = lines(tmp_path / "out.jsonl")
     assert counts.turns == sum(1 + n % 3 for n in range(0, 60, 3))
@@ -106,7 +106,7 @@ def test_equal_texts_are_scored_once_and_repeated_lines_stay(tmp_path: Path) -> 
     assert len(lines(tmp_path / "out.jsonl")) == 20
 
 
-def test_the_records_own_system_prompt_is_used_when_asked(tmp_path: Path) -> None:
+def test_the_records_system_prompt_is_used_with_use_system(tmp_path: Path) -> None:
     record = conversation(1).model_copy(update={"system": "Be terse."})
     source = write(tmp_path / "in.jsonl", [record])
     for use, word in ((False, "A chat between"), (True, "Be terse.")):
@@ -115,11 +115,11 @@ def test_the_records_own_system_prompt_is_used_when_asked(tmp_path: Path) -> Non
         assert scorer.calls[0][0].startswith(f"<extra_id_0>System\n{word}")
 
 
-def test_over_long_turns_follow_the_policy(source: Path, tmp_path: Path) -> None:
+def test_over_long_turns_follow_the_setting(source: Path, tmp_path: Path) -> None:
     before = lines(source)
     with pytest.raises(RecordError, match=r"in\.jsonl:\d+: turn \d with its history is longer than .* 60 tokens"):
         annotate(source, tmp_path / "a.jsonl", TableScorer(window=60), SMALL)
-    # Nothing over-long was let through yet, so the same output may go on under a milder policy.
+    # Nothing over-long was skipped yet, so the same output may resume with a milder setting.
     skipped = annotate(
         source, tmp_path / "a.jsonl", TableScorer(window=60), SMALL.model_copy(update={"over_long": "skip"})
     )
@@ -159,14 +159,14 @@ def test_bad_lines_stop_or_are_rejected(source: Path, tmp_path: Path) -> None:
 
 
 def test_gzip_input_gives_the_same_output(source: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "in.jsonl.gz"
-    packed.write_bytes(gzip.compress(source.read_bytes()))
+    compressed = tmp_path / "in.jsonl.gz"
+    compressed.write_bytes(gzip.compress(source.read_bytes()))
     annotate(source, tmp_path / "a.jsonl", TableScorer(), SMALL)
-    annotate(packed, tmp_path / "b.jsonl", TableScorer(), SMALL)
+    annotate(compressed, tmp_path / "b.jsonl", TableScorer(), SMALL)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    packed.write_bytes(packed.read_bytes()[:-200])
+    compressed.write_bytes(compressed.read_bytes()[:-200])
     with pytest.raises(RecordError, match=r"in\.jsonl\.gz:\d+: broken gzip file"):
-        annotate(packed, tmp_path / "c.jsonl", TableScorer(), SMALL)
+        annotate(compressed, tmp_path / "c.jsonl", TableScorer(), SMALL)
 
 
 def test_a_second_run_does_nothing(source: Path, tmp_path: Path) -> None:
@@ -193,16 +193,16 @@ def stop_after(lines: int) -> Callable[[AnnotateCounts], None]:
     return on_progress
 
 
-def begun(source: Path, out: Path) -> None:
+def start_and_stop(source: Path, out: Path) -> None:
     with pytest.raises(Stopped):
         annotate(source, out, TableScorer(), SMALL, stop_after(16))
     assert not out.exists()
 
 
-def test_what_is_begun_goes_on_only_as_the_same_work(source: Path, tmp_path: Path) -> None:
+def test_resuming_needs_the_same_model_settings_and_input(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    begun(source, out)
-    with pytest.raises(InputError, match=r"begun with another model \(table, now other\)"):
+    start_and_stop(source, out)
+    with pytest.raises(InputError, match=r"started with another model \(table, now other\)"):
         annotate(source, out, TableScorer(identity="other"), SMALL)
     with pytest.raises(InputError, match="another turns"):
         annotate(source, out, TableScorer(), AnnotateSettings(look_ahead=8, turns="labelled"))
@@ -228,7 +228,7 @@ def test_what_is_begun_goes_on_only_as_the_same_work(source: Path, tmp_path: Pat
 def test_a_foreign_or_changed_output_is_left_alone(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("precious\n")
-    with pytest.raises(InputError, match="not made by this command"):
+    with pytest.raises(InputError, match="not written by this command"):
         annotate(source, out, TableScorer(), SMALL)
     assert out.read_text() == "precious\n"
     assert not (tmp_path / "out.jsonl.journal").exists()
@@ -238,11 +238,11 @@ def test_a_foreign_or_changed_output_is_left_alone(source: Path, tmp_path: Path)
         annotate(source, out, TableScorer(), SMALL)
     out.unlink()
     assert annotate(source, out, TableScorer(), SMALL).resumed == 0
-    # Overwriting discards other work only: interrupted, the same command goes on.
+    # --overwrite discards conflicting output only: after an interruption the same command resumes.
     assert annotate(source, out, TableScorer(), SMALL, overwrite=True).nothing_to_do
 
 
-def test_output_cut_at_any_byte_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_truncated_at_any_byte_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # for speed: 600 runs, none of them killed
     source = write(tmp_path / "in.jsonl", [conversation(n) for n in range(6)])
     options = AnnotateSettings(look_ahead=2)
@@ -251,24 +251,24 @@ def test_output_cut_at_any_byte_is_made_whole(tmp_path: Path, monkeypatch: pytes
     out, partial, journal = (tmp_path / f"out.jsonl{end}" for end in ("", ".partial", ".journal"))
     with pytest.raises(Stopped):
         annotate(source, out, TableScorer(), options, stop_after(4))
-    tail, marks = partial.read_bytes(), journal.read_bytes()
+    tail, entries = partial.read_bytes(), journal.read_bytes()
     assert whole.startswith(tail)
     last = tail.rindex(b"\n", 0, -1)
-    cuts = [(cut, len(marks)) for cut in [*range(0, last, 17), *range(last, len(tail) + 1)]]
-    cuts += [(len(tail), cut) for cut in range(0, len(marks), 13)]
-    for data, mark in cuts:
+    cuts = [(cut, len(entries)) for cut in [*range(0, last, 17), *range(last, len(tail) + 1)]]
+    cuts += [(len(tail), cut) for cut in range(0, len(entries), 13)]
+    for data, entry in cuts:
         partial.write_bytes(tail[:data])
-        journal.write_bytes(marks[:mark])
+        journal.write_bytes(entries[:entry])
         annotate(source, out, TableScorer(), options)
         assert out.read_bytes() == whole
         out.unlink()
     partial.write_bytes(tail + b'{"conversations": [{"val')
-    journal.write_bytes(marks)
+    journal.write_bytes(entries)
     assert annotate(source, out, TableScorer(), options).resumed == 4
     assert out.read_bytes() == whole
 
 
-def test_sigkill_anywhere_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_sigkill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [conversation(n, turns=1 + n % 3) for n in range(400)])
     annotate(source, tmp_path / "whole.jsonl", TableScorer(), SMALL)
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
@@ -276,7 +276,7 @@ def test_sigkill_anywhere_loses_and_doubles_nothing(tmp_path: Path) -> None:
     while not out.exists():
         size = partial.stat().st_size if partial.exists() else 0
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.inference.table_scorer", str(source), str(out)], cwd=ROOT
+            [sys.executable, "-m", "tests.annotation.table_scorer", str(source), str(out)], cwd=ROOT
         )
         while child.poll() is None and (partial.stat().st_size if partial.exists() else 0) <= size:
             time.sleep(0.001)
