@@ -17,7 +17,6 @@ import steerlm
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "true")
 
-
 CTRL_C = 128 + signal.SIGINT  # not imported from `signals`, so that `--help` imports only typer
 COMMANDS = {
     "data": ("steerlm.cli.data", "Prepare, merge, convert and check conversation data."),

@@ -2,12 +2,9 @@
 """The model card of a folder: what the model is, its dials, its data and figures, and how to load it."""
 
 import json
-from typing import TYPE_CHECKING
 
+from steerlm.models.info import ModelInfo
 from steerlm.models.shape import ModelShape
-
-if TYPE_CHECKING:
-    from steerlm.models.folder import ModelInfo
 
 TITLES = {"base": "Language model", "reward": "Multi-attribute reward model", "policy": "Steerable language model"}
 
@@ -43,7 +40,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 """
 
 
-def snippet(info: "ModelInfo") -> str:
+def snippet(info: ModelInfo) -> str:
     """Python that loads the model with plain transformers; it expects the variable `folder`."""
     if info.kind == "reward":
         return LOAD_REWARD
@@ -52,7 +49,7 @@ def snippet(info: "ModelInfo") -> str:
     return LOAD_POLICY.replace("ATTRIBUTES", json.dumps(info.attributes.complete({})))
 
 
-def model_card(info: "ModelInfo", shape: ModelShape, dtype: str) -> str:
+def model_card(info: ModelInfo, shape: ModelShape, dtype: str) -> str:
     """The folder's README.md."""
     schema = info.attributes
     front = {

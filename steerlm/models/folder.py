@@ -8,9 +8,9 @@ written last; a folder made here is complete when it has one.
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -20,9 +20,9 @@ from steerlm.errors import ModelError, first_line, first_problem
 from steerlm.files import atomic_writer, write_json
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
+from steerlm.models.info import Kind, ModelInfo
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
-from steerlm.prompt import PROMPT_VERSION
 
 __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 
@@ -31,21 +31,6 @@ FETCHED = "fetched.json"
 """What `steerlm model fetch` writes last: where a folder came from, and its files."""
 TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 """Files that a base model's licence wants handed on with what is made of it."""
-Kind = Literal["base", "reward", "policy"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What `steerlm.json` says. `window`: longest text trained on, in tokens; `base`: the model it began from."""
-
-    kind: Kind
-    attributes: AttributeSchema | None = None
-    prompt_version: int = PROMPT_VERSION
-    window: int | None = None
-    base: str | None = None
-    license: str | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
 
 
 def read_info(folder: str | Path) -> ModelInfo:
