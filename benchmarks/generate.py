@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steerlm.inference.batching import by_length
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.inference.generator import TransformersGenerator
 
 NEW = 128
@@ -82,7 +82,7 @@ def main() -> None:
         for budget in options.batch_tokens:
             generator = TransformersGenerator(folder, batch_tokens=budget)
             start = time.process_time()
-            made = generator.generate(prompts, sampling=Sampling(max_tokens=NEW, temperature=1.0))
+            made = generator.generate(prompts, sampling=SamplingSettings(max_tokens=NEW, temperature=1.0))
             ours, tokens = time.process_time() - start, sum(len(g.ids) for (g,) in made)
             start = time.process_time()
             theirs = stock(generator, prompts)

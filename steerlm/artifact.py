@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlm import locks
 from steerlm.attributes import AttributeSchema
-from steerlm.checksums import FileDigest, digest_folder, digest_json
+from steerlm.checksums import FileDigest, digest_folder, digest_json, sha256_file
 from steerlm.errors import StorageError
 from steerlm.files import cache_folder, remove_partial_files, write_json
 from steerlm.prompt import PROMPT_VERSION
@@ -40,6 +40,7 @@ MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES, LOCK = (
     ".hashes.json",
     ".lock",
 )
+REPLACEMENT, MOVING = ".again", ".moving"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -109,8 +110,9 @@ class Store:
             self.root = Path(str(uri).removeprefix("file://")).expanduser().resolve()
             self.uri = str(self.root)
 
-    def folder(self, stage: str, key: str) -> Path:
-        return self.root / stage / key
+    def folder(self, stage: str, key: str, *, replace: bool = False) -> Path:
+        """Return the local folder of a key; with `replace`, that in which a finished artifact is made again."""
+        return self.root / stage / (f"{key}{REPLACEMENT}" if replace else key)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished artifact of a key, or None. Local files are checked (untouched ones by size and time alone).
@@ -127,9 +129,15 @@ class Store:
             return self._read(folder)
         return None
 
-    def open(self, stage: str, key: str) -> Artifact:
-        """The finished artifact of a key; raises `StorageError` if there is none."""
+    def open(self, stage: str, key: str, digest: str | None = None) -> Artifact:
+        """The finished artifact of a key; raises `StorageError` if there is none.
+
+        A local copy whose digest is not `digest` is dropped if the remote store has another artifact by now.
+        """
         artifact = self.find(stage, key)
+        if artifact and digest not in (None, artifact.digest) and self.remote and (artifact.folder / COMPLETE).exists():
+            self._drop_copy(artifact)
+            artifact = self.find(stage, key)
         if artifact is None:
             raise StorageError(f"{self.uri}/{stage}/{key}: no finished artifact is there; run the stage {stage} again")
         return artifact
@@ -146,12 +154,14 @@ class Store:
             (artifact.folder / COMPLETE).write_text(artifact.digest + "\n")
         return artifact
 
-    def begin(self, stage: str, key: str, kind: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+    def begin(
+        self, stage: str, key: str, kind: str, parts: Mapping[str, Any], *, replace: bool = False
+    ) -> dict[str, Any] | None:
         """Make the key's folder and record what the key was made of.
 
         Returns the earlier record, with its `started` time, if the key was begun before and never finished.
         """
-        folder = self.folder(stage, key)
+        folder = self.folder(stage, key, replace=replace)
         for name in (kind, LOGS, WORK):
             (folder / name).mkdir(parents=True, exist_ok=True)
         if (folder / KEY).exists():
@@ -167,9 +177,14 @@ class Store:
         kind: str,
         attributes: AttributeSchema | None,
         provenance: Mapping[str, Any],
+        *,
+        replace: bool = False,
     ) -> Artifact:
-        """Seal what lies in the folder `kind`: digests, manifest, upload, then COMPLETE. Scratch is removed."""
-        folder = self.folder(stage, key)
+        """Seal what lies in the folder `kind`: digests, manifest, upload, then COMPLETE. Scratch is removed.
+
+        With `replace` the artifact then takes the place of the finished one.
+        """
+        folder = self.folder(stage, key, replace=replace)
         remove_partial_files(folder / kind)
         files = digest_folder(folder / kind, folder / HASHES)
         if not files:
@@ -183,7 +198,9 @@ class Store:
             provenance={"finished": _now(), **provenance},
         )
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-        if self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
+        if replace and self.remote:
+            self.remote.at(f"{stage}/{key}").remove(first=COMPLETE)
+        elif self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
             log.info("%s/%s: another machine has made it meanwhile; its artifact is the one", stage, key)
             shutil.rmtree(folder / kind)
             self.remote.download(f"{stage}/{key}/{MANIFEST}", folder / MANIFEST)
@@ -197,10 +214,41 @@ class Store:
                 place.upload(folder / name, name)
             self._check_alone(place, manifest)
         (folder / COMPLETE).write_text(manifest.digest + "\n")
+        if replace:
+            folder = self._move_in(folder, self.folder(stage, key))
         if self.remote:
             self.remote.upload(folder / COMPLETE, f"{stage}/{key}/{COMPLETE}")
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return self._read(folder)
+
+    def _move_in(self, new: Path, folder: Path) -> Path:
+        """Move a finished replacement into its key's folder. Broken off and called again, it moves the rest.
+
+        The lock file stays in its place, so that processes that wait for the key find the new artifact.
+        """
+        if not (folder / MOVING).exists():
+            (folder / COMPLETE).unlink(missing_ok=True)
+            for old in _unlocked(folder):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            (folder / MOVING).touch()
+        for path in _unlocked(new):
+            if path.name != COMPLETE:
+                path.rename(folder / path.name)
+        (new / COMPLETE).rename(folder / COMPLETE)
+        (folder / MOVING).unlink()
+        shutil.rmtree(new, ignore_errors=True)
+        return folder
+
+    def _drop_copy(self, artifact: Artifact) -> None:
+        """Delete the local copy of an artifact if the remote store has another one under its key."""
+        assert self.remote is not None
+        name = f"{artifact.manifest.stage}/{artifact.key}/{MANIFEST}"
+        local, remote = artifact.folder / MANIFEST, self.remote.stat(name)
+        with self.lock(artifact.manifest.stage, artifact.key, lambda holder: None):
+            if remote and local.exists() and remote.sha256 != sha256_file(local):
+                (artifact.folder / COMPLETE).unlink(missing_ok=True)
+                for path in _unlocked(artifact.folder):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check_alone(self, place: S3Place, manifest: Manifest) -> None:
         """Raises `StorageError` if another machine uploads the same key at the same time: its files may be other ones,
@@ -212,11 +260,21 @@ class Store:
                 )
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold a key alone on this machine; `on_wait` is told who holds it if we have to wait."""
-        folder = self.folder(stage, key)
+    def lock(self, stage: str, key: str, on_wait: Callable[[str], None], *, replace: bool = False) -> Iterator[None]:
+        """Hold a key alone on this machine, with `replace` also its replacement's folder.
+
+        `on_wait` is called with the holder if the lock is taken. A replacement that was finished but not moved into its
+        place is moved first.
+        """
+        folder, new = self.folder(stage, key), self.folder(stage, key, replace=True)
         folder.mkdir(parents=True, exist_ok=True)
-        with locks.hold(folder / LOCK, on_wait):
+        with contextlib.ExitStack() as held:
+            held.enter_context(locks.hold(folder / LOCK, on_wait))
+            if (new / COMPLETE).exists():
+                self._move_in(new, folder)
+            if replace:
+                new.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locks.hold(new / LOCK, on_wait))
             yield
 
     def records(self, stage: str) -> list[dict[str, Any]]:
@@ -235,6 +293,11 @@ class Store:
         uri = f"{self.uri}/{manifest.stage}/{manifest.key}"
         kind = manifest.content.kind
         return Artifact(kind, manifest.key, uri, folder / kind, manifest.digest, manifest)
+
+
+def _unlocked(folder: Path) -> list[Path]:
+    """Everything in a key's folder but its lock."""
+    return [path for path in folder.iterdir() if not path.name.startswith(LOCK)]
 
 
 def _check_files(artifact: Artifact) -> None:

@@ -16,6 +16,8 @@ from steerlm.records import Conversation, Turn
 PROMPT_VERSION = 1
 SYSTEM_MARK, TURN_MARK, LABEL_MARK = "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"
 MARKS = (SYSTEM_MARK, TURN_MARK, LABEL_MARK)
+TURN_STOP_STRINGS = (f"\n{TURN_MARK}", TURN_MARK)
+"""Stop strings of a turn: the next turn's mark, with the newline that the template writes before it."""
 SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."

@@ -5,8 +5,9 @@ A recipe names its usual profile. A section that is null is a stage that does no
 because they never change a result, only where and how fast it is computed.
 """
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -30,19 +31,6 @@ from steerlm.training.hardware import GpuConstants, gpu_type
 from steerlm.training.layout import LayoutSettings
 
 OF_PROFILE = "profile."
-
-LAST_SECTION = {
-    "prepare_data": 0,
-    "fetch_model": 1,
-    "train_base": 1,
-    "train_reward": 2,
-    "annotate": 3,
-    "train_sft": 4,
-    "train_baseline": 5,
-    "evaluate": 6,
-    "report": 7,
-}
-"""How many of the sections after `prepare_data` a stage and those before it need."""
 
 
 class ToyworldSource(ToySettings):
@@ -152,14 +140,6 @@ class Recipe(Settings):
     evaluate: EvaluationSettings | None = None
     report: ReportSection | None = None
 
-    def until(self, stage: str) -> "Recipe":
-        """The recipe with every section after that of `stage` left out."""
-        if stage not in LAST_SECTION:
-            raise ConfigError(f"unknown stage {stage!r}{nearest(stage, LAST_SECTION)}")
-        keep = LAST_SECTION[stage]
-        sections = ("base", "reward", "annotate", "sft", "baseline", "evaluate", "report")
-        return self.model_copy(update=dict.fromkeys(sections[keep:], None))
-
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         if (self.reward or self.sft) and not self.base:
@@ -210,6 +190,10 @@ class TrackingSettings(Settings):
     uri: str | None = None
     experiment: str = "steerlm"
 
+    def resolve_uri(self, root: Path) -> str:
+        """Return `uri`, else MLFLOW_TRACKING_URI, else an SQLite file in `root`, the store's local folder."""
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
 
 class Profile(Settings):
     """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`.
@@ -248,12 +232,22 @@ class Profile(Settings):
             raise ValueError(str(error)) from None
 
 
+class RunOptions(Settings):
+    """Options of one run; they change no key. Steps are named as in `stages.registry.STEPS`."""
+
+    until: str | None = None
+    """Run only this step and the steps it depends on; null: every step."""
+    again: tuple[str, ...] = ()
+    """Steps whose finished artifact is replaced by a new one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipe:
-    """A recipe and a profile with all overrides applied."""
+    """A recipe and a profile with all overrides applied, and the options of the run."""
 
     recipe: Recipe
     profile: Profile
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 def load_recipe(recipe: str | Path, profile: str | Path | None = None, overrides: Sequence[str] = ()) -> ResolvedRecipe:

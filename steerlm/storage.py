@@ -10,7 +10,6 @@ import errno
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -20,10 +19,12 @@ from urllib.parse import urlsplit
 from steerlm.checksums import FileDigest, sha256_file
 from steerlm.errors import InputError, StorageError
 from steerlm.files import atomic_path
+from steerlm.retry import Backoff, retry
 
 TRANSFERS = 8
-RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses between attempts, beside the short ones that the client makes by itself."""
+ATTEMPTS = 6
+BACKOFF = Backoff(first=1.0)
+"""Half a minute in all, besides the short pauses that the client makes by itself."""
 BUSY = (
     "SlowDown",
     "SlowDownRead",
@@ -215,21 +216,30 @@ class S3Place:
         return "/".join(part for part in (self.prefix, name) if part)
 
     def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
-        """Do it, again while the server is away or busy, for half a minute; then, or if it refuses, raise."""
+        """Run an action on the server, again for half a minute while the server is unreachable or busy.
+
+        Raises:
+            StorageError: The server refused, did not come back, or the error is one of this machine.
+        """
         from minio.error import MinioException, S3Error
         from urllib3.exceptions import HTTPError
 
-        for delay in (*RETRY_SECONDS, None):
-            try:
-                return action()
-            except (MinioException, HTTPError, OSError) as error:
-                refused = isinstance(error, S3Error) and error.code not in BUSY
-                reason = getattr(error, "message", None) or error
-                if refused or delay is None or _is_local(error):
-                    raise StorageError(f"{self.uri(name)}: cannot {verb} it ({reason})") from error
-                log.warning("%s: cannot %s it (%s); again in %g s", self.uri(name), verb, reason, delay)
-                time.sleep(delay)
-        raise AssertionError("unreachable")
+        def may_pass(error: Exception) -> bool:
+            if not isinstance(error, MinioException | HTTPError | OSError) or _is_local(error):
+                return False
+            return not isinstance(error, S3Error) or error.code in BUSY
+
+        def warn(error: Exception, pause: float) -> None:
+            log.warning("%s: cannot %s it (%s); trying again in %g s", self.uri(name), verb, _reason(error), pause)
+
+        try:
+            return retry(action, BACKOFF, ATTEMPTS, may_pass, on_retry=warn)
+        except (MinioException, HTTPError, OSError) as error:
+            raise StorageError(f"{self.uri(name)}: cannot {verb} it ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "message", None) or error
 
 
 def _is_local(error: Exception) -> bool:

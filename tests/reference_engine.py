@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle: the `Engine` protocol by the plainest means. transformers' Llama, torch's AdamW, one process, and every
+"""The oracle: the `Engine` protocol by the plainest means. transformers' model, torch's AdamW, one process, and every
 sample by itself: no packing, no padding, no positions of our own. What the product computes must agree with this."""
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from steerlm.errors import NonFiniteError
 from steerlm.models.shape import ModelShape
@@ -37,13 +37,13 @@ class ReferenceEngine:
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
-        kind = LlamaForCausalLM if outputs is None else LlamaForSequenceClassification
+        kind: Any = AutoModelForCausalLM if outputs is None else AutoModelForSequenceClassification
         extra = {} if outputs is None else {"num_labels": outputs}
         if model_folder is not None:
             self.model = kind.from_pretrained(model_folder, dtype=torch.float32, **extra)
         else:
             assert config is not None
-            self.model = kind(LlamaConfig(**{**config.to_dict(), **extra})).float()
+            self.model = kind.from_config(LlamaConfig(**{**config.to_dict(), **extra})).float()
         self.layout, self.device_name = Layout(), "cpu"
         sizes = {name for name in ModelShape.model_fields if not name.startswith("rope")}
         self.shape = ModelShape.model_validate({name: getattr(self.model.config, name) for name in sizes})
@@ -121,7 +121,7 @@ class ReferenceEngine:
         (folder / "COMPLETE").touch()
         self.saved = SaveResult(folder, 0, 0.0, 0.0)
 
-    def state_of(self, folder: Path) -> dict[str, Any]:
+    def read_state(self, folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text())
         return state
 

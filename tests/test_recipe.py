@@ -9,8 +9,7 @@ import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError
-from steerlm.pipeline.step import STEPS
-from steerlm.recipe import LAST_SECTION, Recipe, load_recipe, shipped
+from steerlm.recipe import Recipe, load_recipe, shipped
 from tests.conftest import ROOT
 
 
@@ -178,29 +177,6 @@ def test_own_attributes_and_range() -> None:
     text = schema.model_dump_json()
     recipe = load_recipe("demo-real", None, [f"attributes={text}"]).recipe
     assert recipe.attributes == schema
-
-
-@pytest.mark.parametrize(
-    ("stage", "left"),
-    [
-        ("prepare_data", []),
-        ("train_base", ["base"]),
-        ("train_reward", ["base", "reward"]),
-        ("train_sft", ["base", "reward", "annotate", "sft"]),
-        ("report", ["base", "reward", "annotate", "sft", "baseline", "evaluate", "report"]),
-    ],
-)
-def test_until_leaves_out_what_comes_later(stage: str, left: list[str]) -> None:
-    recipe = load_recipe("demo").recipe.until(stage)
-    sections = ("base", "reward", "annotate", "sft", "baseline", "evaluate", "report")
-    assert [s for s in sections if getattr(recipe, s) is not None] == left
-    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
-
-
-def test_until_knows_every_step() -> None:
-    assert set(LAST_SECTION) == set(STEPS) - {"fetch_reward_base"}
-    with pytest.raises(ConfigError, match="unknown stage 'train_rewrd'; did you mean 'train_reward'"):
-        load_recipe("demo").recipe.until("train_rewrd")
 
 
 def test_a_recipe_survives_json() -> None:

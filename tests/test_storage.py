@@ -7,6 +7,7 @@ import pytest
 
 from steerlm.checksums import digest_folder
 from steerlm.errors import InputError, StorageError
+from steerlm.retry import Backoff
 from steerlm.storage import S3Place, fetch
 from tests.fake_s3 import FakeS3
 from tests.sample_files import FILES, make_files
@@ -75,7 +76,8 @@ def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch: pytest.Monke
     import urllib3
     from minio import Minio
 
-    monkeypatch.setattr("steerlm.storage.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("steerlm.storage.BACKOFF", Backoff(0.01))
+    monkeypatch.setattr("steerlm.storage.ATTEMPTS", 2)
     quick = urllib3.PoolManager(retries=False, timeout=1)
     client = Minio(endpoint="127.0.0.1:1", access_key="a", secret_key="b", secure=False, http_client=quick)
     with pytest.raises(StorageError, match="cannot find it"):

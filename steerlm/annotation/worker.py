@@ -7,23 +7,23 @@ left. Planning and putting the parts together are the launcher's (`annotate_job.
 
 import itertools
 import logging
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from steerlm.errors import ConfigError, Interrupted, first_problem
+from steerlm.errors import ConfigError, first_problem
 from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs import entry
 from steerlm.settings import Settings
+from steerlm.signals import interrupt_on_sigterm
 from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
+STOPPED = "stopped; the blocks that were done are kept, the same command continues with the others"
 
 
 class AnnotatePass(Settings):
@@ -85,14 +85,10 @@ def run(spec: AnnotateSpec) -> None:
                     log.info("block %d/%d of each worker, %.1f turns/s together", done, len(mine), rate)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped; the blocks that were done are kept, the same command goes on with the others")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
     path = entry.begin("steerlm.annotation.worker", arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    interrupt_on_sigterm(STOPPED)
     run(read_spec(path))
     from steerlm.megatron.parallel import finish
 

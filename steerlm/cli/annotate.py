@@ -2,16 +2,15 @@
 """`steerlm annotate`: label every answer of a corpus with a reward model, in this process or behind a server."""
 
 import contextlib
-import signal
 import time
 import zlib
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal, Self
 
 import typer
 
-from steerlm.errors import InputError, Interrupted
+from steerlm.errors import InputError
+from steerlm.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from steerlm.annotation.job import Annotation
@@ -98,7 +97,7 @@ def annotate(
             "say which reward model labels: --model FOLDER, or --host and --port of a server, or its --url"
         )
     place = _place(model, profile, set_)
-    with Terminable():
+    with sigterm_as_ctrl_c("terminated; run the same command again to resume"):
         if model is not None and place is not None:
             from steerlm.annotation.job import Annotation
 
@@ -153,25 +152,6 @@ class Progress:
         rate = (counts.turns - self._turns) / max(1e-9, time.monotonic() - self._start)
         self._bar.update(counts.lines - self._bar.n)
         self._bar.set_postfix_str(f"{rate:.0f} turns/s")
-
-
-class Terminable:
-    """SIGTERM ends the block as Ctrl-C does, which every library lets through, and leaves it as `Interrupted`."""
-
-    def __init__(self) -> None:
-        self._terminated = False
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._terminate)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if self._terminated:
-            raise Interrupted("terminated; run the same command again to go on") from None
-
-    def _terminate(self, signum: int, frame: FrameType | None) -> None:
-        self._terminated = True
-        raise KeyboardInterrupt
 
 
 def _scorer(

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm ask`: one question to a steerable model, streamed into the terminal, with the dials as options."""
+"""`steerlm ask`: one question to a steerable model, streamed to the terminal, with attributes as options."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from steerlm.attributes import AttributeSchema
 
 app = typer.Typer()
 
@@ -13,13 +16,15 @@ app = typer.Typer()
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ask(
     context: typer.Context,
-    question: str = typer.Argument(..., help="What to ask."),
-    url: str = typer.Option("http://127.0.0.1:1427", "--url", help="A server (steerlm serve generate)."),
-    model: Path | None = typer.Option(None, "--model", help="A model folder to run in this process instead."),
-    system: str | None = typer.Option(None, "--system", help="System prompt in place of the default."),
-    max_tokens: int | None = typer.Option(None, "--max-tokens", min=1, help="Length limit. Default: the window."),
-    temperature: float = typer.Option(0.0, "--temperature", min=0, max=100, help="0: always the likeliest token."),
-    top_p: float = typer.Option(1.0, "--top-p", min=0, max=1, help="Sample from the likeliest tokens only."),
+    question: str = typer.Argument(..., help="The question."),
+    url: str = typer.Option("http://127.0.0.1:1427", "--url", help="Address of a server (steerlm serve generate)."),
+    model: Path | None = typer.Option(None, "--model", help="Model folder to run in this process, without a server."),
+    system: str | None = typer.Option(None, "--system", help="System prompt. Default: the one of training."),
+    max_tokens: int | None = typer.Option(
+        None, "--max-tokens", min=1, help="Most tokens of the answer. Default: the window."
+    ),
+    temperature: float = typer.Option(0.0, "--temperature", min=0, max=100, help="0: always the most likely token."),
+    top_p: float = typer.Option(1.0, "--top-p", min=0, max=1, help="Probability mass to sample from."),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes sampling repeatable."),
     show_attributes: bool = typer.Option(False, "--show-attributes", help="Print the dials used, to stderr."),
 ) -> None:
@@ -35,58 +40,66 @@ def ask(
     if model is None:
         from steerlm.client import describe
 
-        raw = describe(url)["attributes"]
-        schema = AttributeSchema.model_validate(raw) if raw else None
-        used = _remote(url, messages, parse_dials(context.args, schema), sampling)
+        description = describe(url)["attributes"]
+        schema = AttributeSchema.model_validate(description) if description else None
+        used = _ask_server(url, messages, parse_attributes(context.args, schema), sampling)
     else:
         from steerlm.models.folder import read_info
 
-        dials = parse_dials(context.args, read_info(model).attributes)
-        used = _local(model, messages, dials, sampling)
+        requested = parse_attributes(context.args, read_info(model).attributes)
+        used = _ask_folder(model, messages, requested, sampling)
     if show_attributes:
         typer.echo(",".join(f"{name}:{value}" for name, value in used.items()) or "no attributes", err=True)
 
 
-def parse_dials(words: Sequence[str], schema: Any) -> dict[str, int]:
-    """`--name value` and `--name=value` pairs as dials of `schema` (None: a model without). Raises `InputError`."""
+def parse_attributes(arguments: Sequence[str], schema: "AttributeSchema | None") -> dict[str, int]:
+    """Return the attributes in `--name value` and `--name=value` arguments.
+
+    Args:
+        arguments: Arguments that are not options of the command.
+        schema: The model's attributes; None for a model without.
+
+    Raises:
+        InputError: An option is not an attribute of the model, or its value is invalid.
+    """
     from steerlm.errors import InputError, nearest
 
-    dials: dict[str, int] = {}
-    left = list(words)
+    attributes: dict[str, int] = {}
+    remaining = list(arguments)
     known = {name.replace("_", "-"): name for name in (schema.active if schema else ())}
-    while left:
-        word = left.pop(0)
-        if not word.startswith("--"):
-            raise InputError(f"unexpected argument {word!r}; put the question in quotes")
-        option, equals, value = word[2:].partition("=")
+    while remaining:
+        argument = remaining.pop(0)
+        if not argument.startswith("--"):
+            raise InputError(f"unexpected argument {argument!r}; put the question in quotes")
+        option, equals, value = argument[2:].partition("=")
         name = known.get(option.replace("_", "-"))
+        if schema is None or not known:
+            raise InputError(f"unknown option --{option}; this model has no attributes")
         if name is None:
-            if not known:
-                raise InputError(f"unknown option --{option}; this model has no attributes")
             raise InputError(f"unknown option --{option}{nearest(option, schema.active)}")
         if not equals:
-            if not left:
+            if not remaining:
                 raise InputError(f"--{option} needs a value {schema.low}..{schema.high}")
-            value = left.pop(0)
+            value = remaining.pop(0)
         try:
-            dials[name] = int(value)
+            attributes[name] = int(value)
         except ValueError:
             raise InputError(f"--{option} must be an integer {schema.low}..{schema.high}, not {value!r}") from None
     if schema:
-        schema.check(dials)
-    return dials
+        schema.check(attributes)
+    return attributes
 
 
 def _write(text: str) -> None:
     typer.echo(text, nl=False)
 
 
-def _remote(
-    url: str, messages: list[dict[str, str]], dials: dict[str, int], sampling: dict[str, Any]
+def _ask_server(
+    url: str, messages: list[dict[str, str]], attributes: dict[str, int], sampling: dict[str, Any]
 ) -> dict[str, int]:
     from steerlm.client import stream_chat
 
-    body = {"messages": messages, "chat_template_kwargs": {"attributes": dials}, **sampling}
+    body = {"messages": messages, "chat_template_kwargs": {"attributes": attributes}, **sampling}
     used: dict[str, int] = {}
     for chunk in stream_chat(url, body):
         used = chunk.get("steerlm", {}).get("attributes", used)
@@ -96,8 +109,8 @@ def _remote(
     return used
 
 
-def _local(
-    model: Path, messages: list[dict[str, str]], dials: dict[str, int], sampling: dict[str, Any]
+def _ask_folder(
+    model: Path, messages: list[dict[str, str]], attributes: dict[str, int], sampling: dict[str, Any]
 ) -> dict[str, int]:
     import asyncio
 
@@ -106,13 +119,16 @@ def _local(
     try:
         from transformers.utils import logging
 
-        from steerlm.inference.engine.local import ask
-        from steerlm.serving.chat_prompt import Message
+        from steerlm.inference.engine.sampling_params import SamplingParams
+        from steerlm.prompt import TURN_STOP_STRINGS
+        from steerlm.serving.chat_prompt import ChatMessage
+        from steerlm.serving.local import stream_answer
     except ImportError as error:
         raise InputError(f"running a model needs {error.name}: pip install 'steerlm[serve]'") from None
     logging.disable_progress_bar()
 
-    spoken = [Message(message["role"], message["content"]) for message in messages]
-    used = asyncio.run(ask(model, spoken, dials, _write, **sampling))
+    chat = [ChatMessage.model_validate(message) for message in messages]
+    params = SamplingParams(stop=TURN_STOP_STRINGS, **sampling)
+    used = asyncio.run(stream_answer(model, chat, attributes, params, _write))
     typer.echo()
     return used

@@ -2,7 +2,6 @@
 """The `steerlm` command: groups of commands, loaded only when called, and one clear line for every error."""
 
 import os
-import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -12,12 +11,13 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import steerlm
+from steerlm.signals import CTRL_C_EXIT_CODE
 
 # Nothing leaves the machine unasked: no telemetry from MLflow, the hub client or kfp.
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "true")
 
-CTRL_C = 128 + signal.SIGINT
+
 COMMANDS = {
     "data": ("steerlm.cli.data", "Prepare, merge, convert and check conversation data."),
     "model": ("steerlm.cli.model", "Fetch, import and export models."),
@@ -95,7 +95,7 @@ def call(argv: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
-        if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
+        if code == CTRL_C_EXIT_CODE:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:  # wrong usage: typer shows it with the command's usage line
@@ -103,8 +103,8 @@ def call(argv: list[str]) -> int:
         show() if show else typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; run the same command again to go on", err=True)
-        return CTRL_C
+        typer.echo("interrupted; run the same command again to resume", err=True)
+        return CTRL_C_EXIT_CODE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -2,7 +2,7 @@
 """`steerlm serve`: a reward model or a steerable model over HTTP."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -13,11 +13,11 @@ app = typer.Typer(
 
 Model = typer.Argument(..., help="Model folder.")
 Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.")
-Name = typer.Option(None, "--name", help="Model id in replies. Default: the folder's name.")
+Name = typer.Option(None, "--name", help="Model id in responses. Default: the folder's name.")
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
 Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
-Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers made or waiting at a time; one more is a 429.")
-Drain = typer.Option(30, "--drain-seconds", min=1, help="How long requests in flight may take after SIGTERM.")
+Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers being generated or waiting; one more is a 429.")
+Drain = typer.Option(30, "--drain-seconds", min=1, help="Time for requests in flight to finish after SIGTERM.")
 
 
 @app.command()
@@ -26,8 +26,8 @@ def reward(
     port: int = typer.Option(1424, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
     host: str = Host,
     name: str | None = Name,
-    max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts scored together at most."),
-    wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others' texts."),
+    max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts in a batch at most."),
+    wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others to share its batch."),
     strip_markers: bool = Strip,
     max_body_mib: int = Body,
     max_in_flight: int = Flight,
@@ -51,22 +51,22 @@ def generate(
     port: int = typer.Option(1427, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
     host: str = Host,
     name: str | None = Name,
-    max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests generated together at most."),
+    max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests in a batch at most."),
     cache_tokens: int | None = typer.Option(
         None, "--cache-tokens", min=1, help="Tokens the key/value cache holds. Default: from the model, up to 1 GiB."
     ),
     strip_markers: bool = Strip,
     upstream_errors: bool = typer.Option(
-        False, "--upstream-errors", help="PUT /generate answers bad input as NeMo: HTTP 200 and a JSON string."
+        False, "--upstream-errors", help="Answer bad input to PUT /generate as NeMo does: HTTP 200 and a JSON string."
     ),
     max_tokens: int | None = typer.Option(
-        None, "--max-tokens", min=1, help="Tokens an answer may have at most. Default: what the window leaves."
+        None, "--max-tokens", min=1, help="Tokens of an answer at most. Default: as many as the window leaves."
     ),
     max_body_mib: int = Body,
     max_in_flight: int = Flight,
     drain_seconds: int = Drain,
 ) -> None:
-    """Generate with dials: PUT /generate, OpenAI's completions and chat completions.
+    """Generate text with dials: PUT /generate, OpenAI's completions and chat completions.
 
     Example: steerlm serve generate runs/demo/policy --port 1427
     """
@@ -94,7 +94,7 @@ def _common(
     }
 
 
-def _serve(model: Path, role: Any, **settings: Any) -> None:
+def _serve(model: Path, server: Literal["reward", "generate"], **settings: Any) -> None:
     import logging
 
     from steerlm.errors import InputError
@@ -106,4 +106,4 @@ def _serve(model: Path, role: Any, **settings: Any) -> None:
         raise InputError(f"serving needs {error.name}: pip install 'steerlm[serve]'") from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
-    serve(model, role, ServeSettings(**settings))
+    serve(model, server, ServeSettings(**settings))

@@ -22,7 +22,7 @@ from steerlm.training.layout import LayoutSettings
 if TYPE_CHECKING:
     from steerlm.evaluation.config import EvaluationSettings
     from steerlm.evaluation.steer import Case
-    from steerlm.inference.config import Sampling
+    from steerlm.inference.config import SamplingSettings
 
 GENERATE_WORKER = "steerlm.evaluation.generate_worker"
 BLOCK = 64
@@ -167,10 +167,10 @@ def prompt(question: str, dials: Mapping[str, int], schema: AttributeSchema | No
     return render_prompt([Turn(value=question, speaker=USER)], schema.format(dials) if schema else "")
 
 
-def sampling(settings: "EvaluationSettings") -> "Sampling":
-    from steerlm.inference.config import Sampling
+def sampling(settings: "EvaluationSettings") -> "SamplingSettings":
+    from steerlm.inference.config import SamplingSettings
 
-    return Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
+    return SamplingSettings(temperature=settings.temperature, max_tokens=settings.max_tokens)
 
 
 def _fitting(

@@ -7,21 +7,21 @@ Every process holds the whole model on a device of its own and continues every n
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
-from steerlm.errors import ConfigError, Interrupted, first_problem
-from steerlm.inference.config import Sampling
+from steerlm.errors import ConfigError, first_problem
+from steerlm.inference.config import SamplingSettings
 from steerlm.jobs import entry
 from steerlm.settings import Settings
+from steerlm.signals import interrupt_on_sigterm
 from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
+STOPPED = "stopped; the blocks that were done are kept, the same command continues with the others"
 
 
 class GenerateSpec(Settings):
@@ -31,7 +31,7 @@ class GenerateSpec(Settings):
     model_folder: Path
     prompts: Path
     folder: Path
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     layout: LayoutSettings = LayoutSettings()
 
@@ -69,14 +69,10 @@ def run(spec: GenerateSpec) -> None:
         log.info("block %d/%d of each worker", done, len(mine))
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped; the blocks that were done are kept, the same command goes on with the others")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run a spec; what goes wrong is raised."""
     path = entry.begin("steerlm.evaluation.generate_worker", arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    interrupt_on_sigterm(STOPPED)
     run(read_spec(path))
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from steerlm.prompt import TURN_MARK
+from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.prompt import TURN_STOP_STRINGS
 from steerlm.settings import Settings
 
 OverLong = Literal["error", "keep_end", "skip"]
@@ -41,23 +42,36 @@ class AnnotateSettings(Settings):
         return self.model_dump(include={"turns", "use_system", "over_long", "on_error"})
 
 
-class Sampling(Settings):
-    """How the next token is chosen, and when to stop. `temperature` 0 is greedy: `top_k` and `top_p` are ignored.
+class SamplingSettings(Settings):
+    """How the next token is chosen, and when to stop (docs/upstream.md#sampling-semantics).
 
-    Filters apply in the order temperature, top_k, top_p; the first token that crosses `top_p` is kept (behaviour spec
-    5.4). `stop`: the text ends before the first of these strings; the newline that the template writes after an
-    answer belongs to the template, so it is taken off with the mark that follows it.
+    Attributes:
+        max_tokens: Tokens to generate at most.
+        temperature: 0 is greedy; `top_k` and `top_p` then have no effect.
+        top_k: 0 disables the filter. Applies before `top_p`.
+        top_p: The first token that crosses it is kept.
+        stop: The text ends before the first of these strings. Default: the next turn's mark, with the newline that the
+            template writes before it.
     """
 
     max_tokens: PositiveInt = 256
     temperature: NonNegativeFloat = 0.0
     top_k: NonNegativeInt = 0
-    """0: no limit."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    stop: tuple[str, ...] = (f"\n{TURN_MARK}", TURN_MARK)
+    stop: tuple[str, ...] = TURN_STOP_STRINGS
 
     @model_validator(mode="after")
     def _stop_strings(self) -> Self:
         if not all(self.stop):
             raise ValueError("a stop string is empty")
         return self
+
+    def params(self) -> SamplingParams:
+        """Return the engine's parameters."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop=self.stop,
+        )

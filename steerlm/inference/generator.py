@@ -1,38 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts in, continuations out: the `Generator` that evaluation and bootstrapping see, and the one in this process.
+"""Offline generation: prompts that are all known beforehand are continued in left-padded batches.
 
-For offline work: many prompts known beforehand. They are sorted by length, padded on the left, decoded together, and a
-row that is finished leaves the batch, so that one long answer does not keep a hundred short ones computing (measured
-against `transformers.generate` in `benchmarks/generate.py`). A server, where prompts come at any time, is another room.
+Prompts are sorted by length, decoded together, and finished rows leave the batch, so that one long answer does not keep
+a hundred short ones computing (measured against `transformers.generate` in `benchmarks/generate.py`). Token selection,
+text and stopping are the engine's (`steerlm.inference.engine`), which serves prompts that arrive at any time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from steerlm.errors import InputError
 from steerlm.inference.batching import by_length
-from steerlm.inference.config import Precision, Sampling
+from steerlm.inference.config import Precision, SamplingSettings
+from steerlm.inference.engine.continuation import Continuation, FinishReason, end_of_text_ids
+from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.sampling import SamplingState, select_tokens
 from steerlm.inference.loading import load
-from steerlm.inference.sampling import draw, uniforms
-from steerlm.inference.stopping import Continuations
+from steerlm.inference.uniforms import uniforms
+from steerlm.prompt import MARKS
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`text` ends before the stop string; `ids` are the tokens as generated, a stop string's included, end-of-text not.
+    """One continuation.
 
-    `finish_reason`: `stop` (end-of-text or a stop string) or `length` (`max_tokens`, or the window is full).
+    Attributes:
+        text: The text before the stop string.
+        ids: The generated tokens, including those of a stop string but not the end-of-text token.
+        finish_reason: `stop` (end of text or a stop string) or `length` (`max_tokens`, or the window is full).
     """
 
     text: str
     ids: list[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 class Generator(Protocol):
@@ -42,137 +46,153 @@ class Generator(Protocol):
         self,
         prompts: Sequence[str],
         n: int = 1,
-        sampling: Sampling | None = None,
+        sampling: SamplingSettings | None = None,
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Generation]]:
-        """`n` continuations of every prompt, in order. `seed` (>= 0) fixes what is sampled.
+        """Return `n` continuations of every prompt, in order.
 
-        `on_progress` is told how many more continuations are finished. Raises `InputError` for a prompt that fills the
-        window.
+        Args:
+            prompts: The prompts.
+            n: Continuations of each.
+            sampling: Default: greedy.
+            seed: At least 0; decides what is sampled.
+            on_progress: Called with the number of continuations that have finished since the last call.
+
+        Raises:
+            InputError: A prompt is empty or fills the window.
         """
         ...
 
 
 @dataclass(slots=True)
 class _Row:
-    """One continuation in the making."""
+    """One continuation in a batch."""
 
-    prompt: list[int]
-    limit: int
-    uniform: npt.NDArray[np.float64]
-    ids: list[int] = field(default_factory=list)
-    finish: Literal["stop", "length"] | None = None
+    continuation: Continuation
+    max_tokens: int
+    text: str = ""
+
+    @property
+    def state(self) -> SamplingState:
+        return self.continuation.state
+
+    @property
+    def finished(self) -> bool:
+        return self.continuation.finish_reason is not None
 
 
 class TransformersGenerator:
-    """A model folder run in this process. `batch_tokens` bounds rows x (longest prompt + `max_tokens`) of a batch."""
+    """A model folder run in this process.
+
+    Attributes:
+        window: Tokens of prompt and continuation at most.
+        batch_tokens: Rows * (longest prompt + `max_tokens`) of a batch at most.
+    """
 
     def __init__(self, folder: str | Path, *, batch_tokens: int = 32768, dtype: Precision = "auto") -> None:
+        """Load a folder.
+
+        Raises:
+            ModelError: It is not a language model's folder, or weights are missing.
+        """
         self._loaded = load(folder, head=False, dtype=dtype)
         self.window = self._loaded.window
         self.batch_tokens = batch_tokens
-        ends = self._loaded.model.generation_config.eos_token_id
-        self._ends = frozenset([ends] if isinstance(ends, int) else ends or ())
+        self._vocabulary = Vocabulary(self._loaded.tokenizer, visible=MARKS)
+        self._end_ids = end_of_text_ids(self._loaded.model)
 
     def room(self, prompts: Sequence[str]) -> list[int]:
-        """Tokens of the window that each prompt leaves for its continuation; below 1: it does not fit."""
-        encoded = self._loaded.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-        return [self.window - len(ids) for ids in encoded]
+        """Return the tokens of the window that each prompt leaves for its continuation; below 1, it does not fit."""
+        return [self.window - len(ids) for ids in self._encode(prompts)]
 
     def generate(
         self,
         prompts: Sequence[str],
         n: int = 1,
-        sampling: Sampling | None = None,
+        sampling: SamplingSettings | None = None,
         seed: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Generation]]:
-        """See `Generator.generate`. Greedy answers do not depend on what else is in the batch, nor do sampled ones."""
-        sampling = sampling or Sampling()
-        if not prompts:
-            return []
-        tokenizer = self._loaded.tokenizer
-        encoded: list[list[int]] = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        """See `Generator.generate`. An answer does not depend on what else is in the batch."""
+        params = (sampling or SamplingSettings()).params()
+        assert params.max_tokens is not None
+        encoded = self._encode(prompts)
         for index, ids in enumerate(encoded):
             if not 0 < len(ids) < self.window:
                 raise InputError(f"prompt {index} has {len(ids)} tokens; the model's window is {self.window}")
-        numbers = uniforms(prompts, n, sampling.max_tokens if sampling.temperature > 0 else 0, seed)
-        rows = [
-            _Row(ids, min(sampling.max_tokens, self.window - len(ids)), numbers[p * n + k])
-            for p, ids in enumerate(encoded)
-            for k in range(n)
-        ]
-        continuations = Continuations(tokenizer, sampling.stop)
-        for batch in by_length([len(row.prompt) + row.limit for row in rows], self.batch_tokens):
-            self._decode([rows[i] for i in batch], sampling, continuations, on_progress)
-        done = [Generation(continuations.text(r.prompt, r.ids), r.ids, r.finish or "length") for r in rows]
-        return [done[p * n : (p + 1) * n] for p in range(len(prompts))]
+        numbers = uniforms(prompts, n, 0 if params.greedy else params.max_tokens, seed)
+        rows = []
+        for p, ids in enumerate(encoded):
+            max_tokens = min(params.max_tokens, self.window - len(ids))
+            for k in range(n):
+                state = SamplingState(params, ids, iter(numbers[p * n + k].tolist()).__next__)
+                rows.append(_Row(Continuation(state, self._vocabulary, self._end_ids, max_tokens), max_tokens))
+        for batch in by_length([len(row.state.prompt) + row.max_tokens for row in rows], self.batch_tokens):
+            self._decode([rows[i] for i in batch], on_progress)
+        generations = [self._generation(row) for row in rows]
+        return [generations[p * n : (p + 1) * n] for p in range(len(prompts))]
+
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        if not prompts:
+            return []
+        encoded: list[list[int]] = self._loaded.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        return encoded
 
     @torch.inference_mode()
-    def _decode(
-        self,
-        rows: list[_Row],
-        sampling: Sampling,
-        continuations: Continuations,
-        on_progress: Callable[[int], None] | None,
-    ) -> None:
-        """Grow the rows until all are finished, dropping finished ones from the batch as they become many."""
+    def _decode(self, rows: list[_Row], on_progress: Callable[[int], None] | None) -> None:
+        """Extend the rows until all are finished, removing finished ones from the batch once they are many."""
         from transformers import DynamicCache
 
         model, device = self._loaded.model, self._loaded.device
-        width = max(len(row.prompt) for row in rows)
-        ids = torch.tensor([[0] * (width - len(row.prompt)) + row.prompt for row in rows], device=device)
-        real = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in rows], device=device)
-        positions = (real.cumsum(-1) - 1).clamp(min=0)
+        prompts = [row.state.prompt for row in rows]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config)
         while True:
             logits = model(
                 input_ids=ids,
-                attention_mask=real,
+                attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            chosen = self._choose(logits, rows, sampling)
-            finished = sum(self._take(row, token, continuations) for row, token in zip(rows, chosen, strict=True))
-            if finished and on_progress:
-                on_progress(finished)
-            active = [i for i, row in enumerate(rows) if row.finish is None]
+            tokens = self._extend(rows, logits, on_progress)
+            active = [i for i, row in enumerate(rows) if not row.finished]
             if not active:
                 return
-            ids, positions = torch.tensor(chosen, device=device)[:, None], positions[:, -1:] + 1
-            real = torch.cat([real, real.new_ones(len(rows), 1)], dim=-1)
-            if len(active) <= 0.8 * len(rows):  # copying the cache pays when a fifth of it is let go
+            ids, positions = torch.tensor(tokens, device=device)[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
+            if len(active) <= 0.8 * len(rows):  # removing a fifth of the rows outweighs copying the cache
                 keep = torch.tensor(active, device=device)
                 cache.batch_select_indices(keep)
-                ids, positions, real = ids[keep], positions[keep], real[keep]
+                ids, positions, mask = ids[keep], positions[keep], mask[keep]
                 rows = [rows[i] for i in active]
 
-    def _choose(self, logits: torch.Tensor, rows: list[_Row], sampling: Sampling) -> list[int]:
-        """The next id of every row; ids that the tokenizer does not have (a padded embedding) are never chosen."""
-        logits = logits[:, : len(self._loaded.tokenizer)]
-        if sampling.temperature == 0:
-            greedy: list[int] = logits.argmax(-1).tolist()
-            return greedy
-        at = [min(len(row.ids), row.limit - 1) for row in rows]
-        uniform = torch.tensor([row.uniform[i] for row, i in zip(rows, at, strict=True)], device=logits.device)
-        sampled: list[int] = draw(
-            logits, uniform, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-        ).tolist()
-        return sampled
+    def _extend(
+        self, rows: Sequence[_Row], logits: torch.Tensor, on_progress: Callable[[int], None] | None
+    ) -> list[int]:
+        """Select a token for every row that is not finished; the others get token 0."""
+        active = [i for i, row in enumerate(rows) if not row.finished]
+        selected = select_tokens(
+            logits[active],
+            [rows[i].state for i in active],
+            end_ids=self._end_ids,
+            vocabulary_size=len(self._loaded.tokenizer),
+        )
+        tokens = [0] * len(rows)
+        for i, token in zip(active, selected, strict=True):
+            tokens[i] = token
+            rows[i].text += rows[i].continuation.append(token)
+        finished = sum(rows[i].finished for i in active)
+        if finished and on_progress:
+            on_progress(finished)
+        return tokens
 
-    def _take(self, row: _Row, token: int, continuations: Continuations) -> bool:
-        """Add the token to a row that still grows; whether this finished it."""
-        if row.finish is not None:
-            return False
-        if token in self._ends:
-            row.finish = "stop"
-            return True
-        row.ids.append(token)
-        if continuations.stopped(row.ids):
-            row.finish = "stop"
-        elif len(row.ids) == row.limit:
-            row.finish = "length"
-        return row.finish is not None
+    def _generation(self, row: _Row) -> Generation:
+        ids, reason = row.state.tokens, row.continuation.finish_reason
+        assert reason is not None
+        return Generation(row.text, ids[:-1] if ids[-1] in self._end_ids else ids, reason)

@@ -11,7 +11,7 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.inference.servers import Servers, read_json
 
 ROUTE = "/v1/chat/completions"
@@ -37,7 +37,7 @@ class HttpChat:
         return AttributeSchema.model_validate(attributes) if attributes else None
 
     def ask(
-        self, questions: Sequence[str], dials: Sequence[Mapping[str, int]], sampling: Sampling, seed: int
+        self, questions: Sequence[str], dials: Sequence[Mapping[str, int]], sampling: SamplingSettings, seed: int
     ) -> list[str]:
         """An answer to each question with its dials, in order. A question that is repeated is drawn anew.
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a job to its end on any back end: waits, forwards log lines, retries, detects stalls, passes signals on."""
 
-import contextlib
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 from steerlm.errors import InputError, Interrupted, TrainingError
 from steerlm.jobs.backend import Backend, Job, JobStatus
 from steerlm.jobs.config import JobSettings
+from steerlm.signals import handled
 
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
@@ -36,48 +34,22 @@ def launch(backend: Backend, job: Job, settings: JobSettings, on_line: Callable[
         KeyboardInterrupt: Ctrl-C.
     """
     offset = max((end for end, _ in backend.logs(job.name)), default=0)
-    with _signals() as signals:
+    received: list[int] = []
+    with handled([signal.SIGINT, signal.SIGTERM], received.append):
         for attempt in range(1, settings.attempts + 1):
-            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, signals, offset)
+            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, received, offset)
             status = watcher.wait()
             offset = watcher.offset
             if status.state == "succeeded":
                 return
-            if signals.first == signal.SIGINT:
+            if received[:1] == [signal.SIGINT]:
                 raise KeyboardInterrupt
-            if status.state == "interrupted" or signals.first is not None:
+            if status.state == "interrupted" or received:
                 raise Interrupted(f"{job.name} was stopped; run the same command again to resume")
             message = f"{job.name} failed: {status.message} (its log: {job.log})"
             if status.final or attempt == settings.attempts:
                 raise (InputError if status.exit_code == 2 else TrainingError)(message)
             log.warning("%s; starting attempt %d of %d", message, attempt + 1, settings.attempts)
-
-
-class _Signals:
-    """Counts termination signals and keeps the first one's number."""
-
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.count = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.first = self.first or number
-        self.count += 1
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Collect SIGINT and SIGTERM while a job runs. Outside the main thread no handler can be set and none arrive."""
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _JobWatcher:
@@ -89,7 +61,7 @@ class _JobWatcher:
         name: str,
         settings: JobSettings,
         on_line: Callable[[str], None],
-        signals: _Signals,
+        signals: list[int],
         offset: int,
     ) -> None:
         self.backend, self.name, self.settings, self.on_line = backend, name, settings, on_line
@@ -104,11 +76,11 @@ class _JobWatcher:
                 progress = time.monotonic()
             if status.ended:
                 return status
-            if self.signals.count and canceled is None:
+            if self.signals and canceled is None:
                 canceled = time.monotonic()
                 log.info("requesting that %s save and stop", self.name)
                 self.backend.cancel(self.name)
-            if self.signals.count > 1:
+            if len(self.signals) > 1:
                 return JobStatus("interrupted")
             if canceled is not None and time.monotonic() - canceled > self.settings.grace_seconds:
                 return self._kill(f"did not stop within {self.settings.grace_seconds:g} seconds")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel
 
@@ -24,8 +25,9 @@ from steerlm.files import cache_folder, write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.environment import added_to
 from steerlm.jobs.worker import WorkerProcess, WorkerStatus
+from steerlm.signals import SIGTERM_EXIT_CODE
 
-SAVED = 128 + signal.SIGTERM
+SAVED = SIGTERM_EXIT_CODE
 """Exit code of a worker that saved after a termination signal."""
 CANCELED = "canceled"
 
@@ -130,7 +132,8 @@ class LocalBackend:
             folder.mkdir(parents=True)
         write_json(job.folder / "spec.json", job.spec_json())
         threads = job.threads or max(1, (os.cpu_count() or 1) // job.devices)
-        with open(job.log, "ab") as log:
+        with open(job.log, "ab+") as log:
+            _end_line(log)
             child = subprocess.Popen(
                 self._command(job),
                 stdin=subprocess.DEVNULL,
@@ -214,6 +217,15 @@ class _JobRecord(BaseModel):
         """Return whether the process is running; one that took over its number has another start time."""
         started = processes.started(self.pid)
         return started is not None and started == self.started
+
+
+def _end_line(log: BinaryIO) -> None:
+    """End the line that a killed attempt has left unfinished."""
+    if log.tell():
+        log.seek(-1, os.SEEK_END)
+        if log.read(1) != b"\n":
+            log.write(b"\n")
+            log.flush()
 
 
 def _kill_workers(folder: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a job of a stage or a command runs, and how it is run there."""
+"""`JobPlace`: where a stage or a command runs a job and keeps its files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class JobPlace:
     """The back end and the files of a job.
 
     Attributes:
-        title: What the job is, such as `annotate-KEY`; its name is made of it.
+        title: A title such as `annotate-KEY`, from which the job's name is derived.
         folder: For the job's records.
         log: For the job's output.
         profile: Names the back end and has the launcher's settings.

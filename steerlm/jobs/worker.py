@@ -9,18 +9,17 @@ died. Called as `python -m steerlm.jobs.worker FOLDER MODULE ARGUMENT...`.
 import logging
 import os
 import runpy
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
 from pydantic import BaseModel
 
-from steerlm.errors import Interrupted, PeerLostError, SteerLMError
+from steerlm.errors import PeerLostError, SteerLMError
 from steerlm.files import write_json
 from steerlm.processes import started
+from steerlm.signals import CTRL_C_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""
@@ -52,7 +51,7 @@ class WorkerStatus(_WorkerFile):
             code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
             return cls(code=code, error=ending.code if isinstance(ending.code, str) else "", final=code == 2)
         if isinstance(ending, KeyboardInterrupt):
-            return cls(code=128 + signal.SIGINT)
+            return cls(code=CTRL_C_EXIT_CODE)
         if isinstance(ending, SteerLMError):
             return cls(code=ending.exit_code, error=str(ending), final=not isinstance(ending, PeerLostError))
         return cls(code=1, error=f"{type(ending).__name__}: {ending}")
@@ -73,12 +72,12 @@ def main(arguments: list[str]) -> int:
     WorkerProcess(pid=os.getpid(), started=started(os.getpid())).write(folder / f"process-{rank}.json")
     sys.argv = [module, *arguments[2:]]
     ending: BaseException | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # until the module sets its own handler
+    interrupt_on_sigterm("stopped before it started")  # until the module sets its own handler
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:
         ending = error
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may keep the status from being written
+    ignore_sigterm()  # nothing may keep the status from being written
     if ending is not None and not isinstance(ending, SystemExit | KeyboardInterrupt):
         traceback.print_exception(ending)
     status = WorkerStatus.of(ending)
@@ -91,10 +90,6 @@ def report(error: SteerLMError) -> None:
     log.error("%s", error)
     if STATUS_FILE in os.environ:
         WorkerStatus.of(error).write(os.environ[STATUS_FILE])
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped before the work started")
 
 
 if __name__ == "__main__":

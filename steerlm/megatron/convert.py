@@ -30,7 +30,7 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
     are not all of one dtype.
     """
     shape = ModelShape.from_folder(folder)
-    source = _OneType(folder)
+    source = _OneType(folder, f"{shape.family.weights.final_norm}.weight")
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
     source.folder.close()
@@ -67,16 +67,16 @@ def _build(
 class _OneType:
     """A folder's weights, of which none may have to be converted. `outputs`: of its reward head, or None."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = hf_io.Folder(folder)
-        self.dtype = self.folder.dtype("model.norm.weight")
+    def __init__(self, folder: Path, first: str) -> None:
+        self.folder, self.first = hf_io.Folder(folder), first
+        self.dtype = self.folder.dtype(first)
         self.outputs = self.folder.shape(SCORE)[0] if SCORE in self.folder else None
 
     def read(self, part: Slice) -> torch.Tensor:
         tensor = self.folder.read(part)
         if tensor.dtype != self.dtype:
             raise ModelError(
-                f"{self.folder.path}: {part.name} is {tensor.dtype}, model.norm.weight {self.dtype}; "
+                f"{self.folder.path}: {part.name} is {tensor.dtype}, {self.first} {self.dtype}; "
                 "a checkpoint keeps weights of one dtype, save the model in one first"
             )
         return tensor
@@ -91,10 +91,9 @@ def _copy_companions(source: Path, target: Path) -> None:
 
 
 def _config(shape: ModelShape, outputs: int | None, dtype: str) -> dict[str, object]:
-    kind: dict[str, object] = {"architectures": ["LlamaForCausalLM"], "dtype": dtype}
-    if outputs is not None:
-        labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
-        ids = {name: int(i) for i, name in labels.items()}
-        kind |= {"architectures": ["LlamaForSequenceClassification"], "id2label": labels, "label2id": ids}
-        kind |= {"problem_type": "regression"}
-    return {**shape.to_config(), **kind}
+    config = {**shape.to_config(reward=outputs is not None), "dtype": dtype}
+    if outputs is None:
+        return config
+    labels = {str(i): f"LABEL_{i}" for i in range(outputs)}
+    ids = {name: int(i) for i, name in labels.items()}
+    return config | {"id2label": labels, "label2id": ids, "problem_type": "regression"}

@@ -163,7 +163,7 @@ class MegatronEngine:
         saving, self._saving = self._saving, None
         return saving.finish()
 
-    def state_of(self, folder: Path) -> dict[str, Any]:
+    def read_state(self, folder: Path) -> dict[str, Any]:
         return state_of(folder)
 
     def load(self, folder: Path) -> None:

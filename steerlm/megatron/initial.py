@@ -9,14 +9,18 @@ from steerlm.megatron.mapping import SCORE, Slice
 
 
 class Random:
-    """A source of weights: norms are one, matrices normal(0, std). One whole tensor at a time, on the CPU in fp32."""
+    """A source of weights: norms are one, biases zero, matrices normal(0, std).
+
+    One whole tensor at a time, on the CPU in fp32.
+    """
 
     def __init__(self, seed: int, std: float, head_std: float) -> None:
         self.seed, self.std, self.head_std = seed, std, head_std
 
     def read(self, part: Slice) -> torch.Tensor:
         if len(part.shape) == 1:
-            return torch.ones(part.shape)
+            size = part.rows
+            return torch.zeros(size) if part.name.endswith(".bias") else torch.ones(size)
         digest = hashlib.sha256(f"{self.seed}/{part.name}".encode()).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         std = self.head_std if part.name == SCORE else self.std

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's names of a Llama's weights and megatron's, and which slice of which tensor a process holds. Pure.
+"""Hugging Face's names of a model's weights and megatron's, and which slice of which tensor a process holds. Pure.
 
-Megatron fuses: `linear_qkv` holds, per key-value group, the rows of its queries, its key and its value; `linear_fc1`
-holds the gate's rows, then the up projection's. Tensor parallelism cuts each Hugging Face tensor along one dimension
-before fusing, so that every part of every parameter is one contiguous slice of one file tensor.
+Megatron fuses: `linear_qkv` holds, per key-value group, the rows of its queries, its key and its value (of weight and
+bias alike); `linear_fc1` holds the gate's rows, then the up projection's. Tensor parallelism cuts each Hugging Face
+tensor along one dimension before fusing, so that every part of every parameter is one contiguous slice of one file
+tensor.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from steerlm.models.shape import ModelShape
 
 SCORE = "score.weight"
+"""The reward head, named alike by transformers in every family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +61,21 @@ def parameters(shape: ModelShape, place: Place, outputs: int | None, fused_norms
 
     `fused_norms`: Transformer Engine's modules, which own the norm before a linear layer.
     """
+    names, hidden = shape.family.weights, shape.hidden_size
     own: list[Parameter] = []
     first, last = place.stage == 0, place.stage == place.stages - 1
-    embedding = _cut("model.embed_tokens.weight", (shape.vocab_size, shape.hidden_size), 0, place)
+    embedding = _cut(f"{names.embedding}.weight", (shape.vocab_size, hidden), 0, place)
     if first:
         own.append(Parameter("embedding.word_embeddings.weight", (embedding,)))
     per_stage = shape.num_hidden_layers // place.stages
     for local in range(per_stage):
         own += _layer(shape, place, local, place.stage * per_stage + local, fused_norms)
     if last:
-        own.append(_whole("decoder.final_layernorm.weight", "model.norm.weight", (shape.hidden_size,)))
+        own.append(_whole("decoder.final_layernorm.weight", f"{names.final_norm}.weight", (hidden,)))
         if outputs is not None:
-            own.append(_whole("output_layer.weight", SCORE, (outputs, shape.hidden_size)))
+            own.append(_whole("output_layer.weight", SCORE, (outputs, hidden)))
         elif not shape.tie_word_embeddings:
-            head = _cut("lm_head.weight", (shape.vocab_size, shape.hidden_size), 0, place)
+            head = _cut(f"{names.lm_head}.weight", (shape.vocab_size, hidden), 0, place)
             own.append(Parameter("output_layer.weight", (head,)))
         elif not first:
             own.append(Parameter("output_layer.weight", (embedding,), copy=True))
@@ -80,43 +83,42 @@ def parameters(shape: ModelShape, place: Place, outputs: int | None, fused_norms
 
 
 def _layer(shape: ModelShape, place: Place, local: int, number: int, fused_norms: bool) -> list[Parameter]:
-    ours, theirs = f"decoder.layers.{local}.", f"model.layers.{number}."
-    hidden, head = shape.hidden_size, shape.head_size
-    queries, keys, inner = shape.num_attention_heads * head, shape.num_key_value_heads * head, shape.intermediate_size
-    attention, mlp = f"{theirs}self_attn.", f"{theirs}mlp."
+    prefix, names = f"decoder.layers.{local}.", shape.family.weights
+    hidden, head, inner = shape.hidden_size, shape.head_size, shape.intermediate_size
+    queries, keys = shape.num_attention_heads * head, shape.num_key_value_heads * head
+    groups = shape.num_key_value_heads // place.tensors
     norms = (
         ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight")
         if fused_norms
         else ("input_layernorm.weight", "pre_mlp_layernorm.weight")
     )
+
+    def theirs(module: str, kind: str = "weight") -> str:
+        return f"{module.format(number)}.{kind}"
+
+    def qkv(kind: str, columns: tuple[int, ...]) -> Parameter:
+        modules = ((names.query, queries), (names.key, keys), (names.value, keys))
+        parts = tuple(_cut(theirs(module, kind), (rows, *columns), 0, place) for module, rows in modules)
+        return Parameter(f"{prefix}self_attention.linear_qkv.{kind}", parts, groups)
+
     return [
-        _whole(ours + norms[0], f"{theirs}input_layernorm.weight", (hidden,)),
+        _whole(prefix + norms[0], theirs(names.input_norm), (hidden,)),
+        qkv("weight", (hidden,)),
+        *([qkv("bias", ())] if shape.family.qkv_bias else []),
         Parameter(
-            f"{ours}self_attention.linear_qkv.weight",
-            (
-                _cut(f"{attention}q_proj.weight", (queries, hidden), 0, place),
-                _cut(f"{attention}k_proj.weight", (keys, hidden), 0, place),
-                _cut(f"{attention}v_proj.weight", (keys, hidden), 0, place),
-            ),
-            groups=shape.num_key_value_heads // place.tensors,
+            f"{prefix}self_attention.linear_proj.weight",
+            (_cut(theirs(names.attention_output), (hidden, queries), 1, place),),
         ),
+        _whole(prefix + norms[1], theirs(names.mlp_norm), (hidden,)),
         Parameter(
-            f"{ours}self_attention.linear_proj.weight",
-            (_cut(f"{attention}o_proj.weight", (hidden, queries), 1, place),),
+            f"{prefix}mlp.linear_fc1.weight",
+            tuple(_cut(theirs(module), (inner, hidden), 0, place) for module in (names.gate, names.up)),
         ),
-        _whole(ours + norms[1], f"{theirs}post_attention_layernorm.weight", (hidden,)),
-        Parameter(
-            f"{ours}mlp.linear_fc1.weight",
-            (
-                _cut(f"{mlp}gate_proj.weight", (inner, hidden), 0, place),
-                _cut(f"{mlp}up_proj.weight", (inner, hidden), 0, place),
-            ),
-        ),
-        Parameter(f"{ours}mlp.linear_fc2.weight", (_cut(f"{mlp}down_proj.weight", (hidden, inner), 1, place),)),
+        Parameter(f"{prefix}mlp.linear_fc2.weight", (_cut(theirs(names.down), (hidden, inner), 1, place),)),
     ]
 
 
-def _cut(name: str, shape: tuple[int, int], dim: int, place: Place) -> Slice:
+def _cut(name: str, shape: tuple[int, ...], dim: int, place: Place) -> Slice:
     size = shape[dim] // place.tensors
     return Slice(name, shape, dim, place.tensor * size, (place.tensor + 1) * size)
 

@@ -166,6 +166,7 @@ def configure(shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         activation_func=F.silu,
         use_te_activation_func=True,  # a module of the layer spec's choice: ours, on megatron's layers
         add_bias_linear=False,
+        add_qkv_bias=shape.family.qkv_bias,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor,

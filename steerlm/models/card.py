@@ -63,7 +63,8 @@ def model_card(info: "ModelInfo", shape: ModelShape, dtype: str) -> str:
     }
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     lines = ["---", *(f"{k}: {json.dumps(v)}" for k, v in front.items() if v), "---", "", f"# {TITLES[info.kind]}", ""]
-    lines += [f"Llama architecture, {shape.parameters(outputs):,} parameters, {dtype}. Made with SteerLM."]
+    count = f"{shape.parameters(outputs):,}"
+    lines += [f"{shape.family.name} architecture, {count} parameters, {dtype}. Made with SteerLM."]
     if info.window:
         lines += [f"Trained on texts of at most {info.window} tokens."]
     lines += [

@@ -122,8 +122,7 @@ def _foreign(folder: Path) -> ModelInfo:
 
 def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        **shape.to_config(),
+        **shape.to_config(reward=info.kind == "reward"),
         "dtype": dtype,
         "torch_dtype": dtype,  # the name before transformers 4.56
         "bos_token_id": tokenizer.bos_token_id,
@@ -135,12 +134,10 @@ def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> d
         return config
     names = info.attributes.names
     return config | {
-        "architectures": ["LlamaForSequenceClassification"],
         "problem_type": "regression",  # engines apply a softmax to scores without it
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
         "pad_token_id": pad_id(tokenizer),
-        "tie_word_embeddings": False,
     }
 
 

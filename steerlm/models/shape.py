@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a Llama-architecture model, read from and written to a Hugging Face `config.json`. Torch-free."""
+"""The sizes of a model, read from and written to a Hugging Face `config.json`. Torch-free.
+
+What depends on the model's family is in `families.py`.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +18,7 @@ from pydantic import (
 )
 
 from steerlm.errors import ModelError, first_problem
+from steerlm.models.families import FAMILIES, Family, unknown_family
 from steerlm.settings import Settings
 
 
@@ -27,8 +32,10 @@ class RopeScaling(Settings):
 
 
 class ModelShape(Settings):
-    """Sizes in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
+    """Family and sizes of a model, in Hugging Face's names. `head_dim` null: hidden_size / num_attention_heads."""
 
+    model_type: str = "llama"
+    """The family: a key of `families.FAMILIES`."""
     vocab_size: PositiveInt
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -43,10 +50,17 @@ class ModelShape(Settings):
     rope_scaling: RopeScaling | None = None
     initializer_range: float = 0.02
 
+    @field_validator("model_type")
+    @classmethod
+    def _known_family(cls, value: str) -> str:
+        if reason := unknown_family(value):
+            raise ValueError(reason)
+        return value
+
     @field_validator("head_dim")
     @classmethod
-    def _usual_is_none(cls, value: int | None, info: ValidationInfo) -> int | None:
-        """One form for each shape: two that are the same model compare equal."""
+    def _default_is_none(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """Store the default as None, so that two spellings of one shape compare equal."""
         hidden, heads = info.data.get("hidden_size"), info.data.get("num_attention_heads")
         return None if hidden and heads and value == hidden / heads else value
 
@@ -59,20 +73,34 @@ class ModelShape(Settings):
         return self
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
     def head_size(self) -> int:
+        """Width of an attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    @property
+    def qkv_biases(self) -> int:
+        """Number of bias parameters of a layer's attention."""
+        return (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_size * self.family.qkv_bias
+
     def parameters(self, outputs: int | None = None) -> int:
-        """Number of parameters; `outputs`: with a reward head of that many outputs in place of the LM head."""
+        """Return the number of parameters; `outputs`: width of a reward head in place of the LM head."""
         h, d = self.hidden_size, self.head_size
         attention = h * d * (2 * self.num_attention_heads + 2 * self.num_key_value_heads)
-        layer = attention + 3 * h * self.intermediate_size + 2 * h
+        layer = attention + self.qkv_biases + 3 * h * self.intermediate_size + 2 * h
         head = outputs * h if outputs else (0 if self.tie_word_embeddings else self.vocab_size * h)
         return self.vocab_size * h + self.num_hidden_layers * layer + h + head
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
-        """Read `config.json`; raises `ModelError` for another architecture or a feature the trainer does not have."""
+        """Read `config.json` of a model folder.
+
+        Raises:
+            ModelError: The family is not in the table, or the model has a feature that cannot be trained.
+        """
         path = Path(folder) / "config.json"
         try:
             config: dict[str, Any] = json.loads(path.read_text())
@@ -80,43 +108,65 @@ class ModelShape(Settings):
             raise ModelError(f"{path}: no such file; a Hugging Face model folder was expected") from None
         except json.JSONDecodeError as error:
             raise ModelError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-        if config.get("model_type") != "llama":
-            raise ModelError(f"{path}: model_type {config.get('model_type')!r} is not supported; 'llama' is")
-        for key in ("attention_bias", "mlp_bias"):
-            if config.get(key):
-                raise ModelError(f"{path}: {key} is not supported")
-        if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-            raise ModelError(f"{path}: hidden_act {activation!r} is not supported; 'silu' is")
-        if config.get("quantization_config"):
-            raise ModelError(f"{path}: quantised weights cannot be trained; fetch the model they were made from")
-        rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "llama3"):
-            raise ModelError(f"{path}: rope_type {kind!r} is not supported; 'default' and 'llama3' are")
+        if reason := unknown_family(config.get("model_type")):
+            raise ModelError(f"{path}: {reason}")
+        family = FAMILIES[config["model_type"]]
+        config = {**family.defaults, **config}
+        if reason := family.unsupported(config) or _unsupported(config):
+            raise ModelError(f"{path}: {reason}")
         known = {k: config[k] for k in cls.model_fields if k in config and k not in ("rope_theta", "rope_scaling")}
         if known.get("num_key_value_heads") is None:  # absent or null: as many as there are query heads
             known["num_key_value_heads"] = config.get("num_attention_heads")
-        scaling = {k: rope[k] for k in RopeScaling.model_fields if k in rope} if kind == "llama3" else None
+        rope = _rope(config)
+        scaled = _rope_type(rope) == "llama3"
+        scaling = {k: rope[k] for k in RopeScaling.model_fields if k in rope} if scaled else None
         theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
         try:
             return cls.model_validate({**known, "rope_theta": theta, "rope_scaling": scaling})
         except ValidationError as error:
             raise ModelError(f"{path}: {first_problem(error)}") from None
 
-    def to_config(self) -> dict[str, Any]:
-        """The architecture's keys of a `config.json` (both spellings of the rotary settings, old and new)."""
+    def to_config(self, *, reward: bool = False) -> dict[str, Any]:
+        """Return the architecture's keys of a `config.json`; the rotary settings in both spellings, old and new.
+
+        `reward`: of a model with a reward head, which shares no weight with the embeddings.
+        """
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta}
         if self.rope_scaling:
             rope |= {"rope_type": "llama3", **self.rope_scaling.model_dump()}
         plain = self.model_dump(exclude={"rope_scaling", "head_dim"})
-        return {
-            "model_type": "llama",
+        config = {
+            "architectures": [self.family.architecture(reward=reward)],
             **plain,
             "head_dim": self.head_size,
             "rope_parameters": rope,
             "rope_scaling": {k: v for k, v in rope.items() if k != "rope_theta"} if self.rope_scaling else None,
             "hidden_act": "silu",
-            "attention_bias": False,
-            "mlp_bias": False,
+            **self.family.constants,
             "attention_dropout": 0.0,
         }
+        return config | {"tie_word_embeddings": False} if reward else config
+
+
+def _unsupported(config: Mapping[str, Any]) -> str | None:
+    """Return the first feature of a config that no family is trained with, or None."""
+    if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
+        return f"hidden_act {activation!r} is not supported; 'silu' is"
+    if config.get("quantization_config"):
+        return "quantized weights cannot be trained; fetch the model they were made from"
+    for kind in config.get("layer_types") or ():
+        if kind != "full_attention":
+            return f"layer_types {kind!r} is not supported; 'full_attention' is"
+    if (kind := _rope_type(_rope(config))) not in ("default", "llama3"):
+        return f"rope_type {kind!r} is not supported; 'default' and 'llama3' are"
+    return None
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary settings, which transformers 5 writes under another key than its older versions."""
+    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    kind: str = rope.get("rope_type", rope.get("type", "default"))
+    return kind

@@ -1,33 +1,157 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue's places: one for each answer that is being made, whatever it waits for."""
+"""How a request enters the server and leaves it: limits on its body, slots in the queue, cancellation on disconnect."""
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from starlette.datastructures import State
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steerlm.serving.errors import ApiError
+from steerlm.serving.compression import WINDOW_BITS, Decompressor
+from steerlm.serving.config import ServeSettings
+from steerlm.serving.errors import ApiError, body_for, headers_for
+
+Result = TypeVar("Result")
 
 
-class Place:
-    """What one request takes of `limit` places, which `state.in_flight` counts: one until its route knows better."""
+class AdmissionSlot:
+    """The slots of the queue that one request holds: one for each answer it generates.
+
+    `state.in_flight` counts the slots of all requests. A request holds one until its route knows its answers.
+    """
 
     def __init__(self, state: State, limit: int) -> None:
         self._state, self._limit = state, limit
-        self._taken = 0
+        self._held = 0
 
-    def take(self, answers: int) -> None:
-        """Hold so many places from now on. Raises `ApiError`: 429 if there are not so many now, 400 if there never
-        are."""
+    def acquire(self, answers: int) -> None:
+        """Hold this many slots from now on.
+
+        Raises:
+            ApiError: Status 429 if too few are free now, 400 if the server has fewer.
+        """
         if answers > self._limit:
-            raise ApiError(f"{answers} answers to one request; this server makes at most {self._limit} at a time")
-        others = self._state.in_flight - self._taken
+            raise ApiError(f"{answers} answers to one request; this server generates at most {self._limit} at a time")
+        others = self._state.in_flight - self._held
         if others + answers > self._limit:
             raise ApiError(
-                f"the server has {others} answers in flight and {answers} more would pass its limit, "
+                f"the server has {others} answers in flight and {answers} more would exceed its limit of "
                 f"{self._limit}; try again later",
                 status=429,
             )
         self._state.in_flight = others + answers
-        self._taken = answers
+        self._held = answers
 
-    def leave(self) -> None:
-        self._state.in_flight -= self._taken
-        self._taken = 0
+    def release(self) -> None:
+        """Free the slots at the end of the request."""
+        self._state.in_flight -= self._held
+        self._held = 0
+
+
+class RequestLimits:
+    """Middleware that refuses requests before their body is in memory, and decompresses bodies.
+
+    Refused are all requests while draining (503), new ones when the queue is full (429), bodies that are too large
+    compressed or decompressed (413) or compressed in an unsupported way (415).
+    """
+
+    ALWAYS_OPEN = ("/health", "/ready", "/v2/health/live")
+
+    def __init__(self, app: ASGIApp, state: State, settings: ServeSettings) -> None:
+        self._app, self._state = app, state
+        self._max_bytes, self._max_in_flight = settings.max_body_bytes, settings.max_in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request: put its `AdmissionSlot` into `request.state.slot` and pass it on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._state.draining and scope["path"] not in self.ALWAYS_OPEN:
+            self._state.refused_at = time.monotonic()
+            await _refuse(send, scope["path"], "the server is shutting down", 503)
+            return
+        if scope["method"] not in ("POST", "PUT"):
+            await self._app(scope, receive, send)
+            return
+        slot = AdmissionSlot(self._state, self._max_in_flight)
+        try:
+            slot.acquire(1)
+        except ApiError as full:
+            await _refuse(send, scope["path"], str(full), full.status)
+            return
+        scope.setdefault("state", {})["slot"] = slot
+        try:
+            await self._with_limited_body(scope, receive, send)
+        finally:
+            slot.release()
+
+    async def _with_limited_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        too_large = f"the request body is larger than {self._max_bytes} bytes; send less at a time"
+        headers = dict(scope["headers"])
+        length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding", b"identity").lower()
+        if length.isdigit() and int(length) > self._max_bytes:
+            await _refuse(send, scope["path"], too_large, 413)
+            return
+        if encoding != b"identity" and encoding not in WINDOW_BITS:
+            supported = " and ".join(name.decode() for name in WINDOW_BITS)
+            message = f"content-encoding {encoding.decode('latin-1')!r} is not supported; {supported} are"
+            await _refuse(send, scope["path"], message, 415)
+            return
+        decompressor = Decompressor(encoding) if encoding in WINDOW_BITS else None
+        received = decompressed = 0
+
+        async def limited() -> Message:
+            nonlocal received, decompressed
+            message = await receive()
+            received += len(message.get("body", b""))
+            if decompressor and message["type"] == "http.request" and received <= self._max_bytes:
+                last = not message.get("more_body", False)
+                limit = self._max_bytes + 1 - decompressed
+                message["body"] = decompressor.feed(message.get("body", b""), limit, last=last)
+                decompressed += len(message["body"])
+            if max(received, decompressed) > self._max_bytes:
+                raise HTTPException(413, too_large)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+async def _refuse(send: Send, path: str, message: str, status: int) -> None:
+    body = json.dumps(body_for(path, message, status)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.encode(), value.encode()) for name, value in headers_for(status).items()]
+    if status == 503:
+        headers.append((b"connection", b"close"))  # the next request on it would be cut off
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of `work`; cancel it if the client closes its connection first.
+
+    The request's body must have been read. A streamed response needs no such watch: the server cancels it.
+
+    Raises:
+        ClientDisconnect: The client closed its connection.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.create_task(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,87 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and dials become a prompt: the one place where a server decides which labels a model sees.
+"""Messages and attributes become a prompt: the one place where the server decides which labels a model sees.
 
-Checks dials against the model's schema, fills the defaults, keeps the template's marks out of users' text, and leaves
-the text itself to `steerlm.prompt`. Source: decisions, "Annotation and serving"; serving facts 6.
+Checks attributes against the model's schema, fills in defaults and keeps the template's marks out of users' text. The
+text itself is written by `steerlm.prompt`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import InputError, LabelError
-from steerlm.prompt import ASSISTANT, MARKS, SYSTEM_PROMPT, USER, marks_in, render_prompt
+from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, marks_in, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.errors import ApiError
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message; `label` only on an assistant's, a label string or a mapping of dials."""
+class TextPart(BaseModel):
+    """A part of a message's content; other types of part are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One chat message.
+
+    `label`: the attributes of an assistant's message, as `quality:4,humor:0` or as a mapping.
+    """
 
     role: str
-    content: str
-    label: str | Mapping[str, float] | None = None
+    content: str | list[TextPart]
+    label: str | dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content without its division into parts."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """The text a model continues, and the dials it was written with (empty for a model without attributes)."""
+class ChatPrompt:
+    """The text a model continues.
+
+    Attributes:
+        text: The text.
+        attributes: The value of every trained attribute in it; empty for a model without attributes.
+    """
 
     text: str
     attributes: dict[str, int]
 
 
-def dials(schema: AttributeSchema | None, asked: Mapping[str, Any], param: str = "attributes") -> dict[str, int]:
-    """A value for every trained attribute: what was asked, checked, and the model's defaults for the others."""
+def resolve_attributes(schema: AttributeSchema | None, requested: Mapping[str, Any]) -> dict[str, int]:
+    """Return a value for every trained attribute: the requested one, or the model's default.
+
+    Raises:
+        ApiError: An attribute is unknown or untrained, or its value is out of range.
+    """
     if schema is None:
-        if asked:
-            raise ApiError(f"this model has no attributes; {next(iter(asked))!r} cannot be set", param=param)
+        if requested:
+            name = next(iter(requested))
+            raise ApiError(f"this model has no attributes; {name!r} cannot be set", param="attributes")
         return {}
     try:
-        return {name: int(value) for name, value in schema.complete(asked).items()}
+        return {name: int(value) for name, value in schema.complete(requested).items()}
     except LabelError as error:
-        raise ApiError(str(error), param=param) from None
+        raise ApiError(str(error), param="attributes") from None
 
 
-def clean(text: str, param: str, *, strip: bool) -> str:
-    """Text without the template's marks, which could inject a turn or a label: refused, or removed with `strip`."""
+def without_marks(text: str, param: str, *, strip: bool) -> str:
+    """Return text without the template's marks, which could inject a turn or a label.
+
+    Args:
+        text: A user's text.
+        param: Its parameter, for the error.
+        strip: Remove marks instead of refusing the text.
+
+    Raises:
+        ApiError: The text has a mark and `strip` is False.
+    """
     while marks := marks_in(text):
         if not strip:
             raise ApiError(
                 f"{param} contains the marker {marks[0]}, which has a meaning in the model's template; remove it",
                 param=param,
             )
-        # Again and again: removing a mark can join the halves of another.
+        # Repeated: removing a mark can join the halves of another.
         for mark in marks:
             text = text.replace(mark, "")
     return text
 
 
 def build_prompt(
-    messages: Sequence[Message],
-    asked: Mapping[str, Any],
+    messages: Sequence[ChatMessage],
+    requested: Mapping[str, Any],
     schema: AttributeSchema | None,
     *,
     strip_markers: bool = False,
-) -> Prompt:
-    """The prompt for the answer to `messages`.
+) -> ChatPrompt:
+    """Return the prompt for the answer to `messages`.
 
-    A first message of role system replaces the default system prompt. An assistant message without a label of its own
-    carries the requested dials, as in training every answer carries a label.
-    Raises `ApiError` naming the message or dial at fault.
+    Args:
+        messages: A first message of role system replaces the default system prompt. An assistant message without a
+            label of its own gets the requested attributes, because in training every answer has a label.
+        requested: Attributes of the answer; the others get the model's defaults.
+        schema: The model's attributes; None for a model without.
+        strip_markers: Remove the template's marks from messages instead of refusing them.
+
+    Raises:
+        ApiError: A message or an attribute is invalid.
     """
-    vector = dials(schema, asked)
-    label = schema.format(vector) if schema else ""
+    attributes = resolve_attributes(schema, requested)
+    label = schema.format(attributes) if schema else ""
     system, turns = SYSTEM_PROMPT, []
     if not messages:
         raise ApiError("messages is empty; at least one user message is needed", param="messages")
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        text = clean(message.content, f"{where}.content", strip=strip_markers)
+        text = without_marks(message.text, f"{where}.content", strip=strip_markers)
         if message.label is not None and message.role != "assistant":
-            raise ApiError(f"{where}.label: only an assistant message carries a label", param=f"{where}.label")
+            raise ApiError(f"{where}.label: only an assistant message has a label", param=f"{where}.label")
         if message.role in ("system", "developer"):
             if index:
                 raise ApiError(f"{where}: a system message must be the first", param=where)
@@ -89,7 +130,7 @@ def build_prompt(
         elif message.role == "user":
             turns.append(Turn(value=text, speaker=USER))
         elif message.role == "assistant":
-            own = label if message.label is None else _label(message.label, schema, f"{where}.label")
+            own = label if message.label is None else _format_label(message.label, schema, f"{where}.label")
             turns.append(Turn(value=text, speaker=ASSISTANT, label=own or None))
         else:
             raise ApiError(
@@ -98,14 +139,14 @@ def build_prompt(
     if not turns:
         raise ApiError("messages has no user message", param="messages")
     try:
-        return Prompt(render_prompt(turns, label, system), vector)
+        return ChatPrompt(render_prompt(turns, label, system), attributes)
     except InputError as error:
         raise ApiError(str(error), param="messages") from None
 
 
-def _label(label: str | Mapping[str, float], schema: AttributeSchema | None, param: str) -> str:
+def _format_label(label: str | Mapping[str, float], schema: AttributeSchema | None, param: str) -> str:
     if schema is None:
-        raise ApiError("this model has no attributes; a message cannot carry a label", param=param)
+        raise ApiError("this model has no attributes; a message cannot have a label", param=param)
     if not label:
         return ""
     try:
@@ -115,8 +156,3 @@ def _label(label: str | Mapping[str, float], schema: AttributeSchema | None, par
         raise ApiError(f"{param}: {error}", param=param) from None
     # A label string keeps its order, as in training and in the chat template; a mapping has none.
     return ",".join(f"{n}:{int(v)}" for n, v in values.items()) if isinstance(label, str) else schema.format(values)
-
-
-def stops(user: Sequence[str] = ()) -> tuple[str, ...]:
-    """Where an answer ends: the mark of the next turn, with the newline the template writes before it."""
-    return (f"\n{MARKS[1]}", MARKS[1], *user)

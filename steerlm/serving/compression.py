@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed request bodies (`Content-Encoding`), unpacked part by part and never beyond the room there is.
+"""Compressed request bodies (`Content-Encoding`), decompressed part by part up to a limit.
 
-Knows bytes and how they are packed; nothing of requests. Packages that unpack requests before an ASGI app exist, but
-none that is kept and bounds what comes out: this is zlib of the standard library.
+No maintained package for ASGI apps decompresses requests and bounds the output: this is zlib of the standard library.
 """
 
 import zlib
@@ -10,23 +9,33 @@ import zlib
 from starlette.exceptions import HTTPException
 
 WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-"""For zlib. `deflate` is the zlib format (RFC 9110 8.4.1.2)."""
+"""zlib's `wbits` of each supported encoding. `deflate` is the zlib format (RFC 9110 8.4.1.2)."""
 
 
-class Unpacker:
-    """One body of one of the encodings of `WINDOW_BITS`; raises `HTTPException` (400) if it is broken."""
+class Decompressor:
+    """Decompresses one body."""
 
     def __init__(self, encoding: bytes) -> None:
+        """Start a body in one of the encodings of `WINDOW_BITS`."""
         self._name, self._stream = encoding.decode(), zlib.decompressobj(WINDOW_BITS[encoding])
 
-    def take(self, part: bytes, room: int, *, last: bool) -> bytes:
-        """What `part` unpacks to, at most `room` bytes: as many mean that there may be more, which is lost."""
+    def feed(self, part: bytes, limit: int, *, last: bool) -> bytes:
+        """Return the decompressed bytes of a part of the body.
+
+        Args:
+            part: The next part.
+            limit: Return at most this many bytes; the rest is lost. A caller that gets this many must refuse the body.
+            last: Whether this is the last part.
+
+        Raises:
+            HTTPException: Status 400 if the body is damaged or incomplete.
+        """
         try:
-            unpacked = self._stream.decompress(part, room)
+            decompressed = self._stream.decompress(part, limit)
         except zlib.error:
             raise HTTPException(400, f"the body is not {self._name}, as its content-encoding says") from None
         if self._stream.unused_data:
-            raise HTTPException(400, f"bytes stand behind the end of the {self._name} body")
-        if last and len(unpacked) < room and not self._stream.eof:
-            raise HTTPException(400, f"the {self._name} body ends in the middle")
-        return unpacked
+            raise HTTPException(400, f"there are bytes after the end of the {self._name} body")
+        if last and len(decompressed) < limit and not self._stream.eof:
+            raise HTTPException(400, f"the {self._name} body is incomplete")
+        return decompressed

@@ -1,113 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy behind the engine, as the generation routes share it: schema, self-test, several answers at once."""
+"""A language model behind the generation engine, as the generation routes share it."""
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
-from steerlm.inference.engine.engine import Engine
-from steerlm.inference.engine.request import Completion, Piece
-from steerlm.inference.engine.sampling import Sampling
+from steerlm.inference.engine.engine import STOPPED, GenerationEngine
+from steerlm.inference.engine.request import Completion, GenerationChunk
+from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
 
+Prompt = str | list[int]
+"""A text or token ids."""
 
-class GenerationService:
-    """`schema` None: a base model, without dials."""
 
-    identity = None
+@dataclasses.dataclass(frozen=True, slots=True)
+class Submission:
+    """The answers to one HTTP request: checked, but not started before `completions` or `chunks` runs.
 
-    def __init__(self, engine: Engine, schema: AttributeSchema | None, name: str, settings: ServeSettings) -> None:
-        self.engine, self.schema, self.name, self.settings = engine, schema, name, settings
+    Attributes:
+        prompts: Token ids of each prompt.
+        answers: The chunks of each answer, prompt by prompt.
+    """
 
-    @property
-    def healthy(self) -> bool:
-        return self.engine.healthy
+    prompts: list[list[int]]
+    answers: list[AsyncGenerator[GenerationChunk, None]]
 
-    @property
-    def kind(self) -> str:
-        return "policy" if self.schema else "base"
+    async def completions(self) -> list[Completion]:
+        """Return all answers, generated together; if one fails, the others are canceled."""
 
-    @property
-    def window(self) -> int:
-        return self.engine.window
+        async def collect(answer: AsyncGenerator[GenerationChunk, None]) -> Completion:
+            return Completion.from_chunks([chunk async for chunk in answer])
 
-    async def start(self) -> None:
-        """Start the engine and write a few tokens: a model that cannot is told now, not to the first user."""
-        self.engine.start()
-        label = self.schema.format(self.schema.complete({})) if self.schema else ""
-        ids = self.engine.encode(render_prompt([Turn(value="Hello", speaker=USER)], label))
-        room = self.engine.window - len(ids)
-        if room < 1 and self.schema:
-            await self.stop()
-            raise ModelError(
-                f"the shortest prompt with all dials has {len(ids)} tokens and leaves no room in the model's window of "
-                f"{self.engine.window}"
-            )
-        await self.engine.complete(ids[: self.engine.window - 1], Sampling(max_tokens=1))
-
-    async def stop(self) -> None:
-        await asyncio.to_thread(self.engine.stop)
-
-    def room(self, prompt: list[int]) -> int:
-        """The tokens that an answer to `prompt` may have at most: the rest of the window, or the server's limit."""
-        rest = self.engine.window - len(prompt)
-        return rest if self.settings.max_tokens is None else min(rest, self.settings.max_tokens)
-
-    def check(self, prompt: list[int], max_tokens: int, *, prompt_param: str, tokens_param: str) -> None:
-        """Raise `ApiError` naming the parameter at fault if the request does not fit the window or the limit.
-
-        `SteerLMError` if the engine is dead: a stream that only began would have told its status already.
-        """
-        if not self.healthy:
-            raise SteerLMError("the generation engine does not run or makes no progress")
-        limit = self.settings.max_tokens
-        if limit is not None and max_tokens > limit:
-            raise ApiError(f"{max_tokens} tokens are asked for; this server writes at most {limit}", param=tokens_param)
-        try:
-            self.engine.check_length(prompt, max_tokens)
-        except InputError as error:
-            short = 0 < len(prompt) < self.engine.window
-            raise ApiError(str(error), param=tokens_param if short else prompt_param) from None
-
-    async def several(self, prompts: list[list[int]], samplings: list[Sampling]) -> list[Completion]:
-        """All continuations, computed together; if one fails the others are cancelled."""
-        tasks = [
-            asyncio.create_task(self.engine.complete(prompt, sampling))
-            for prompt, sampling in zip(prompts, samplings, strict=True)
-        ]
+        tasks = [asyncio.create_task(collect(answer)) for answer in self.answers]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def interleaved(
-        self, prompts: list[list[int]], samplings: list[Sampling]
-    ) -> AsyncGenerator[tuple[int, Piece], None]:
-        """(index of the answer, piece) of several answers, as they come."""
-        pieces: asyncio.Queue[tuple[int, Piece] | BaseException] = asyncio.Queue()
+    async def chunks(self) -> AsyncGenerator[tuple[int, GenerationChunk], None]:
+        """Yield (index of the answer, chunk) as they arrive; if one answer fails, the others are canceled."""
+        arrived: asyncio.Queue[tuple[int, GenerationChunk] | Exception] = asyncio.Queue()
 
-        async def pump(index: int, prompt: list[int], sampling: Sampling) -> None:
+        async def forward(index: int, answer: AsyncGenerator[GenerationChunk, None]) -> None:
             try:
-                async for piece in self.engine.stream(prompt, sampling):
-                    pieces.put_nowait((index, piece))
+                async for chunk in answer:
+                    arrived.put_nowait((index, chunk))
             except Exception as error:
-                pieces.put_nowait(error)
+                arrived.put_nowait(error)
 
-        pairs = enumerate(zip(prompts, samplings, strict=True))
-        tasks = [asyncio.create_task(pump(i, prompt, sampling)) for i, (prompt, sampling) in pairs]
+        tasks = [asyncio.create_task(forward(index, answer)) for index, answer in enumerate(self.answers)]
         try:
-            left = len(tasks)
-            while left:
-                item = await pieces.get()
-                if isinstance(item, BaseException):
+            unfinished = len(tasks)
+            while unfinished:
+                item = await arrived.get()
+                if isinstance(item, Exception):
                     raise item
-                left -= item[1].finish is not None
+                unfinished -= item[1].finish_reason is not None
                 yield item
         finally:
             for task in tasks:
@@ -115,7 +70,111 @@ class GenerationService:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def reseeded(sampling: Sampling, n: int) -> list[Sampling]:
-    """The settings of `n` answers to one request: with a seed each draws its own numbers, reproducibly."""
-    seed = sampling.seed
-    return [dataclasses.replace(sampling, seed=None if seed is None else seed + i) for i in range(n)]
+class GenerationService:
+    """A policy, or a base model without attributes (`schema` is None)."""
+
+    identity = None
+
+    def __init__(
+        self, engine: GenerationEngine, schema: AttributeSchema | None, name: str, settings: ServeSettings
+    ) -> None:
+        self.engine, self.schema, self.name, self.settings = engine, schema, name, settings
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine runs and makes progress."""
+        return self.engine.healthy
+
+    @property
+    def kind(self) -> str:
+        """The kind of model."""
+        return "policy" if self.schema else "base"
+
+    @property
+    def window(self) -> int:
+        """Tokens of prompt and answer at most."""
+        return self.engine.window
+
+    async def start(self) -> None:
+        """Start the engine and generate one token, so that a broken model fails here and not at its first user.
+
+        Raises:
+            ModelError: The window has no room for an answer.
+        """
+        self.engine.start()
+        label = self.schema.format(self.schema.complete({})) if self.schema else ""
+        ids = self.engine.encode(render_prompt([Turn(value="Hello", speaker=USER)], label))
+        if len(ids) >= self.window and self.schema:
+            await self.stop()
+            raise ModelError(
+                f"the shortest prompt with all attributes has {len(ids)} tokens and leaves no room in the model's "
+                f"window of {self.window}"
+            )
+        await self.engine.complete(ids[: self.window - 1], SamplingParams(max_tokens=1))
+
+    async def stop(self) -> None:
+        """Stop the engine."""
+        await asyncio.to_thread(self.engine.stop)
+
+    async def submit(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        n: int = 1,
+        *,
+        stream: bool = False,
+        names: Sequence[str],
+        max_tokens_name: str = "max_tokens",
+    ) -> Submission:
+        """Tokenize and check the prompts of a request.
+
+        Args:
+            prompts: Texts or token ids.
+            params: Parameters of all answers; with a seed, the k-th answer draws with seed + k.
+            n: Answers to each prompt.
+            stream: Whether chunks are read while they are generated.
+            names: The parameter of each prompt, for errors.
+            max_tokens_name: The parameter of the limit, for errors.
+
+        Raises:
+            ApiError: A prompt does not fit the window, or the answer may be longer than the server's limit.
+            InputError: A text is not valid Unicode.
+            SteerLMError: The engine is not running: a stream that starts could no longer report this by its status.
+        """
+        ids = await asyncio.to_thread(lambda: [self._encode(*pair) for pair in zip(prompts, names, strict=True)])
+        if not self.healthy:
+            raise SteerLMError(f"{STOPPED} or makes no progress; see the server's log")
+        answers: list[AsyncGenerator[GenerationChunk, None]] = []
+        for row, name in zip(ids, names, strict=True):
+            for _ in range(n):
+                own = params.for_answer(len(answers))
+                answers.append(self._answer(row, own, stream, name, max_tokens_name))
+        return Submission(ids, answers)
+
+    def _encode(self, prompt: Prompt, name: str) -> list[int]:
+        if isinstance(prompt, str):
+            return self.engine.encode(prompt)
+        size = self.engine.vocabulary_size
+        for token in prompt:
+            if token >= size:
+                raise ApiError(f"{name} has the token id {token}; the vocabulary has {size} ids", param=name)
+        return prompt
+
+    def _answer(
+        self, prompt: list[int], params: SamplingParams, stream: bool, name: str, max_tokens_name: str
+    ) -> AsyncGenerator[GenerationChunk, None]:
+        prefix = f"{name}: " if name.endswith("]") else ""  # one of several prompts
+        limit = self.settings.max_tokens
+        if limit is not None and params.max_tokens is not None and params.max_tokens > limit:
+            raise ApiError(
+                f"{prefix}{params.max_tokens} tokens are requested; this server generates at most {limit}",
+                param=max_tokens_name,
+            )
+        if params.max_tokens is None and limit is not None:
+            rest = max(1, self.window - len(prompt))
+            params = dataclasses.replace(params, max_tokens=min(rest, limit))
+        try:
+            return self.engine.stream(prompt, params, whole=not stream)
+        except InputError as error:
+            fits = 0 < len(prompt) < self.window
+            raise ApiError(f"{prefix}{error}", param=max_tokens_name if fits else name) from None

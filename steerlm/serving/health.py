@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served and how it fares. Liveness and readiness differ: a draining server lives but wants no new work; one
-that makes no progress does not live."""
+"""Health, readiness and the model's description.
+
+A draining server is healthy but not ready; a server that makes no progress is not healthy.
+"""
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from steerlm.serving.errors import body_for
+from steerlm.serving.errors import body_for, headers_for
 
 router = APIRouter()
 
 
-class ModelReply(BaseModel):
-    """`attributes`: the schema (names, low, high, defaults, trained); null for a base model. `window` in tokens.
+class ModelDescription(BaseModel):
+    """What is served.
 
-    `identity`: equal for the same reward model, so that a resumed annotation can tell whether it is still asked.
+    `attributes`: the schema (names, low, high, defaults, trained); null for a base model. `window`: in tokens.
+    `identity`: equal for the same reward model, so that a resumed annotation can check that it uses the same one.
     """
 
     id: str
@@ -26,27 +29,32 @@ class ModelReply(BaseModel):
     identity: str | None = None
 
 
-def _stuck(request: Request) -> JSONResponse:
-    return JSONResponse(body_for(request.url.path, "the engine does not run or makes no progress", 503), 503)
+def _status(request: Request, status: str) -> Response:
+    if request.app.state.service.healthy:
+        return JSONResponse({"status": status})
+    return JSONResponse(body_for(request.url.path, "the engine is not running or makes no progress", 503), 503)
 
 
 @router.get("/health", tags=["health"], summary="Alive: the engine runs and makes progress")
-async def health(request: Request) -> Any:
-    return {"status": "ok"} if request.app.state.service.healthy else _stuck(request)
+async def health(request: Request) -> Response:
+    """Answer liveness probes."""
+    return _status(request, "ok")
 
 
 @router.get("/ready", tags=["health"], summary="Ready for new requests: alive and not draining")
-async def ready(request: Request) -> Any:
+async def ready(request: Request) -> Response:
+    """Answer readiness probes."""
     if request.app.state.draining:
-        return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, {"Retry-After": "5"})
-    return {"status": "ready"} if request.app.state.service.healthy else _stuck(request)
+        return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, headers_for(503))
+    return _status(request, "ready")
 
 
 @router.get("/v1/model", tags=["model"], summary="What is served: kind, attribute schema, window")
-async def model(request: Request) -> ModelReply:
+async def model(request: Request) -> ModelDescription:
+    """Describe the model."""
     service = request.app.state.service
     schema = service.schema.model_dump(mode="json") if service.schema else None
-    return ModelReply(
+    return ModelDescription(
         id=service.name,
         kind=service.kind,
         attributes=schema,
@@ -55,8 +63,9 @@ async def model(request: Request) -> ModelReply:
     )
 
 
-@router.get("/v1/models", tags=["model"], summary="The same as OpenAI clients ask for it")
+@router.get("/v1/models", tags=["model"], summary="The model in the form OpenAI clients expect")
 async def models(request: Request) -> dict[str, Any]:
+    """List the one model."""
     service = request.app.state.service
     entry = {
         "id": service.name,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Micro-batching of scoring: texts of several clients that arrive within a few milliseconds share a forward pass.
+"""Micro-batching of scoring: texts that arrive within a few milliseconds share a forward pass.
 
-One worker thread owns the scorer. It knows nothing of HTTP.
+One worker thread owns the scorer.
 """
 
 import asyncio
@@ -22,10 +22,12 @@ from steerlm.serving.config import ScoreSettings
 Scores = npt.NDArray[np.float32]
 
 
-class TokenScorer(Protocol):
-    """What scores texts of token ids: [n, attributes] fp32 for n texts. The batcher needs no more of a scorer."""
+class BatchScorer(Protocol):
+    """The part of a scorer that the batcher uses."""
 
-    def score_tokens(self, rows: Sequence[list[int]]) -> Scores: ...
+    def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
+        """Return [n, attributes] fp32 scores of n texts of token ids."""
+        ...
 
 
 @dataclass(slots=True)
@@ -36,34 +38,44 @@ class _Request:
 
 
 class ScoreBatcher:
-    """`score` from any number of tasks; one call of the scorer for what came together.
+    """Scores the texts of many tasks with few calls of a scorer.
 
-    The first request of a batch waits `wait_ms` for others; a batch is closed early at `max_batch` texts.
+    The first request of a batch waits `wait_ms` for others; a batch closes early at `max_batch` texts.
+
+    Attributes:
+        batches: Number of calls of the scorer.
     """
 
-    def __init__(self, scorer: TokenScorer, settings: ScoreSettings) -> None:
+    def __init__(self, scorer: BatchScorer, settings: ScoreSettings) -> None:
         self._scorer, self._settings = scorer, settings
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="score-batcher", daemon=True)
         self.batches = 0
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Score what is queued, then end the thread."""
+        """Score the queued texts, then end the thread."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 
     @property
     def healthy(self) -> bool:
+        """Whether the thread is alive."""
         return self._thread.is_alive()
 
     async def score(self, texts: Sequence[list[int]], *, alone: bool = False) -> Scores:
-        """[n, attributes] fp32 of n texts of token ids; `alone`: in a call of the scorer that has no other texts.
+        """Return [n, attributes] fp32 scores.
 
-        Raises what the scorer raised.
+        Args:
+            texts: n texts of token ids.
+            alone: Score them in a call of their own.
+
+        Raises:
+            SteerLMError: The thread is not running, or what the scorer raised.
         """
         if not self.healthy:
             raise SteerLMError("the scoring thread is not running")
@@ -76,12 +88,12 @@ class ScoreBatcher:
             first = self._queue.get()
             if first is None:
                 return
-            batch, ended = self._collect(first)
+            batch, stopping = self._collect(first)
             batch = [request for request in batch if request.future.set_running_or_notify_cancel()]
             shared = [request for request in batch if not request.alone]
-            for together in ([shared] if shared else []) + [[request] for request in batch if request.alone]:
-                self._score(together)
-            if ended:
+            for requests in ([shared] if shared else []) + [[request] for request in batch if request.alone]:
+                self._score(requests)
+            if stopping:
                 return
 
     def _collect(self, first: _Request) -> tuple[list[_Request], bool]:
@@ -108,11 +120,11 @@ class ScoreBatcher:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
                 return
-            # One client's bad text must not fail the others.
+            # A bad text of one client must not fail the others.
             for request in batch:
                 self._score([request])
             return
-        at = 0
+        start = 0
         for request in batch:
-            request.future.set_result(scores[at : at + len(request.texts)])
-            at += len(request.texts)
+            request.future.set_result(scores[start : start + len(request.texts)])
+            start += len(request.texts)

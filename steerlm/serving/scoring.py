@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scoring routes: `POST /v1/score` and `GET /v1/model` of a reward model.
+"""`POST /v1/score`: raw scores and labels from a reward model.
 
-Texts come as they are read out (ending with the read-out mark), or as conversations, of which every turn that is not
-the masked role's is scored. Scores are raw; labels are clamped and rounded, of the trained attributes only.
+The input is texts that end with the read-out mark, or conversations, of which every turn that is not the masked role's
+is scored. Labels are scores clamped and rounded, of the trained attributes only.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from steerlm.errors import ModelError
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import LABEL_MARK, render_readout
 from steerlm.records import Conversation, Turn
-from steerlm.serving.chat_prompt import clean
+from steerlm.serving.admission import cancel_on_disconnect
+from steerlm.serving.chat_prompt import without_marks
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.disconnect import while_connected
 from steerlm.serving.errors import ApiError
 from steerlm.serving.score_batching import ScoreBatcher
 
@@ -39,9 +39,15 @@ class ScoringService:
 
     @property
     def healthy(self) -> bool:
+        """Whether the scoring thread is alive."""
         return self.batcher.healthy
 
     async def start(self) -> None:
+        """Start the scoring thread and score two texts.
+
+        Raises:
+            ModelError: The scores cannot be those of a regression head.
+        """
         self.batcher.start()
         turns = [Turn(value="What is it?", speaker="User"), Turn(value="It is a test.", speaker="Assistant")]
         probe = Conversation(conversations=turns)
@@ -49,19 +55,24 @@ class ScoringService:
         check_scores(await self.batcher.score(texts), self.schema)
 
     async def stop(self) -> None:
+        """Stop the scoring thread."""
         await asyncio.to_thread(self.batcher.stop)
 
     @property
     def vocabulary_size(self) -> int:
+        """Number of token ids."""
         return len(self._tokenizer)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text as in training: tokenised whole, no special tokens added; raises `ApiError` for one that
-        cannot be tokenised."""
+        """Return the ids of each text as in training: tokenized whole, without special tokens added.
+
+        Raises:
+            ApiError: A text is not valid Unicode.
+        """
         if not texts:
             return []
         for index, text in enumerate(texts):
-            # JSON can say half of a character.
+            # JSON can represent half of a surrogate pair.
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise ApiError(f"text {index} is not valid Unicode")
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -69,12 +80,18 @@ class ScoringService:
 
 
 def check_scores(scores: Any, schema: AttributeSchema) -> None:
-    """Raise `ModelError` if `scores` [n, attributes] cannot be a regression head's: a softmax over attributes is the
-    commonest way of serving a reward model wrong (serving facts 3, no. 4)."""
+    """Check that scores [n, attributes] can be those of a regression head.
+
+    Scores that went through a softmax are the most common mistake in serving a reward model
+    (docs/upstream.md#serving-mistakes).
+
+    Raises:
+        ModelError: They have another shape, are not finite, or are a softmax.
+    """
     if scores.ndim != 2 or scores.shape[1] != len(schema.names):
-        raise ModelError(f"the model gives scores of shape {scores.shape} for {len(schema.names)} attributes")
+        raise ModelError(f"the model returns scores of shape {scores.shape} for {len(schema.names)} attributes")
     if not np.isfinite(scores).all():
-        raise ModelError("the model gives scores that are not finite numbers")
+        raise ModelError("the model returns scores that are not finite numbers")
     simplex = (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-4)
     if simplex and len(schema.names) > 1:
         raise ModelError(
@@ -84,10 +101,11 @@ def check_scores(scores: Any, schema: AttributeSchema) -> None:
 
 
 class ScoreRequest(BaseModel):
-    """Either `texts` or `conversations`. `use_system`: a conversation's own system prompt instead of the constant.
+    """Either `texts` or `conversations`.
 
-    `over_long`: a text beyond the window is an error, or is scored by its end. `alone`: forward passes hold no other
-    request's texts, so that the last digits of the scores depend on this request only.
+    `use_system`: use a conversation's own system prompt instead of the constant one. `over_long`: a text longer than
+    the window is an error, or its last tokens are scored. `alone`: share no forward pass with other requests, so that
+    the last digits of the scores depend on this request only.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -100,71 +118,74 @@ class ScoreRequest(BaseModel):
     alone: bool = False
 
 
-class TurnPlace(BaseModel):
+class TurnIndex(BaseModel):
+    """A turn of a request's conversations."""
+
     conversation: int
     turn: int
 
 
-class ScoreReply(BaseModel):
-    """`scores[i]` in the order of `attributes`; for conversations, `turns[i]` says which turn it is of."""
+class ScoreResponse(BaseModel):
+    """`scores[i]` in the order of `attributes`; for conversations, `turns[i]` is the turn that was scored."""
 
     model: str
     attributes: list[str]
     scores: list[list[float]]
     labels: list[dict[str, int]]
-    turns: list[TurnPlace] | None = None
+    turns: list[TurnIndex] | None = None
 
 
-@router.post("/v1/score", summary="Attribute scores of texts or of conversations", response_model=ScoreReply)
-async def score(request: Request, body: ScoreRequest) -> Any:
+@router.post("/v1/score", summary="Attribute scores of texts or of conversations", response_model=ScoreResponse)
+async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
+    """Score texts or conversations."""
     service: ScoringService = request.app.state.service
     if (body.texts is None) == (body.conversations is None):
         raise ApiError("give either texts or conversations", param="texts")
     if body.texts is not None:
-        texts, places = body.texts, None
+        texts, turns = body.texts, None
         for index, text in enumerate(texts):
             if not text.endswith(LABEL_MARK):
                 where = f"texts[{index}]"
                 raise ApiError(f"{where} must end with the read-out mark {LABEL_MARK}", param=where)
     else:
-        texts, places = _readouts(body.conversations or [], body.use_system, service.settings.strip_markers)
+        texts, turns = _readouts(body.conversations or [], body.use_system, service.settings.strip_markers)
     limit = service.settings.score.max_texts
     if len(texts) > limit:
-        raise ApiError(f"{len(texts)} texts at once; at most {limit} are taken", status=413)
+        raise ApiError(f"{len(texts)} texts at once; the limit is {limit}", status=413)
     rows = await asyncio.to_thread(service.encode, texts)
     if body.over_long == "keep_end":
         rows = [row[-service.window :] for row in rows]
     for index, row in enumerate(rows):
         if len(row) > service.window:
-            at = f"texts[{index}]" if places is None else f"conversations[{places[index].conversation}]"
-            turn = "" if places is None else f" turn {places[index].turn}"
+            param = f"texts[{index}]" if turns is None else f"conversations[{turns[index].conversation}]"
+            turn = "" if turns is None else f" turn {turns[index].turn}"
             raise ApiError(
-                f"{at}{turn} has {len(row)} tokens; the model's window is {service.window}", param=at, status=413
+                f"{param}{turn} has {len(row)} tokens; the model's window is {service.window}", param=param, status=413
             )
     scores: list[list[float]] = []
     if rows:
-        scores = (await while_connected(request, service.batcher.score(rows, alone=body.alone))).tolist()
-    return ScoreReply(
+        scores = (await cancel_on_disconnect(request, service.batcher.score(rows, alone=body.alone))).tolist()
+    return ScoreResponse(
         model=service.name,
         attributes=list(service.schema.names),
         scores=scores,
         labels=[service.schema.round(row) for row in scores],
-        turns=places,
+        turns=turns,
     )
 
 
-def _readouts(conversations: list[Conversation], use_system: bool, strip: bool) -> tuple[list[str], list[TurnPlace]]:
-    """The read-out text of every turn that is not masked, and where each comes from."""
-    texts, places = [], []
+def _readouts(conversations: list[Conversation], use_system: bool, strip: bool) -> tuple[list[str], list[TurnIndex]]:
+    """Return the read-out text of every turn that is not masked, and which turn it is."""
+    texts, indices = [], []
     for c, conversation in enumerate(conversations):
         turns = []
         for t, turn in enumerate(conversation.conversations):
-            value = clean(turn.value, f"conversations[{c}].conversations[{t}].value", strip=strip)
+            value = without_marks(turn.value, f"conversations[{c}].conversations[{t}].value", strip=strip)
             turns.append(turn.model_copy(update={"value": value}))
-        system = clean(conversation.system, f"conversations[{c}].system", strip=strip)
-        safe = conversation.model_copy(update={"conversations": turns, "system": system})
+        system = without_marks(conversation.system, f"conversations[{c}].system", strip=strip)
+        clean = conversation.model_copy(update={"conversations": turns, "system": system})
         for t, turn in enumerate(turns):
             if turn.speaker != conversation.mask:
-                texts.append(render_readout(safe, t, use_system=use_system))
-                places.append(TurnPlace(conversation=c, turn=t))
-    return texts, places
+                texts.append(render_readout(clean, t, use_system=use_system))
+                indices.append(TurnIndex(conversation=c, turn=t))
+    return texts, indices

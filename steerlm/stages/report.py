@@ -11,19 +11,12 @@ from steerlm.files import write_json
 from steerlm.recipe import Goals, Recipe
 from steerlm.stages.base import METRICS, Inputs, Stage, StageConfig, StageContext, StageResult
 from steerlm.stages.evaluate import RESULT
+from steerlm.stages.registry import input_titles
 
 if TYPE_CHECKING:
     from steerlm.evaluation.report import Goal
 
-TITLES = {
-    "data": "data",
-    "base": "base model",
-    "reward": "reward model",
-    "annotated": "annotated data",
-    "policy": "policy",
-    "baseline": "baseline without attributes",
-    "evaluation": "evaluation",
-}
+TITLES = input_titles("report")
 
 
 class ReportConfig(StageConfig):
@@ -50,11 +43,9 @@ def make(config: ReportConfig, inputs: Inputs, work: StageContext) -> StageResul
     goals = check(config.goals, evaluation.manifest.provenance["metrics"])
     present = {name: inputs[name] for name in TITLES if name in inputs}
     curves = {TITLES[n]: read_metrics(a.folder / LOGS / METRICS) for n, a in present.items()}
-    from steerlm.pipeline.tracking import tracking_uri
-
     places = {TITLES[name]: str(artifact.path) for name, artifact in present.items()}
     if work.profile.tracking.enabled:
-        places["MLflow"] = tracking_uri(work.profile.tracking, work.folder.parent.parent)
+        places["MLflow"] = work.profile.tracking.resolve_uri(work.folder.parent.parent)
     write_report(
         ReportData(
             title=config.name,

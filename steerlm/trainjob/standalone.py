@@ -71,7 +71,7 @@ def train_standalone(
 
     Raises:
         SteerLMError: What `make_spec` raises, before anything is written, and what `run_training` raises.
-        InputError: The layout has more nodes than the back end, or the output was made otherwise.
+        InputError: The layout has more nodes than the back end, or the output was started with other settings.
     """
     spec, profile = make_spec(objective, resolved, files), resolved.profile
     limit = make_backend(profile).max_nodes

@@ -59,7 +59,7 @@ def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset
     def dataset(key: str | None, paths: Sequence[Path]) -> "TokenDataset":
         opened = TokenDataset.open(key, paths, objective, cache) if key else None
         if opened is None and spec.layout.nodes > 1:
-            problem = "missing, or made of other data or settings" if key else "not named in the spec"
+            problem = "missing, or built from other data or settings" if key else "not named in the spec"
             raise ConfigError(
                 f"{cache}: the token index of {', '.join(map(str, paths))} is {problem}; on one machine that sees this "
                 "folder run `python -m steerlm.trainjob.token_index SPEC.json` before the job"

@@ -6,16 +6,14 @@ spec's `work`, and the Hugging Face folder in `output`.
 """
 
 import logging
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from steerlm.errors import ConfigError, Interrupted
+from steerlm.errors import ConfigError
 from steerlm.jobs import entry
+from steerlm.signals import StopRequest
 from steerlm.trainjob.export import export_model
 from steerlm.trainjob.spec import TrainSpec
 from steerlm.trainjob.token_index import open_indexes
@@ -29,40 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class StopSignal:
-    """Whether SIGTERM has arrived.
-
-    Until training starts and after it ends the signal raises `Interrupted` at once. During training it only sets this
-    flag, which the loop reads between steps, so that all ranks save.
-    """
-
-    def __init__(self) -> None:
-        self._arrived = False
-        self._deferred = False
-        signal.signal(signal.SIGTERM, self._handle)
-
-    def __call__(self) -> bool:
-        return self._arrived
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Only set the flag while the block runs."""
-        self._deferred = True
-        try:
-            yield
-        except BaseException:  # torchrun terminates a process whose peer has died: its own error must not be lost
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            raise
-        self._deferred = False
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._arrived = True
-        if not self._deferred:
-            raise Interrupted("stopped before or after training; run the same command again to resume")
-        log.warning("termination signal: saving after this step")
-
-
-def run(spec: TrainSpec, stop: StopSignal) -> "TrainResult":
+def run(spec: TrainSpec, stop: StopRequest) -> "TrainResult":
     """Train, and write the model folder and result.json; collective.
 
     Raises:
@@ -133,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the spec that the arguments name. Errors are raised."""
     path = entry.begin("steerlm.trainjob.worker", arguments)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    run(TrainSpec.read(path), StopSignal())
+    run(TrainSpec.read(path), StopRequest("stopped before or after training; run the same command again to resume"))
 
 
 if __name__ == "__main__":

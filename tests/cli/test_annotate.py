@@ -138,7 +138,7 @@ def test_interrupted_it_goes_on(signum: int, status: int, source: Path, tmp_path
     assert child.returncode == status
     assert time.monotonic() - start < 5
     assert len(err.strip().splitlines()) == 1
-    assert "run the same command again to go on" in err
+    assert "run the same command again to resume" in err
     assert not out.exists()
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "lines were done before" in done.stdout

@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from steerlm.errors import InputError, ModelError
-from steerlm.inference.config import Sampling
+from steerlm.inference.config import SamplingSettings
 from steerlm.inference.generator import TransformersGenerator
 from tests.inference.conftest import WINDOW, answer
 
-GREEDY = Sampling(max_tokens=32)
+GREEDY = SamplingSettings(max_tokens=32)
 LEARNED = [f"question {n}?\n" for n in range(8)]
 PROMPTS = LEARNED + [answer(n)[: 5 + 17 * n] for n in range(8)]
 
@@ -39,14 +39,14 @@ def test_an_answer_learned_by_heart_ends_before_its_stop_mark(generator: Transfo
     for n, (generation,) in enumerate(generator.generate(LEARNED, sampling=GREEDY)):
         assert generation.text == answer(n)[:60]
         assert generation.finish_reason == "stop"
-    (long,) = generator.generate([LEARNED[3]], sampling=Sampling(max_tokens=3))[0]
+    (long,) = generator.generate([LEARNED[3]], sampling=SamplingSettings(max_tokens=3))[0]
     assert long.finish_reason == "length"
     assert len(long.ids) == 3
     assert answer(3).startswith(long.text)
 
 
 def test_alone_equals_batched_greedy_and_sampled(generator: TransformersGenerator) -> None:
-    warm = Sampling(max_tokens=30, temperature=0.9, top_k=20, top_p=0.95)
+    warm = SamplingSettings(max_tokens=30, temperature=0.9, top_k=20, top_p=0.95)
     for sampling in (GREEDY, warm):
         together = generator.generate(PROMPTS, n=2, sampling=sampling, seed=4)
         for prompt, made in zip(PROMPTS[::5], together[::5], strict=True):
@@ -54,7 +54,7 @@ def test_alone_equals_batched_greedy_and_sampled(generator: TransformersGenerato
 
 
 def test_seeds_and_samples_differ(generator: TransformersGenerator) -> None:
-    warm = Sampling(max_tokens=30, temperature=1.5)
+    warm = SamplingSettings(max_tokens=30, temperature=1.5)
     one = generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=1)
     assert one == generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=1)
     assert one != generator.generate(PROMPTS[8:11], n=3, sampling=warm, seed=2)

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,3 +151,40 @@ def test_force_kills_workers_too_even_a_stopped_one(tmp_path: Path) -> None:
     while any(processes.started(w["pid"]) == w["started"] for w in workers):
         assert time.monotonic() < end, "a worker is left"
         time.sleep(0.05)
+
+
+def test_a_line_that_a_killed_attempt_left_unfinished_is_ended(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.log.parent.mkdir()
+    job.log.write_text("step 1/")
+    backend = LocalBackend()
+    name = backend.ensure(job)
+    assert wait(backend, name).state == "succeeded"
+    assert [text for _, text in backend.logs(name)][:2] == ["step 1/", "starts at step 0"]
+
+
+def test_a_start_clears_the_folders_and_an_attachment_does_not(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    job = dataclasses.replace(make_job(tmp_path), clears=[output])
+    output.mkdir()
+    (output / "old").touch()
+    backend = LocalBackend()
+    assert wait(backend, backend.ensure(job)).state == "succeeded"
+    assert output.is_dir() and not (output / "old").exists()
+    (output / "new").touch()
+    backend.ensure(job)
+    assert (output / "new").exists()
+    repeated = dataclasses.replace(job, repeat=True)
+    assert wait(backend, backend.ensure(repeated)).state == "succeeded"
+    assert not (output / "new").exists()
+    assert sum("starts" in text for _, text in backend.logs(job.name)) == 2
+
+
+def test_names_of_deleted_jobs_are_dropped(tmp_path: Path) -> None:
+    backend = LocalBackend(names=tmp_path / "names")
+    first, second = make_job(tmp_path / "a"), make_job(tmp_path / "b")
+    wait(backend, backend.ensure(first))
+    shutil.rmtree(first.folder)
+    wait(backend, backend.ensure(second))
+    assert [link.name for link in (tmp_path / "names").iterdir()] == [second.name]
+    assert LocalBackend(names=tmp_path / "names").status(second.name).state == "succeeded"

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.megatron.engine import MegatronEngine, build_engine
+from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.data import Row, Sample
@@ -48,6 +49,13 @@ SHAPES = {
         }
     ),
 }
+FAMILY_SHAPES = {
+    f"{name}{' tied' if tied else ''}": GQA.model_copy(update={"model_type": name, "tie_word_embeddings": tied})
+    for name in FAMILIES
+    for tied in (False, True)
+}
+"""Every entry of the table of families, with its own vocabulary projection and with that of the embeddings."""
+SHAPES |= {name: shape for name, shape in FAMILY_SHAPES.items() if shape.model_type != "llama"}
 Objective = Likelihood | RewardObjective
 
 
@@ -107,10 +115,8 @@ def denominator(of: list[Sample]) -> int:
 
 
 def write_config(folder: Path, shape: ModelShape, outputs: int | None) -> None:
-    kind = {"architectures": ["LlamaForCausalLM"]}
-    if outputs is not None:
-        kind = {"architectures": ["LlamaForSequenceClassification"], "num_labels": outputs, "pad_token_id": 0}
-    (folder / "config.json").write_text(json.dumps({**shape.to_config(), **kind}))
+    head = {} if outputs is None else {"num_labels": outputs, "pad_token_id": 0}
+    (folder / "config.json").write_text(json.dumps({**shape.to_config(reward=outputs is not None), **head}))
 
 
 def oracle(of: MegatronEngine, folder: Path, outputs: int | None) -> ReferenceEngine:
@@ -131,14 +137,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def transformers_folder(folder: Path, shape: ModelShape, dtype: torch.dtype = torch.float32) -> Path:
-    """As transformers writes it; norms are not all one."""
+    """As transformers writes it; norms are not all one, nor biases zero."""
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder, shape, None)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.to(dtype).save_pretrained(folder)
     return folder

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
 from steerlm.errors import ModelError, TrainingError
 from steerlm.megatron.convert import export_hf, import_hf
+from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
+    FAMILY_SHAPES,
     GQA,
     OUTPUTS,
     curve,
@@ -34,9 +36,15 @@ def _export(folder: Path, out: Path, layout: dict[str, Any]) -> None:
     export_hf(folder, out, LayoutSettings(**layout))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_there_and_back(dtype: torch.dtype, tmp_path: Path) -> None:
-    source = transformers_folder(tmp_path / "source", GQA, dtype)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *((GQA, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+        *((shape, torch.bfloat16) for shape in FAMILY_SHAPES.values()),
+    ],
+)
+def test_there_and_back(shape: ModelShape, dtype: torch.dtype, tmp_path: Path) -> None:
+    source = transformers_folder(tmp_path / "source", shape, dtype)
     (source / "tokenizer.json").write_text("{}")
     ranks(2, _import, source, tmp_path / "checkpoint", {"devices": 2, "tensor": 2})
     ranks(2, _export, tmp_path / "checkpoint", tmp_path / "again", {"devices": 2, "pipeline": 2})
@@ -53,21 +61,25 @@ def test_stories_260k(shared_data: Path, tmp_path: Path) -> None:
     assert ModelShape.from_folder(tmp_path / "again") == ModelShape.from_folder(shared_data / "stories260K")
 
 
-def _train(folder: Path) -> None:
-    of = engine(outputs=OUTPUTS)
+def _train(folder: Path, shape: ModelShape) -> None:
+    of = engine(shape, OUTPUTS)
     curve(of, OUTPUTS, range(1))
     of.save(folder / "checkpoint", {})
     of.finish_save()
     of.write_hf(folder / "model")
 
 
-def test_a_training_jobs_checkpoint_is_exported_with_a_config(tmp_path: Path) -> None:
-    one(_train, tmp_path)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_training_jobs_checkpoint_is_exported_with_a_config(name: str, tmp_path: Path) -> None:
+    one(_train, tmp_path, FAMILY_SHAPES[name])
     one(_export, tmp_path / "checkpoint", tmp_path / "again", {})
     same(tmp_path / "again", tmp_path / "model")
     config = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForSequenceClassification"] and len(config["id2label"]) == OUTPUTS
-    assert ModelShape.from_folder(tmp_path / "again") == GQA
+    architecture = f"{FAMILIES[name].name}ForSequenceClassification"
+    assert config["architectures"] == [architecture] and len(config["id2label"]) == OUTPUTS
+    assert ModelShape.from_folder(tmp_path / "again") == FAMILY_SHAPES[name]
+    model, loading = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert type(model).__name__ == architecture and not any(loading.values())
 
 
 def _refused(folder: Path) -> None:

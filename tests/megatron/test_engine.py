@@ -13,7 +13,6 @@ import torch
 
 from steerlm.errors import TrainingError
 from steerlm.megatron.engine import build_engine
-from steerlm.megatron.mapping import split
 from steerlm.training.data import Row
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
@@ -25,59 +24,28 @@ from tests.megatron.material import (
     denominator,
     engine,
     objective,
-    oracle,
     packed,
     same,
     samples,
     settings,
     weights,
 )
-from tests.megatron.outputs import model_outputs
+from tests.megatron.parity import check_gradients, check_steps
 
 HEADS = pytest.mark.parametrize("outputs", [None, OUTPUTS], ids=["text", "reward"])
 
 
-def _against_the_oracle(folder: Path, outputs: int | None) -> None:
-    ours = engine(outputs=outputs)
-    theirs, learn = oracle(ours, folder / "start", outputs), objective(outputs)
-    for step in range(4):
-        rows = [*packed(samples(step, outputs)), Row()]
-        for a, b in zip(model_outputs(ours, rows, learn.output), theirs.forward(rows, learn.output), strict=True):
-            assert a.dtype == torch.float32 and torch.allclose(a, b, atol=2e-5)
-        assert ours.evaluate(rows, learn).loss == pytest.approx(theirs.evaluate(rows, learn).loss, abs=1e-5)
-        a, b = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)
-        assert a.loss == pytest.approx(b.loss, abs=1e-5) and a.count == b.count
-        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
-        for name, value in b.statistics.items():
-            assert a.statistics[name].dtype == torch.float64
-            assert torch.allclose(a.statistics[name], value.double(), rtol=1e-5, atol=1e-4), name
-    ours.write_hf(folder / "end")
-    theirs.write_hf(folder / "theirs")
-    ends, wanted = weights(folder / "end"), weights(folder / "theirs")
-    assert ends.keys() == wanted.keys()
-    assert max(float((ends[name] - wanted[name]).abs().max()) for name in wanted) < 1e-5
+def _steps(folder: Path, outputs: int | None) -> None:
+    check_steps(engine(outputs=outputs), folder, outputs)
 
 
 @HEADS
 def test_steps_equal_the_oracles(tmp_path: Path, outputs: int | None) -> None:
-    one(_against_the_oracle, tmp_path, outputs)
+    one(_steps, tmp_path, outputs)
 
 
 def _gradients(folder: Path, outputs: int | None) -> None:
-    ours = engine(SHAPES["mha"], outputs)
-    theirs, learn = oracle(ours, folder, outputs), objective(outputs)
-    rows = packed(samples(0, outputs))
-    ours.step(rows, learn, 0.0)  # clipping scales copies for the optimizer, not these
-    theirs.clip = 0.0
-    theirs.step(rows, learn, 0.0)
-    wanted = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
-    norm = float(torch.stack([g.norm() for g in wanted.values() if g is not None]).norm())
-    own = dict(ours.model.named_parameters())
-    for parameter in ours.own:
-        for part, got in zip(parameter.parts, split(own[parameter.name].main_grad, parameter), strict=True):
-            want = wanted.pop(part.name)
-            assert want is not None and float((got - want * min(1, 0.5 / norm)).abs().max()) < 1e-5, part.name
-    assert not wanted
+    check_gradients(engine(SHAPES["mha"], outputs), folder, outputs)
 
 
 @HEADS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
@@ -57,7 +57,7 @@ def _logits(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     # Learned throughout, so that the logits of every position but the last are computed.
     texts = [Sample(s.ids, torch.tensor([0.0] + [1.0] * (len(s.ids) - 1)).numpy()) for s in samples(3, count=5)]
     model_outputs(of, [Row(tuple(texts))], "logprobs")
-    model = LlamaForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         theirs = [model(torch.tensor(s.ids.tolist())[None]).logits[0, :-1] for s in texts]
     (ours,) = seen

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
 from steerlm.training.data import Row
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import (
+    FAMILY_SHAPES,
     GQA,
     OUTPUTS,
     SHAPES,
@@ -21,6 +23,7 @@ from tests.megatron.material import (
     objective,
     packed,
     samples,
+    transformers_folder,
     weights,
 )
 from tests.megatron.outputs import model_outputs
@@ -41,8 +44,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _run(folder: Path, shape: ModelShape, outputs: int | None, layout: dict[str, Any]) -> dict[str, Any]:
-    of, learn = engine(shape, outputs, layout=layout), objective(outputs)
+def _run(
+    folder: Path, shape: ModelShape, outputs: int | None, start: Path | None, layout: dict[str, Any]
+) -> dict[str, Any]:
+    of, learn = engine(shape, outputs, start, layout=layout), objective(outputs)
     of.write_hf(folder / "drawn")
     losses = curve(of, outputs, range(4))
     rows = [*packed(samples(0, outputs), of.layout), Row()]  # an empty row last, where gradients are sent
@@ -63,10 +68,15 @@ def _run(folder: Path, shape: ModelShape, outputs: int | None, layout: dict[str,
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One process's results by model, and where its weights are."""
     found = {}
-    for name, shape, outputs in (("text", GQA, None), ("tied", SHAPES["tied"], None), ("reward", GQA, OUTPUTS)):
+    models = {"text": (GQA, None), "tied": (SHAPES["tied"], None), "reward": (GQA, OUTPUTS)}
+    models |= {name: (shape, None) for name, shape in FAMILY_SHAPES.items()}
+    models["qwen2 reward"] = (SHAPES["qwen2"], OUTPUTS)
+    for name, (shape, outputs) in models.items():
         folder = tmp_path_factory.mktemp(name)
-        (result,) = ranks(1, _run, folder, shape, outputs, {})
-        found[name] = (folder, shape, outputs, result)
+        # Weights of a folder, where biases are not zero as drawn ones are.
+        start = transformers_folder(folder / "start", shape) if shape.model_type != "llama" else None
+        (result,) = ranks(1, _run, folder, shape, outputs, start, {})
+        found[name] = (folder, shape, outputs, start, result)
     return found
 
 
@@ -77,12 +87,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         # Tied weights are split over processes, and held twice under pipeline parallelism.
         *(("tied", name) for name in ("tp2", "pp2")),
         *(("reward", name) for name in ("tp2", "dp2", "tp2 sp", "pp2")),
+        *((family, name) for family in FAMILIES for name in ("tp2", "pp2")),
+        *((f"{family} tied", "pp2") for family in FAMILIES),
+        *(("qwen2 reward", name) for name in ("tp2 sp", "pp2")),
+        ("qwen2", "tp2 sp pp2 dp2 recompute"),
     ],
 )
 def test_layout(alone: dict[str, Any], model: str, name: str, tmp_path: Path) -> None:
-    folder, shape, outputs, wanted = alone[model]
+    folder, shape, outputs, start, wanted = alone[model]
     layout = LAYOUTS[name]
-    results = ranks(LayoutSettings(**layout).processes, _run, tmp_path, shape, outputs, layout)
+    results = ranks(LayoutSettings(**layout).processes, _run, tmp_path, shape, outputs, start, layout)
     for got in results:
         for (loss, norm), (wanted_loss, wanted_norm) in zip(got["curve"], wanted["curve"], strict=True):
             assert loss == pytest.approx(wanted_loss, abs=1e-5) and norm == pytest.approx(wanted_norm, rel=1e-4)

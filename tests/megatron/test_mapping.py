@@ -29,7 +29,8 @@ def test_every_tensor_is_covered_once(shape: ModelShape, outputs: int | None, te
             assert parts[0].start == 0 and parts[-1].stop == parts[0].shape[parts[0].dim]
         sizes += torch.Size(parts[0].shape).numel()
     assert sizes == shape.parameters(outputs)
-    assert len(seen) == 9 * shape.num_hidden_layers + (2 if shape.tie_word_embeddings and not outputs else 3)
+    per_layer = 9 + 3 * shape.family.qkv_bias
+    assert len(seen) == per_layer * shape.num_hidden_layers + (2 if shape.tie_word_embeddings and not outputs else 3)
 
 
 def test_the_last_stage_has_a_copy_of_tied_embeddings() -> None:

@@ -25,7 +25,9 @@ def local(parameter: Parameter) -> torch.Tensor:
     return fuse([value(part) for part in parameter.parts], parameter.groups).reshape(-1, columns(parameter.parts[0]))
 
 
-@pytest.mark.parametrize(("shape", "outputs"), [(GQA, None), (GQA, OUTPUTS), (SHAPES["tied"], None)])
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [(GQA, None), (GQA, OUTPUTS), (SHAPES["tied"], None), (SHAPES["qwen2"], None)]
+)
 def test_every_row_is_found_in_every_layout(shape: ModelShape, outputs: int | None) -> None:
     for (tensors, stages), (to_tensors, to_stages), fused in itertools.product(LAYOUTS, LAYOUTS, (False, True)):
         saved = SavedLayout(shape, tensors, stages, outputs, fused)

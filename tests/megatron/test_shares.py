@@ -15,10 +15,11 @@ from steerlm.megatron import parallel
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.mapping import Parameter, Place
 from steerlm.megatron.resharding import blocks, columns, size
+from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
-from tests.megatron.material import GQA, OUTPUTS, SHAPES, curve, engine
+from tests.megatron.material import FAMILY_SHAPES, GQA, OUTPUTS, SHAPES, curve, engine
 
 BUCKET = 3000
 DP1: dict[str, Any] = {}
@@ -90,6 +91,7 @@ CASES: dict[str, tuple[ModelShape, int | None, str, list[dict[str, Any]], list[d
     "reward": (GQA, OUTPUTS, "bf16", [DP1, DP2, DP3, DP6, TP2_DP3, PP2_DP3], [DP1, DP2, DP3, DP6, TP2_DP3, PP2_DP3]),
     "tied": (SHAPES["tied"], None, "fp32", [DP2, PP2_DP3], [DP1, TP2_DP3, PP2_DP3]),
     "heads": (SHAPES["mha"], None, "bf16", [TP2_DP3], [TP4]),
+    **{name: (FAMILY_SHAPES[name], None, "bf16", [PP2_DP3], [TP2_DP3]) for name in FAMILIES},
 }
 
 

@@ -109,11 +109,11 @@ def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mistral"}, "model_type 'mistral' is not supported"),
+        ({"model_type": "gemma2"}, "model_type 'gemma2' is not supported; supported are 'llama', 'mistral', 'qwen2'"),
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: Field required"),
         ({"num_key_value_heads": 7}, "must be a multiple of num_key_value_heads"),

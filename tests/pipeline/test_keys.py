@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys change exactly when they should: a symbolic run of the whole pipeline, each artifact's digest its key."""
 
-import functools
-from collections.abc import Iterator
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,14 @@ from typing import Any
 import pytest
 
 from steerlm.artifact import Artifact
-from steerlm.pipeline.code_digest import code_digest
 from steerlm.pipeline.keys import explain, key_of, key_parts
-from steerlm.pipeline.step import STEPS
 from steerlm.recipe import load_recipe, shipped
+from steerlm.stages.registry import STEPS
 from tests.pipelines.test_compiled import graph
 
 ALL = set(STEPS) - {"fetch_model", "fetch_reward_base"}
 AFTER_REWARD = {"train_reward", "annotate", "train_sft", "evaluate", "report"}
 AFTER_SFT = {"train_sft", "evaluate", "report"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _code_is_read_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("steerlm.pipeline.keys.code_digest", functools.cache(code_digest))
-        yield
 
 
 def keys(name: str, *overrides: str) -> dict[str, str]:
@@ -100,6 +91,21 @@ def test_content_of_local_input_counts_not_its_place(tmp_path: Path, monkeypatch
     assert at("one")["fetch_model"] == one["fetch_model"]
 
 
+def test_code_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys("demo")
+    stage = import_module("steerlm.stages.train_reward").STAGE
+    monkeypatch.setattr("steerlm.stages.train_reward.STAGE", dataclasses.replace(stage, code=("steerlm.prompt",)))
+    assert keys("demo") == before
+
+
+def test_a_raised_version_re_runs_the_stage_and_what_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys("demo")
+    stage = import_module("steerlm.stages.train_reward").STAGE
+    monkeypatch.setattr("steerlm.stages.train_reward.STAGE", dataclasses.replace(stage, version=stage.version + 1))
+    after = keys("demo")
+    assert {label for label in ALL if before[label] != after[label]} == AFTER_REWARD
+
+
 def test_every_shipped_recipe_has_keys() -> None:
     for name in shipped("recipes"):
         found = keys(name)
@@ -113,7 +119,6 @@ def parts(**changes: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "stage": "s",
         "version": 1,
-        "code": "c",
         "config": {"lr": 0.1, "n": [1]},
         "inputs": {"data": "d"},
     }
@@ -124,16 +129,16 @@ def parts(**changes: Any) -> dict[str, Any]:
     ("records", "why"),
     [
         ([], "never run before"),
-        ([parts(code="old")], "the stage's code changed"),
+        ([parts(version=0)], "the stage's version changed from 0 to 1"),
         ([parts(config={"lr": 0.2, "n": [1]})], "lr changed from 0.2 to 0.1"),
         ([parts(config={"lr": 0.1, "n": [1, 2]})], "n.1 changed from 2 to None"),
         ([parts(inputs={"data": "e"})], "its input data changed"),
-        ([parts(code="old", inputs={"data": "e"}), parts(code="old")], "the stage's code changed"),
+        ([parts(version=0, inputs={"data": "e"}), parts(version=0)], "the stage's version changed from 0 to 1"),
         (
-            [parts(code="old", version=0, inputs={"data": "e"}, config={"lr": 0.2, "n": [1]})],
-            "version changed from 0 to 1; the stage's code changed; lr changed from 0.2 to 0.1 and 1 more",
+            [parts(version=0, inputs={"data": "e"}, config={"lr": 0.2, "n": [2]})],
+            "the stage's version changed from 0 to 1; lr changed from 0.2 to 0.1; n.0 changed from 2 to 1 and 1 more",
         ),
     ],
 )
-def test_the_reason_is_said(records: list[dict[str, Any]], why: str) -> None:
+def test_the_reason_names_the_differences(records: list[dict[str, Any]], why: str) -> None:
     assert explain(parts(), [r | {"started": "then"} for r in records]) == why

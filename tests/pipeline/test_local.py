@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steerlm.errors import InputError
 from steerlm.pipeline.local import PipelineRun, run_pipeline
-from steerlm.pipeline.step import STEPS
-from steerlm.recipe import ResolvedRecipe, load_recipe
+from steerlm.recipe import ResolvedRecipe, RunOptions, load_recipe
+from steerlm.stages.registry import STEPS
 from tests.conftest import ROOT
 from tests.pipeline.test_step import LINE
 
@@ -37,7 +38,7 @@ def resolve(data: Path) -> ResolvedRecipe:
             "profile.tracking.enabled=false",
         ],
     )
-    return ResolvedRecipe(found.recipe.until("prepare_data"), found.profile)
+    return replace(found, options=RunOptions(until="prepare_data"))
 
 
 def run(data: Path) -> tuple[PipelineRun, list[str]]:
@@ -47,7 +48,7 @@ def run(data: Path) -> tuple[PipelineRun, list[str]]:
 
 def test_run_hit_and_change(data: Path) -> None:
     first, run_log = run(data)
-    assert {o["label"]: o["what"] for o in first.outcomes} == {
+    assert {o["label"]: o["status"] for o in first.outcomes} == {
         label: "run" if label == "prepare_data" else "skipped" for label in STEPS
     }
     assert {"step prepare_data", "start prepare_data", "end prepare_data", "outcome report"} <= set(run_log)
@@ -57,14 +58,14 @@ def test_run_hit_and_change(data: Path) -> None:
     assert written["outcomes"] == first.outcomes
 
     second, _ = run(data)
-    assert second.outcome("prepare_data")["what"] == "hit"
+    assert second.outcome("prepare_data")["status"] == "hit"
     assert second.outcome("prepare_data")["digest"] == made["digest"]
 
     with open(data / "train.jsonl", "a") as file:
         file.write(json.dumps(LINE) + "\n")
     third, _ = run(data)
     changed = third.outcome("prepare_data")
-    assert (changed["what"], changed["why"][:37]) == ("run", "section.sources.0.source changed from")
+    assert (changed["status"], changed["reason"][:37]) == ("run", "section.sources.0.source changed from")
     assert changed["digest"] != made["digest"]
 
 
@@ -78,7 +79,7 @@ def test_a_failure_names_the_step_and_its_log(data: Path) -> None:
     assert "val.jsonl:1" in log.read_text()
     # It goes on where it broke, once the input is good.
     (data / "val.jsonl").write_text(json.dumps(LINE) + "\n")
-    assert run(data)[0].outcome("prepare_data")["what"] == "run"
+    assert run(data)[0].outcome("prepare_data")["status"] == "run"
 
 
 def command(store: Path) -> list[str]:
@@ -95,15 +96,15 @@ def test_a_signal_stops_the_step_that_runs(tmp_path: Path, number: signal.Signal
         text=True,
     )
     end = time.monotonic() + 60
-    while not any('"start"' in p.read_text() for p in tmp_path.glob("store/runs/*/journal.jsonl")):
+    while not any('"start"' in p.read_text() for p in tmp_path.glob("store/runs/*/run_log.jsonl")):
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code
-    assert said.strip().splitlines()[-1] in (
-        "interrupted; run the same command again to go on",
-        "error: prepare_data was stopped; run the same command to go on",
+    assert errors.strip().splitlines()[-1] in (
+        "interrupted; run the same command again to resume",
+        "error: prepare_data was stopped; run the same command to resume",
     )
     (result,) = tmp_path.glob("store/runs/*/result.json")
     outcomes = {o["label"]: o for o in json.loads(result.read_text())["outcomes"]}

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from steerlm.artifact import Store
-from steerlm.pipeline.step import STEPS, _applies, run_step
+from steerlm.pipeline.step import run_step
 from steerlm.recipe import Profile, Recipe, load_recipe, shipped
+from steerlm.stages.registry import STEPS, skip_reason
 from tests.conftest import ROOT
 
 
@@ -111,25 +112,25 @@ def test_bad_input_exits_with_2(resolved: tuple[Recipe, Profile], tmp_path: Path
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_told_to_the_journal(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """The demo's world takes seconds to make; the step is stopped while it does."""
-    journal = tmp_path / "journal.jsonl"
+def test_a_signal_is_recorded_in_the_run_log(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The demo's world takes seconds to make; the step is stopped during that time."""
+    run_log = tmp_path / "run_log.jsonl"
     script = (
         "from tests.pipeline.test_step import *; import logging;"
         f"found = load_recipe('demo', None, ['profile.store={tmp_path / 'store'}']);"
         f"step('prepare_data', (found.recipe, found.profile), Path({str(tmp_path)!r}))"
     )
-    environment = os.environ | {"STEERLM_JOURNAL": str(journal)}
+    environment = os.environ | {"STEERLM_RUN_LOG": str(run_log)}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
-    while not (journal.exists() and '"start"' in journal.read_text()):
+    while not (run_log.exists() and '"start"' in run_log.read_text()):
         assert time.monotonic() < end
         time.sleep(0.05)
     os.kill(process.pid, number)
     assert process.wait(30) == code
-    run_log = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [e["event"] for e in run_log] == ["step", "start", "end", "outcome"]
-    assert (run_log[-1]["what"], run_log[-1]["code"]) == ("stopped", code)
+    events = [json.loads(line) for line in run_log.read_text().splitlines()]
+    assert [e["event"] for e in events] == ["step", "start", "end", "outcome"]
+    assert (events[-1]["status"], events[-1]["code"]) == ("stopped", code)
 
 
 def test_a_finished_step_does_not_import_torch(resolved: tuple[Recipe, Profile], tmp_path: Path) -> None:
@@ -163,5 +164,5 @@ def test_every_step_has_a_stage() -> None:
         assert module.STAGE.name == one.stage
         for name in shipped("recipes"):
             recipe = load_recipe(name).recipe
-            applies = _applies(one.section, json.loads(recipe.model_dump_json()))
+            applies = skip_reason(label, json.loads(recipe.model_dump_json()), None) is None
             assert (module.config(recipe, one.role) is not None) == applies, (label, name)

@@ -117,12 +117,12 @@ def test_a_second_run_finds_everything(run: PipelineRun) -> None:
     folder = run.store.root.parent
     resolved = load_recipe(folder / "own.yaml", None, [f"profile.store={run.store.uri}"])
     again = run_pipeline(resolved, lambda event: None)
-    assert {o["what"] for o in again.outcomes} == {"hit", "skipped"}
+    assert {o["status"] for o in again.outcomes} == {"hit", "skipped"}
 
 
 def test_a_changed_setting_runs_what_depends_on_it_and_nothing_else(run: PipelineRun) -> None:
     folder = run.store.root.parent
     changes = [f"profile.store={run.store.uri}", "sft.optimizer.lr=1e-4", "sft.optimizer.min_lr=1e-5"]
     again = run_pipeline(load_recipe(folder / "own.yaml", None, changes), lambda event: None)
-    ran = {o["label"] for o in again.outcomes if o["what"] == "run"}
+    ran = {o["label"] for o in again.outcomes if o["status"] == "run"}
     assert ran == {"train_sft", "evaluate", "report"}

@@ -116,12 +116,12 @@ def test_a_pipeline_with_its_store_in_minio_and_mlflow_as_a_server(
     recipe = write_recipe(tmp_path)
     resolved = load_recipe(recipe, None, [f"profile.store=s3://{BUCKET}/pipeline"])
     first = run_pipeline(resolved, lambda event: None)
-    assert {o["what"] for o in first.outcomes} <= {"run", "skipped"}
+    assert {o["status"] for o in first.outcomes} <= {"run", "skipped"}
     assert call(["store", "verify", f"s3://{BUCKET}/pipeline"]) == 0
     # Another machine, with nothing but the store, finds everything made.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     second = run_pipeline(resolved, lambda event: None)
-    assert {o["what"] for o in second.outcomes} <= {"hit", "skipped"}
+    assert {o["status"] for o in second.outcomes} <= {"hit", "skipped"}
     import mlflow
 
     mlflow.set_tracking_uri(mlflow_server)

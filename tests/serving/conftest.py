@@ -19,7 +19,7 @@ from steerlm.models.shape import ModelShape
 from steerlm.prompt import SYSTEM_PROMPT, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.run import DrainingServer, Role, bind, build_app
+from steerlm.serving.run import DrainingServer, ServerKind, bind, build_app
 
 WINDOW = 400
 SCHEMA = AttributeSchema(
@@ -154,10 +154,10 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Pa
 
 
 @contextlib.contextmanager
-def running(folder: Path, role: Role, **settings: Any) -> Iterator[tuple[str, Any]]:
+def running(folder: Path, server_kind: ServerKind, **settings: Any) -> Iterator[tuple[str, Any]]:
     """A server in a thread of this process; yields its address and its app."""
     chosen = ServeSettings(port=0, **settings)
-    app = build_app(folder, role, chosen)
+    app = build_app(folder, server_kind, chosen)
     listener = bind("127.0.0.1", 0)
     server = DrainingServer(app, chosen)
     failures: list[BaseException] = []

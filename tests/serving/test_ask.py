@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from steerlm.attributes import AttributeSchema
-from steerlm.cli.ask import parse_dials
+from steerlm.cli.ask import parse_attributes
 from steerlm.cli.main import call
 from steerlm.errors import InputError
 from tests.serving.conftest import ANSWERS, QUESTION, SCHEMA
 
 
 def test_dials_in_both_spellings() -> None:
-    assert parse_dials(["--humor", "4", "--quality=0"], SCHEMA) == {"humor": 4, "quality": 0}
+    assert parse_attributes(["--humor", "4", "--quality=0"], SCHEMA) == {"humor": 4, "quality": 0}
     own = AttributeSchema(names=("very_kind",), high=9)
-    assert parse_dials(["--very-kind", "9"], own) == parse_dials(["--very_kind=9"], own) == {"very_kind": 9}
+    assert parse_attributes(["--very-kind", "9"], own) == parse_attributes(["--very_kind=9"], own) == {"very_kind": 9}
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ def test_dials_in_both_spellings() -> None:
 )
 def test_wrong_dials(words: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_dials(words, SCHEMA)
+        parse_attributes(words, SCHEMA)
 
 
 def test_a_model_without_dials() -> None:
-    assert parse_dials([], None) == {}
+    assert parse_attributes([], None) == {}
     with pytest.raises(InputError, match="no attributes"):
-        parse_dials(["--humor", "1"], None)
+        parse_attributes(["--humor", "1"], None)
 
 
 @pytest.mark.parametrize("local", [False, True])

@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.prompt import MARKS, marks_in
-from steerlm.serving.chat_prompt import Message, build_prompt, clean, dials, stops
+from steerlm.prompt import MARKS, TURN_STOP_STRINGS, marks_in
+from steerlm.serving.chat_prompt import ChatMessage, build_prompt, resolve_attributes, without_marks
 from steerlm.serving.errors import ApiError
+from steerlm.serving.openai.protocol import GenerationBody
+
+
+def chat_message(role: str, content: str, label: Any = None) -> ChatMessage:
+    return ChatMessage(role=role, content=content, label=label)
+
 
 NINE = AttributeSchema(defaults={"toxicity": 0})
-ASK = [Message("user", "What is a good pet?")]
+ASK = [chat_message("user", "What is a good pet?")]
 
 
 def test_defaults_fill_the_dials_not_named() -> None:
@@ -28,7 +34,7 @@ def test_defaults_fill_the_dials_not_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("requested", "message"),
     [
         ({"humour": 1}, "unknown attribute 'humour'; did you mean 'humor'"),
         ({"humor": 5}, r"'humor' must lie in 0..4, not 5"),
@@ -40,9 +46,9 @@ def test_defaults_fill_the_dials_not_named() -> None:
         ({"humor": float("nan")}, "must be an integer"),
     ],
 )
-def test_wrong_dials_are_named(asked: dict[str, Any], message: str) -> None:
+def test_wrong_dials_are_named(requested: dict[str, Any], message: str) -> None:
     with pytest.raises(ApiError, match=message) as caught:
-        dials(NINE, asked)
+        resolve_attributes(NINE, requested)
     assert (caught.value.status, caught.value.param) == (400, "attributes")
 
 
@@ -63,7 +69,7 @@ def test_a_model_without_attributes_has_no_label_line() -> None:
 @pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 def test_marks_in_any_message_are_refused_by_name(mark: str, role: str) -> None:
-    messages = [Message(role, f"a {mark} b"), Message("user", "go on")]
+    messages = [chat_message(role, f"a {mark} b"), chat_message("user", "go on")]
     with pytest.raises(ApiError, match=mark) as caught:
         build_prompt(messages, {}, NINE)
     assert caught.value.param == "messages[0].content"
@@ -73,27 +79,27 @@ def test_marks_in_any_message_are_refused_by_name(mark: str, role: str) -> None:
 def test_stripping_leaves_no_mark_however_they_are_nested(text: str, marks: list[str]) -> None:
     for mark in marks:
         text = text[: len(text) // 2] + mark + text[len(text) // 2 :]
-    assert not marks_in(clean(text, "x", strip=True))
+    assert not marks_in(without_marks(text, "x", strip=True))
 
 
 def test_stripping_joins_no_halves() -> None:
-    assert clean("<extra_<extra_id_1>id_2>quality:0", "x", strip=True) == "quality:0"
+    assert without_marks("<extra_<extra_id_1>id_2>quality:0", "x", strip=True) == "quality:0"
 
 
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
         ([], "messages is empty"),
-        ([Message("system", "be brief")], "no user message"),
-        ([Message("user", "a"), Message("system", "b")], "must be the first"),
-        ([Message("tool", "a")], "role must be"),
-        ([Message("user", "a"), Message("assistant", "b")], "already Assistant's"),
-        ([Message("user", "a", "quality:1")], "only an assistant message"),
-        ([Message("assistant", "a", "quality:9"), *ASK], r"messages\[0\].label: .* must lie in 0..4"),
-        ([Message("assistant", "a", "quality"), *ASK], "not of the form name:number"),
+        ([chat_message("system", "be brief")], "no user message"),
+        ([chat_message("user", "a"), chat_message("system", "b")], "must be the first"),
+        ([chat_message("tool", "a")], "role must be"),
+        ([chat_message("user", "a"), chat_message("assistant", "b")], "already Assistant's"),
+        ([chat_message("user", "a", "quality:1")], "only an assistant message"),
+        ([chat_message("assistant", "a", "quality:9"), *ASK], r"messages\[0\].label: .* must lie in 0..4"),
+        ([chat_message("assistant", "a", "quality"), *ASK], "not of the form name:number"),
     ],
 )
-def test_wrong_conversations_are_named(messages: list[Message], message: str) -> None:
+def test_wrong_conversations_are_named(messages: list[ChatMessage], message: str) -> None:
     with pytest.raises(ApiError, match=message):
         build_prompt(messages, {}, NINE)
 
@@ -122,9 +128,11 @@ def test_equals_the_chat_template_of_the_folder_byte_for_byte(
     tokenizer = load_tokenizer(policy_folder)
     more = {} if attributes is None else {"attributes": attributes}
     want = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **more)
-    spoken = [Message(m["role"], m["content"], m.get("label")) for m in messages]
+    spoken = [chat_message(m["role"], m["content"], m.get("label")) for m in messages]
     assert build_prompt(spoken, attributes or {}, read_info(policy_folder).attributes).text == want
 
 
-def test_stops_take_the_newline_of_the_template_with_the_mark() -> None:
-    assert stops(["x"]) == ("\n<extra_id_1>", "<extra_id_1>", "x")
+def test_stop_strings_include_the_newline_that_the_template_writes_before_the_mark() -> None:
+    assert TURN_STOP_STRINGS == ("\n<extra_id_1>", "<extra_id_1>")
+    body = GenerationBody(stop=["x"])
+    assert body.sampling_params(1, None).stop == ("\n<extra_id_1>", "<extra_id_1>", "x")

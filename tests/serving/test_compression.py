@@ -14,7 +14,7 @@ import pytest
 import tritonclient.http as triton
 from starlette.exceptions import HTTPException
 
-from steerlm.serving.compression import Unpacker
+from steerlm.serving.compression import Decompressor
 from tests.serving.kserve.test_routes import INFER, inputs, outputs, texts
 from tests.serving.openai.test_completions import until
 
@@ -100,11 +100,11 @@ def test_what_is_no_packed_body_is_named(policy_server: str, reward_server: str)
     for content, encoding, status, message in (
         (b"plain", "gzip", 400, "the body is not gzip"),
         (good, "deflate", 400, "the body is not deflate"),
-        (good[:-1], "gzip", 400, "the gzip body ends in the middle"),
-        (b"", "gzip", 400, "the gzip body ends in the middle"),
-        (good + good, "gzip", 400, "bytes stand behind the end"),
-        (good, "br", 415, "'br' is not offered; gzip and deflate are"),
-        (good, "gzip, gzip", 415, "'gzip, gzip' is not offered"),
+        (good[:-1], "gzip", 400, "the gzip body is incomplete"),
+        (b"", "gzip", 400, "the gzip body is incomplete"),
+        (good + good, "gzip", 400, "bytes after the end"),
+        (good, "br", 415, "'br' is not supported; gzip and deflate are"),
+        (good, "gzip, gzip", 415, "'gzip, gzip' is not supported"),
     ):
         headers = {"content-encoding": encoding}
         legacy = httpx.put(policy_server + "/generate", content=content, headers=headers)
@@ -116,10 +116,10 @@ def test_what_is_no_packed_body_is_named(policy_server: str, reward_server: str)
 def test_no_more_is_unpacked_than_there_is_room_for() -> None:
     for encoding, pack in PACK.items():
         packed = pack(b"x" * 1000)
-        assert Unpacker(encoding.encode()).take(packed, 100, last=True) == b"x" * 100
-        assert Unpacker(encoding.encode()).take(packed, 1001, last=True) == b"x" * 1000
-        bit_by_bit = Unpacker(encoding.encode())
-        parts = [bit_by_bit.take(bytes([byte]), 1001, last=i + 1 == len(packed)) for i, byte in enumerate(packed)]
+        assert Decompressor(encoding.encode()).feed(packed, 100, last=True) == b"x" * 100
+        assert Decompressor(encoding.encode()).feed(packed, 1001, last=True) == b"x" * 1000
+        bit_by_bit = Decompressor(encoding.encode())
+        parts = [bit_by_bit.feed(bytes([byte]), 1001, last=i + 1 == len(packed)) for i, byte in enumerate(packed)]
         assert b"".join(parts) == b"x" * 1000
-        with pytest.raises(HTTPException, match="ends in the middle"):
-            Unpacker(encoding.encode()).take(packed[:-1], 1001, last=True)
+        with pytest.raises(HTTPException, match="is incomplete"):
+            Decompressor(encoding.encode()).feed(packed[:-1], 1001, last=True)

@@ -15,7 +15,7 @@ import torch
 from steerlm.inference.loading import load
 from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.serving.errors import ApiError
-from steerlm.serving.nemo import FIELDS, parse
+from steerlm.serving.nemo import FIELDS, parse_request
 from tests.serving.conftest import ANSWERS, QUESTION
 
 ASK = "<extra_id_1>User\nWhat is a good pet?\n<extra_id_1>Assistant\n"
@@ -142,7 +142,7 @@ def test_messages_of_the_fields(policy_server: str) -> None:
     for name, values, message in WRONG:
         for value in values:
             with pytest.raises(ApiError) as caught:
-                parse({"sentences": ["a"], name: value})
+                parse_request({"sentences": ["a"], name: value})
             assert str(caught.value) == message
         reply = put(policy_server, {"sentences": ["a"], name: values[0]})
         assert (reply.status_code, reply.json()["error"]["message"]) == (400, message)

@@ -33,7 +33,7 @@ def make(config: FakeConfig, inputs: Inputs, work: StageContext) -> StageResult:
         work.report_progress(f"step {part + 1}/3")
         time.sleep(config.pause)
         if (work.folder.parent.parent / f"break-at-{part}").exists():
-            raise TrainingError("broken as asked")
+            raise TrainingError("broken on request")
         done.write_text(config.text)
     below = "".join((a.path / "out.txt").read_text() for a in inputs.values())
     (work.files / "out.txt").write_text(config.text + below)
@@ -54,10 +54,18 @@ def call(
     inputs: Inputs | None = None,
     *,
     label: str | None = None,
+    again: bool = False,
     **config: Any,
 ) -> Outcome:
-    """Run the stage as a step would; its events go to `journal.jsonl` beside the store."""
-    run_log = RunLog(store.with_name("journal.jsonl"))
+    """Run the stage as a step would; its events go to `run_log.jsonl` beside the store."""
+    run_log = RunLog(store.with_name("run_log.jsonl"))
     return run_stage(
-        stage, FakeConfig(**config), inputs or {}, Store(store), profile(store), label=label, run_log=run_log
+        stage,
+        FakeConfig(**config),
+        inputs or {},
+        Store(store),
+        profile(store),
+        label=label,
+        run_log=run_log,
+        again=again,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of training share."""
+"""Fixtures of the training tests."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.byte_tokenizer import byte_tokenizer
+from tests.training.tiny import TinyTraining
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Callable[..., Path]:
-    """Writes records or dictionaries as lines of a file and gives its path."""
+    """Write records or dictionaries as lines of a file and return its path."""
 
     def write(name: str, *records: Any) -> Path:
         path = tmp_path / name
@@ -27,3 +28,8 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tokenizer: Any) -> TinyTraining:
+    return TinyTraining(tmp_path, tokenizer)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from steerlm.errors import ConfigError
-from steerlm.training.hardware import GPUS, Gpu, GpuConstants, gpu_named, gpu_type
+from steerlm.training.hardware import GPUS, Gpu, GpuConstants, gpu_by_device_name, gpu_type
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from steerlm.training.hardware import GPUS, Gpu, GpuConstants, gpu_named, gpu_ty
     ],
 )
 def test_a_type_is_found_by_what_torch_calls_the_device(device_name: str, name: str) -> None:
-    found = gpu_named(device_name)
+    found = gpu_by_device_name(device_name)
     assert found is GPUS[name]
 
 
@@ -28,7 +28,7 @@ def test_a_type_is_found_by_what_torch_calls_the_device(device_name: str, name: 
     "device_name", ["NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""]
 )
 def test_another_type_with_a_similar_name_is_not_taken_for_it(device_name: str) -> None:
-    assert gpu_named(device_name) is None
+    assert gpu_by_device_name(device_name) is None
 
 
 def test_an_unknown_type_lists_the_known() -> None:

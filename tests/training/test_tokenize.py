@@ -168,7 +168,7 @@ class Dies(TextObjective):
 
 def test_a_process_that_is_killed_is_an_error(parallel: None, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     made = Dies(TextSettings(max_steps=1), byte_tokenizer())
-    with pytest.raises(TrainingError, match="a process that tokenizes was killed"):
+    with pytest.raises(TrainingError, match="a tokenizing process was killed"):
         TokenDataset.build([jsonl("a.jsonl", *lines("text", 100))], made, tmp_path / "cache", processes=2)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 

@@ -70,7 +70,7 @@ def test_a_stopped_process_ends_the_job(
     assert stop.at and time.monotonic() - stop.at < TIMEOUT + GRACE
     processes = [json.loads((folder / f"process-{r}.json").read_text()) for r in range(layout["devices"])]
     who = rf"rank {rank} \([^,]+, pid {processes[rank]['pid']}\)"
-    assert re.search(rf"{who} is stopped, last heard of \d+ s ago in step \d+", str(error.value)), str(error.value)
+    assert re.search(rf"{who} is stopped, last heartbeat \d+ s ago in step \d+", str(error.value)), str(error.value)
     assert [p for p in processes if started(p["pid"]) == p["started"]] == []
     work = Path(content["work"])
     for other in set(range(layout["devices"])) - {rank}:

@@ -102,7 +102,7 @@ def test_several_nodes_never_build_an_index(folder: Path, change: str | None) ->
     message = rf"tokens: the token index of .*train\.jsonl is not named in the spec; .*{command}"
     if change:
         main([str(path)])
-        message = message.replace("not named in the spec", "missing, or made of other data or settings")
+        message = message.replace("not named in the spec", "missing, or built from other data or settings")
     if change == "settings":
         path.write_text(path.read_text().replace('"window": 200', '"window": 100'))
     if change == "data":

@@ -1,73 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A continuation as it grows: token ids become text, held back while a character or a stop string may be unfinished.
+"""Incremental detokenization: token ids become text while they are generated.
 
-Knows a tokenizer and stop strings, not where tokens come from. What is emitted never changes afterwards, and the sum
-of what is emitted is the final text.
+Text is held back while it depends on the next token. What was returned never changes, and its sum is the text of all
+ids decoded at once.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-BYTE = re.compile(r"<0x[0-9A-F]{2}>$")
-BROKEN = "\ufffd"
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>$")
+REPLACEMENT = "\ufffd"
+"""What decoders write for bytes that are not a character."""
 
 
 class Vocabulary:
-    """What decoding needs to know of a fast tokenizer: byte-fallback pieces and special tokens without a text.
+    """Decoding with a fast tokenizer, which special tokens take part in only if they are `visible`.
 
-    `visible` are special tokens that stay in the text (the template's marks may be single tokens).
+    Attributes:
+        byte_ids: Ids of byte-fallback pieces.
+        hidden_ids: Ids of special tokens that have no text.
     """
 
     def __init__(self, tokenizer: Any, visible: Sequence[str] = ()) -> None:
-        self.backend = tokenizer.backend_tokenizer
-        table: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
-        self.bytes = {i for piece, i in table.items() if BYTE.match(piece)}
-        shown = {table[mark] for mark in visible if mark in table}
-        self.silent = set(tokenizer.all_special_ids) - shown
-        # Decoders treat the first token of a text apart: a token's own text is what it adds to this one's.
-        self._anchor = self.backend.encode("a", add_special_tokens=False).ids[-1:]
+        """Read a transformers fast tokenizer.
+
+        Args:
+            tokenizer: The tokenizer.
+            visible: Special tokens that keep their text, such as the template's marks.
+        """
+        self._backend = tokenizer.backend_tokenizer
+        ids_by_piece: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        self.byte_ids = {i for piece, i in ids_by_piece.items() if BYTE_PIECE.match(piece)}
+        self.hidden_ids = set(tokenizer.all_special_ids) - {ids_by_piece[v] for v in visible if v in ids_by_piece}
+        # Decoders treat the first token of a text differently: a token's own text is what it adds after this one.
+        self._anchor = self._backend.encode("a", add_special_tokens=False).ids[-1:]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.backend.decode([i for i in ids if i not in self.silent], skip_special_tokens=False)
+        """Return the text of ids."""
+        text: str = self._backend.decode([i for i in ids if i not in self.hidden_ids], skip_special_tokens=False)
         return text
 
     def token_text(self, token: int) -> tuple[str, list[int] | None]:
-        """A token's text and its UTF-8 bytes; None where it is a piece of a character that the text cannot show."""
-        piece: str = self.backend.id_to_token(token) or ""
-        if token in self.silent:
+        """Return a token's text and its UTF-8 bytes; None for a part of a character that text cannot show."""
+        piece: str = self._backend.id_to_token(token) or ""
+        if token in self.hidden_ids:
             return piece, list(piece.encode())
-        if token in self.bytes:
+        if token in self.byte_ids:
             return piece, [int(piece[3:5], 16)]
         text = self.decode([*self._anchor, token])[len(self.decode(self._anchor)) :]
-        return text, None if BROKEN in text else list(text.encode())
+        return text, None if REPLACEMENT in text else list(text.encode())
+
+    def offsets(self, ids: Sequence[int]) -> list[int]:
+        """Return the index of the character that each token starts at in the text of `ids`."""
+        detokenizer, offset = Detokenizer(self, []), 0
+        offsets = []
+        for token in ids:
+            offsets.append(offset)
+            offset += len(detokenizer.push(token))
+        return offsets
 
 
 class Detokenizer:
-    """Text of one continuation, token by token; `push` returns what became final, `flush` the rest.
+    """The text of one continuation, token by token.
 
-    Held back: a trailing run of byte pieces and an incomplete UTF-8 character, whose text depends on what follows.
-    Text is decoded after one token of context, so that a leading space is kept as in the text decoded whole.
+    Held back are trailing byte pieces and an incomplete UTF-8 character, whose text depends on the next token. Tokens
+    are decoded after the last token before them, which keeps the leading space that decoding them alone would strip.
     """
 
     def __init__(self, vocabulary: Vocabulary, prompt: Sequence[int]) -> None:
         self._vocabulary = vocabulary
-        plain = (i for i in reversed(prompt[-64:]) if i not in vocabulary.bytes and i not in vocabulary.silent)
-        last = next(plain, None)
-        self._context = [] if last is None else [last]
+        self._not_context = vocabulary.byte_ids | vocabulary.hidden_ids
+        self._context = next(([i] for i in reversed(prompt[-64:]) if i not in self._not_context), list[int]())
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
+        """Add a token; return the text that is final now."""
         self._pending.append(token)
-        if token in self._vocabulary.bytes:
+        if token in self._vocabulary.byte_ids:
             return ""
         text = self._pending_text()
-        if text.endswith(BROKEN):
-            return ""
-        return self._emit(text)
+        return "" if text.endswith(REPLACEMENT) else self._emit(text)
 
     def flush(self) -> str:
-        """What is still held back; bytes that never became a character come out as U+FFFD."""
+        """Return the text still held back; bytes that are not a character become U+FFFD."""
         return self._emit(self._pending_text())
 
     def _pending_text(self) -> str:
@@ -75,37 +91,6 @@ class Detokenizer:
         return decode(self._context + self._pending)[len(decode(self._context)) :]
 
     def _emit(self, text: str) -> str:
-        plain = [i for i in self._pending if i not in self._vocabulary.bytes and i not in self._vocabulary.silent]
-        self._context = plain[-1:] or self._context
+        self._context = next(([i] for i in reversed(self._pending) if i not in self._not_context), self._context)
         self._pending = []
         return text
-
-
-class StopText:
-    """Cuts a growing text at the first stop string, and holds back what may turn out to be the start of one."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = [s for s in stop if s]
-        self._held = ""
-        self.found: str | None = None
-
-    def push(self, text: str) -> str:
-        """The text that is now certain. After a stop string was `found`, nothing more comes."""
-        if self.found is not None:
-            return ""
-        self._held += text
-        hits = [(at, -len(s), s) for s in self._stop if (at := self._held.find(s)) >= 0]
-        if hits:
-            at, _, self.found = min(hits)
-            out, self._held = self._held[:at], ""
-            return out
-        keep = max(
-            (n for s in self._stop for n in range(1, min(len(s), len(self._held) + 1)) if self._held.endswith(s[:n])),
-            default=0,
-        )
-        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return out
-
-    def flush(self) -> str:
-        out, self._held = self._held, ""
-        return out

@@ -1,99 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One generation request: the tokens it chose so far, the text they make, and the caller who waits for it.
-
-Knows event loops and text; nothing of models or batches. `advance` runs in the engine's thread, the rest on the
-caller's event loop.
-"""
+"""A generation request: its continuation and the caller that waits for it on an event loop."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from steerlm.errors import SteerLMError
-from steerlm.inference.engine.detokenizer import Detokenizer, StopText, Vocabulary
-from steerlm.inference.engine.sampling import Choice, Sampling, TokenLog
-
-Finish = Literal["stop", "length"]
+from steerlm.inference.engine.continuation import Continuation, FinishReason
+from steerlm.inference.engine.sampling import TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one step added: final text (may be empty), the token, and at the end why it ended and by which string.
+class GenerationChunk:
+    """What one step added to a continuation.
 
-    `log`: of the token, if the request asked for log-probabilities.
+    Attributes:
+        text: Final text; may be empty.
+        token: The token of the step.
+        finish_reason: Set on the last chunk.
+        stop_string: On the last chunk, the stop string that ended the text.
+        logprobs: Of the token, if the request asks for log-probabilities.
     """
 
     text: str
-    token: int | None
-    finish: Finish | None = None
-    stopped_by: str | None = None
-    log: TokenLog | None = None
+    token: int
+    finish_reason: FinishReason | None = None
+    stop_string: str | None = None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished continuation. `text` has no stop string; `tokens` has all ids, the end-of-text id included.
+    """A finished continuation.
 
-    `logs`: one for each token, if the request asked for log-probabilities.
+    Attributes:
+        text: The text before the stop string.
+        tokens: All ids, including the end-of-text id.
+        finish_reason: Why it ended.
+        stop_string: The stop string that ended it.
+        logprobs: One per token, if the request asks for log-probabilities.
     """
 
     text: str
     tokens: list[int]
-    finish: Finish
-    stopped_by: str | None
-    logs: list[TokenLog]
+    finish_reason: FinishReason
+    stop_string: str | None
+    logprobs: list[TokenLogprobs]
+
+    @classmethod
+    def from_chunks(cls, chunks: Sequence[GenerationChunk]) -> "Completion":
+        """Join the chunks of a continuation."""
+        last = chunks[-1]
+        assert last.finish_reason is not None
+        return cls(
+            text="".join(chunk.text for chunk in chunks),
+            tokens=[chunk.token for chunk in chunks],
+            finish_reason=last.finish_reason,
+            stop_string=last.stop_string,
+            logprobs=[chunk.logprobs for chunk in chunks if chunk.logprobs is not None],
+        )
 
 
-class Job:
-    """One request inside the engine; made on the event loop that its pieces go to.
+class GenerationRequest:
+    """A request in the engine; created on the event loop that its chunks go to.
 
-    `whole`: the caller wants no piece before the end. Each time its event loop wakes, the engine's thread waits.
+    Attributes:
+        id: Unique within the engine.
+        continuation: Tokens and text so far.
+        closed: Whether it is finished, canceled or failed.
+        loop: The caller's event loop.
+        chunks: What the caller reads; an error ends it.
     """
 
-    def __init__(self, key: str, prompt: list[int], sampling: Sampling, vocabulary: Vocabulary, whole: bool) -> None:
-        self.key, self._whole = key, whole
-        self._kept: list[Piece] = []
-        self.choice = Choice(sampling, prompt)
-        self.done = False
-        self._detokenizer = Detokenizer(vocabulary, prompt)
-        self._stop = StopText(sampling.stop)
+    def __init__(self, request_id: str, continuation: Continuation, *, stream: bool) -> None:
+        """Create a request.
+
+        Args:
+            request_id: Unique within the engine.
+            continuation: The empty continuation of its prompt.
+            stream: Deliver each chunk at once; else all at the end, because the engine's thread has to wait each time
+                it wakes an event loop.
+        """
+        self.id, self.continuation = request_id, continuation
+        self.closed = False
         self.loop = asyncio.get_running_loop()
-        self.pieces: asyncio.Queue[Piece | SteerLMError] = asyncio.Queue()
+        self.chunks: asyncio.Queue[GenerationChunk | SteerLMError] = asyncio.Queue()
+        self._stream = stream
+        self._undelivered: list[GenerationChunk] = []
 
-    def advance(self, token: int, end: Sequence[int], log: TokenLog | None = None) -> list[Piece]:
-        """Take the chosen token: extend the text, decide whether the request is finished; what to tell the caller."""
-        tokens, limit = self.choice.tokens, self.choice.sampling.max_tokens
-        tokens.append(token)
-        at_end = token in end
-        text = self._stop.push("" if at_end else self._detokenizer.push(token))
-        finish: Finish | None = None
-        if self._stop.found is None and (at_end or len(tokens) >= limit):
-            text += self._stop.push(self._detokenizer.flush())
-            finish = "stop" if at_end else "length"
-            if self._stop.found is None:
-                text += self._stop.flush()
-        if self._stop.found is not None:
-            finish = "stop"
-        self.done = finish is not None
-        self._kept.append(Piece(text, token, finish, self._stop.found, log))
-        if self._whole and not self.done:
+    def append(self, token: int, logprobs: TokenLogprobs | None = None) -> list[GenerationChunk]:
+        """Add the selected token; return the chunks to deliver now. Called in the engine's thread."""
+        text = self.continuation.append(token)
+        finish_reason = self.continuation.finish_reason
+        self.closed = finish_reason is not None
+        self._undelivered.append(
+            GenerationChunk(text, token, finish_reason, self.continuation.stop_string, logprobs),
+        )
+        if not self._stream and not self.closed:
             return []
-        told, self._kept = self._kept, []
-        return told
+        chunks, self._undelivered = self._undelivered, []
+        return chunks
 
 
-def deliver(news: Iterable[tuple[Job, Piece | SteerLMError]]) -> None:
-    """Hand each job its piece on its caller's event loop, waking each loop once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Piece | SteerLMError]]] = {}
-    for job, piece in news:
-        by_loop.setdefault(job.loop, []).append((job, piece))
+def deliver(items: Iterable[tuple[GenerationRequest, GenerationChunk | SteerLMError]]) -> None:
+    """Put chunks and errors into the queues of their requests, waking each event loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[GenerationRequest, GenerationChunk | SteerLMError]]] = {}
+    for request, item in items:
+        by_loop.setdefault(request.loop, []).append((request, item))
 
-    def put(items: list[tuple[Job, Piece | SteerLMError]]) -> None:
-        for job, piece in items:
-            job.pieces.put_nowait(piece)
+    def put(pairs: list[tuple[GenerationRequest, GenerationChunk | SteerLMError]]) -> None:
+        for request, item in pairs:
+            request.chunks.put_nowait(item)
 
-    for loop, items in by_loop.items():
-        # A loop may be gone already, when a server is torn down with requests in flight.
+    for loop, pairs in by_loop.items():
+        # Closed if a server is torn down with requests in flight.
         if not loop.is_closed():
-            loop.call_soon_threadsafe(put, items)
+            loop.call_soon_threadsafe(put, pairs)

@@ -1,55 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the next token is chosen: per-request temperature, top-k, top-p, penalty, seed, minimum length.
+"""Token selection: the next token of every row of a batch, and log-probabilities to report.
 
-Knows logits and what a request asked for; nothing of batching, caches or text. The draw itself is shared with offline
-generation (`steerlm.inference.sampling`). Source: behaviour spec 5.4.
+The server and offline generation both select tokens here; they differ only in where the random numbers come from. A
+row's token never depends on the other rows. Semantics: docs/upstream.md#sampling-semantics.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from steerlm.errors import InputError
-from steerlm.inference.sampling import draw
+from steerlm.inference.engine.sampling_params import SamplingParams
 
-MAX_STOPS, MAX_STOP_LENGTH = 64, 1000
-COLDEST = 1e-6
-"""Below this temperature the likeliest token is taken: dividing by less would overflow."""
-LOWEST = -9999.0
+MIN_LOGPROB = -9999.0
+"""Reported instead of -inf, which JSON cannot represent."""
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What a request asks for. `temperature` 0 is greedy: penalty and filters are then ignored.
-
-    `top_k` 0 and `top_p` 1 (or 0) switch the filters off; both may apply, top-k first. `min_tokens` suppresses the
-    end-of-text token only, not stop strings. `seed` None: a different answer each time. `logprobs`: how many of the
-    likeliest tokens to tell beside each chosen one; None: nothing of the kind.
-    """
-
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    min_tokens: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        # Every step of every request looks for them.
-        if len(self.stop) > MAX_STOPS or any(len(s) > MAX_STOP_LENGTH for s in self.stop):
-            raise InputError(f"at most {MAX_STOPS} stop strings of {MAX_STOP_LENGTH} characters each are taken")
+Number = float | torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLog:
-    """Log-probabilities (natural log) under the model's own distribution, before temperature, penalty and filters.
+class TokenLogprobs:
+    """Natural log-probabilities under the model's own distribution, before temperature, penalty and filters.
 
-    `top`: (token, log-probability) of the likeliest tokens, likeliest first.
+    Attributes:
+        token: The token that was chosen, or that is in the prompt.
+        logprob: Its log-probability.
+        top: (token, log-probability) of the most likely tokens, most likely first.
     """
 
     token: int
@@ -57,65 +34,130 @@ class TokenLog:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def token_logs(logs: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenLog]:
-    """What to tell of each row: `logs` [n, V] log-probabilities, `counts` how many of the likeliest."""
+def token_logprobs(logprobs: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
+    """Return what to report of each row.
+
+    Args:
+        logprobs: [n, vocabulary] log-probabilities.
+        tokens: The token of each row.
+        counts: How many of the most likely tokens to report for each row.
+    """
     if not tokens:
         return []
-    # A model may give -inf, which JSON cannot say.
-    logs = logs.clamp(min=LOWEST)
-    own = logs.gather(-1, torch.tensor(tokens, device=logs.device)[:, None])[:, 0].tolist()
-    values, ids = (x.tolist() for x in logs.topk(min(max(counts), logs.shape[-1]), dim=-1))
+    logprobs = logprobs.clamp(min=MIN_LOGPROB)
+    own = logprobs.gather(-1, torch.tensor(tokens, device=logprobs.device)[:, None])[:, 0].tolist()
+    values, ids = (x.tolist() for x in logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1))
     rows = zip(tokens, own, ids, values, counts, strict=True)
-    return [TokenLog(token, log, tuple(zip(i[:n], v[:n], strict=True))) for token, log, i, v, n in rows]
+    return [TokenLogprobs(token, log, tuple(zip(i[:n], v[:n], strict=True))) for token, log, i, v, n in rows]
 
 
-@dataclass(slots=True)
-class Choice:
-    """One request's state between steps: what was read and written so far, and its own random numbers."""
+class SamplingState:
+    """What token selection needs to know of one sequence.
 
-    sampling: Sampling
-    prompt: list[int]
-    tokens: list[int] = field(default_factory=list)
-    numbers: random.Random = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.numbers = random.Random(self.sampling.seed)
-
-
-def choose(logits: torch.Tensor, choices: Sequence[Choice], *, end: Sequence[int], vocabulary: int) -> list[int]:
-    """The next token id of each row. `logits` [n, V] fp32 (changed in place), one row per element of `choices`.
-
-    `end` are the end-of-text ids; ids from `vocabulary` on (a padded embedding) are never chosen. What a row gets does
-    not depend on the other rows: each draws one number from its own generator.
+    Attributes:
+        params: The request's parameters.
+        prompt: Token ids of the prompt.
+        tokens: Token ids generated so far.
+        next_uniform: Returns the sequence's next random number in [0, 1).
     """
-    logits[:, vocabulary:] = -torch.inf
-    for row, choice in zip(logits, choices, strict=True):
-        if len(choice.tokens) < choice.sampling.min_tokens:
-            row[list(end)] = -torch.inf
+
+    def __init__(
+        self, params: SamplingParams, prompt: list[int], next_uniform: Callable[[], float] | None = None
+    ) -> None:
+        """Start a sequence; without `next_uniform` a generator with the request's seed draws its numbers."""
+        self.params, self.prompt = params, prompt
+        self.tokens: list[int] = []
+        self.next_uniform = next_uniform or random.Random(params.seed).random
+
+
+def select_tokens(
+    logits: torch.Tensor, states: Sequence[SamplingState], *, end_ids: Sequence[int], vocabulary_size: int
+) -> list[int]:
+    """Return the next token id of each row.
+
+    Args:
+        logits: [n, V], one row per element of `states`; changed in place.
+        states: The sequences; each sampled one draws one random number.
+        end_ids: The end-of-text ids, suppressed below `min_tokens`.
+        vocabulary_size: Ids from here on (a padded embedding) are never selected.
+    """
+    logits[:, vocabulary_size:] = -torch.inf
+    for row, state in zip(logits, states, strict=True):
+        if len(state.tokens) < state.params.min_tokens:
+            row[list(end_ids)] = -torch.inf
     tokens: list[int] = logits.argmax(-1).tolist()
-    drawn = [i for i, choice in enumerate(choices) if choice.sampling.temperature > COLDEST]
-    if drawn:
-        sampled = _sample(logits[drawn], [choices[i] for i in drawn])
-        for i, token in zip(drawn, sampled, strict=True):
+    sampled = [i for i, state in enumerate(states) if not state.params.greedy]
+    if sampled:
+        for i, token in zip(sampled, _sample(logits[sampled], [states[i] for i in sampled]), strict=True):
             tokens[i] = token
     return tokens
 
 
-def _sample(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int]:
-    for row, choice in zip(logits, choices, strict=True):
-        if choice.sampling.repetition_penalty != 1.0:
-            # As NeMo: divided whatever its sign, over prompt and continuation.
-            row[sorted({*choice.prompt, *choice.tokens})] /= choice.sampling.repetition_penalty
-    asked = [choice.sampling for choice in choices]
+def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:
+    for row, state in zip(logits, states, strict=True):
+        if state.params.repetition_penalty != 1.0:
+            # As NeMo: divided whatever the sign.
+            row[sorted({*state.prompt, *state.tokens})] /= state.params.repetition_penalty
 
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
 
+    params = [state.params for state in states]
     tokens: list[int] = draw(
         logits,
-        torch.tensor([choice.numbers.random() for choice in choices], dtype=torch.float64, device=logits.device),
-        temperature=column([s.temperature for s in asked]),
-        top_k=column([s.top_k for s in asked]),
-        top_p=column([s.top_p or 1.0 for s in asked]),
+        column([state.next_uniform() for state in states])[:, 0],
+        temperature=column([p.temperature for p in params]),
+        top_k=column([p.top_k for p in params]),
+        top_p=column([p.top_p or 1.0 for p in params]),
     ).tolist()
     return tokens
+
+
+def draw(
+    logits: torch.Tensor, uniform: torch.Tensor, *, temperature: Number, top_k: Number, top_p: Number
+) -> torch.Tensor:
+    """Draw one token id per row from its filtered distribution.
+
+    Args:
+        logits: [n, V].
+        uniform: [n] random numbers in [0, 1) that decide the draw.
+        temperature: A number or [n, 1], as the filters.
+        top_k: See `filtered_distribution`.
+        top_p: See `filtered_distribution`.
+
+    Returns:
+        [n] token ids.
+    """
+    probabilities, ids = filtered_distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    cumulative = probabilities.cumsum(-1)
+    rank = torch.searchsorted(cumulative, uniform.double()[:, None] * cumulative[:, -1:], right=True)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    return ids.gather(-1, torch.minimum(rank, last))[:, 0]
+
+
+def filtered_distribution(
+    logits: torch.Tensor, *, temperature: Number, top_k: Number, top_p: Number
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply temperature, top-k and top-p, in this order.
+
+    Kept are the `top_k` largest logits (0: all), then the smallest set of tokens whose probability reaches `top_p`,
+    including the token that crosses it. Equal logits rank by id.
+
+    Args:
+        logits: [n, V].
+        temperature: A number or [n, 1], as the filters.
+        top_k: 0 disables the filter.
+        top_p: 1 disables the filter.
+
+    Returns:
+        [n, V] fp64 probabilities, most likely first, 0 for removed tokens and not normalized; [n, V] their token ids.
+        fp64 so that a uniform number close to 1 still selects a token of the set.
+    """
+    ordered, ids = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    limit = torch.as_tensor(top_k, device=logits.device)
+    ordered = ordered.masked_fill((rank >= limit) & (limit > 0), -torch.inf)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    reached = before >= torch.as_tensor(top_p, dtype=torch.float64, device=logits.device)
+    return probabilities.masked_fill(reached, 0.0), ids

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors on the wire of the KServe v2 protocol: JSON, and the binary tensor extension behind a JSON header.
+"""Tensors on the wire of the KServe v2 protocol: in JSON, or as bytes after a JSON header.
 
-Knows names, types, shapes and bytes; nothing of what a tensor means. Source: the Open Inference Protocol and its binary
-tensor data extension (`Inference-Header-Content-Length`).
+Implements the Open Inference Protocol and its binary tensor data extension (`Inference-Header-Content-Length`).
 """
 
 import json
@@ -18,19 +17,18 @@ from pydantic import BaseModel, Field, ValidationError
 from steerlm.serving.errors import ApiError
 
 HEADER_LENGTH = "inference-header-content-length"
-Texts = list[str]
 Size = Annotated[int, Field(ge=0, le=1 << 31)]
 
 
 class TensorParameters(BaseModel):
-    """`binary_data_size`: bytes of an input behind the header. `binary_data`: how an output is wanted."""
+    """`binary_data_size`: bytes of an input after the header. `binary_data`: return an output as bytes."""
 
     binary_data_size: Size | None = None
     binary_data: bool | None = None
 
 
 class InputTensor(BaseModel):
-    """`data` row by row, flat or nested; absent if it is sent as bytes."""
+    """An input; `data` is row by row, flat or nested, and absent if it is sent as bytes."""
 
     name: str
     datatype: str
@@ -40,29 +38,42 @@ class InputTensor(BaseModel):
 
 
 class RequestedOutput(BaseModel):
+    """An output to return."""
+
     name: str
     parameters: TensorParameters = TensorParameters()
 
 
 class RequestParameters(BaseModel):
+    """`binary_data_output`: return outputs as bytes unless they say otherwise."""
+
     binary_data_output: bool = False
 
 
 class InferRequest(BaseModel):
-    """The JSON of an inference request; unknown fields are ignored, as the protocol asks."""
+    """The JSON of an inference request; unknown fields are ignored, as the protocol requires."""
 
     id: str | None = None
     inputs: list[InputTensor]
     outputs: list[RequestedOutput] | None = None
     parameters: RequestParameters = RequestParameters()
 
-    def wants_binary(self, output: RequestedOutput) -> bool:
-        asked = output.parameters.binary_data
-        return self.parameters.binary_data_output if asked is None else asked
+    def is_binary(self, output: RequestedOutput) -> bool:
+        """Return whether an output is returned as bytes."""
+        own = output.parameters.binary_data
+        return self.parameters.binary_data_output if own is None else own
 
 
 def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, dict[str, bytes]]:
-    """The JSON part of a body and the bytes of each input that is sent so; raises `ApiError` (400)."""
+    """Return the JSON part of a body, and the bytes of each binary input by name.
+
+    Args:
+        body: The body.
+        header_length: The header `Inference-Header-Content-Length`; None for a body that is only JSON.
+
+    Raises:
+        ApiError: The body is not a valid request.
+    """
     size = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
@@ -79,22 +90,22 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
             f"{where}: {first['msg']}" if where else f"the header is not a request: {first['msg']}"
         ) from None
     binary: dict[str, bytes] = {}
-    at = size
+    start = size
     for tensor in request.inputs:
         length = tensor.parameters.binary_data_size
         if length is None:
             continue
-        if at + length > len(body):
-            raise ApiError(f"input {tensor.name!r}: {length} bytes announced, {len(body) - at} are left in the body")
-        binary[tensor.name] = body[at : at + length]
-        at += length
-    if at != len(body):
-        raise ApiError(f"the body has {len(body) - at} bytes more than its header announces")
+        if start + length > len(body):
+            raise ApiError(f"input {tensor.name!r}: {length} bytes announced, {len(body) - start} are left in the body")
+        binary[tensor.name] = body[start : start + length]
+        start += length
+    if start != len(body):
+        raise ApiError(f"the body has {len(body) - start} bytes more than its header announces")
     return request, binary
 
 
-def texts(tensor: InputTensor, raw: bytes | None) -> Texts:
-    """The elements of a BYTES tensor as UTF-8 text."""
+def texts(tensor: InputTensor, raw: bytes | None) -> list[str]:
+    """Return the elements of a BYTES tensor as UTF-8 text."""
     if raw is None:
         values = list(_flat(tensor.data or []))
         if not all(isinstance(value, str) for value in values):
@@ -106,7 +117,7 @@ def texts(tensor: InputTensor, raw: bytes | None) -> Texts:
 
 
 def booleans(tensor: InputTensor, raw: bytes | None) -> list[bool]:
-    """The elements of a BOOL tensor."""
+    """Return the elements of a BOOL tensor."""
     values = list(_flat(tensor.data or [])) if raw is None else [byte != 0 for byte in raw]
     if not all(isinstance(value, bool) for value in values):
         raise ApiError(f"input {tensor.name!r}: BOOL data in JSON must be true or false")
@@ -115,31 +126,31 @@ def booleans(tensor: InputTensor, raw: bytes | None) -> list[bool]:
 
 
 def integers(tensor: InputTensor, raw: bytes | None) -> npt.NDArray[np.int64]:
-    """The elements of an INT64 tensor, in its shape."""
+    """Return the elements of an INT64 tensor, in its shape."""
     if raw is None:
         values = list(_flat(tensor.data or []))
         if not all(type(value) is int and -(1 << 63) <= value < 1 << 63 for value in values):
             raise ApiError(f"input {tensor.name!r}: INT64 data in JSON must be integers of 64 bits")
         numbers = np.array(values, dtype=np.int64)
     elif len(raw) % 8:
-        raise ApiError(f"input {tensor.name!r}: {len(raw)} bytes are no whole number of INT64")
+        raise ApiError(f"input {tensor.name!r}: {len(raw)} bytes are not a whole number of INT64 values")
     else:
         numbers = np.frombuffer(raw, dtype="<i8").astype(np.int64)
     _check_count(tensor, len(numbers))
     return numbers.reshape(tensor.shape)
 
 
-def write_reply(
-    head: dict[str, Any], outputs: list[tuple[RequestedOutput, npt.NDArray[Any], bool]]
-) -> tuple[bytes, int]:
-    """(body, length of its JSON header) of a reply with `outputs` (which, values, as bytes?), fp32 or int32.
+def write_response(head: dict[str, Any], outputs: list[tuple[str, npt.NDArray[Any], bool]]) -> tuple[bytes, int]:
+    """Return the body of a response and the length of its JSON header.
 
-    A value that is not a number is null in JSON, which has no other word for it.
+    Args:
+        head: Fields of the JSON beside the outputs.
+        outputs: (name, fp32 or int32 values, whether as bytes). NaN is null in JSON, which cannot represent it.
     """
     tensors, tail = [], b""
-    for asked, values, binary in outputs:
+    for name, values, binary in outputs:
         datatype = "FP32" if values.dtype == np.float32 else "INT32"
-        tensor: dict[str, Any] = {"name": asked.name, "datatype": datatype, "shape": list(values.shape)}
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
         if binary:
             raw = values.astype(values.dtype.newbyteorder("<")).tobytes()
             tensor["parameters"] = {"binary_data_size": len(raw)}
@@ -152,7 +163,7 @@ def write_reply(
 
 
 def _flat(data: list[Any]) -> Iterator[Any]:
-    # A stack, not recursion: the nesting is the client's.
+    # A stack, not recursion: the client decides the nesting.
     stack = [iter(data)]
     while stack:
         for value in stack[-1]:
@@ -165,16 +176,16 @@ def _flat(data: list[Any]) -> Iterator[Any]:
 
 
 def _elements(name: str, raw: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(raw):
-        if at + 4 > len(raw):
+    start = 0
+    while start < len(raw):
+        if start + 4 > len(raw):
             raise ApiError(f"input {name!r}: the length of an element is cut off")
-        (length,) = struct.unpack_from("<I", raw, at)
-        at += 4
-        if at + length > len(raw):
+        (length,) = struct.unpack_from("<I", raw, start)
+        start += 4
+        if start + length > len(raw):
             raise ApiError(f"input {name!r}: an element of {length} bytes is cut off")
-        yield raw[at : at + length]
-        at += length
+        yield raw[start : start + length]
+        start += length
 
 
 def _utf8(name: str, element: bytes) -> str:

@@ -1,125 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`POST /v1/chat/completions`: the answer to a conversation with the dials set, whole or streamed.
+"""`POST /v1/chat/completions`: the answer to a conversation with the attributes set, whole or streamed.
 
-Dials come in `chat_template_kwargs.attributes` (what stock engines take too) or as a top-level `attributes`; the
-`steerlm` field of the reply says which vector was used. What is shared with `/v1/completions` is in `asking.py` and
-`openai_reply.py`. Wire format: serving facts 6.
+Attributes are in `chat_template_kwargs.attributes`, which stock engines accept too, or in a top-level `attributes`; the
+`steerlm` field of the response has the values used. Wire format: docs/upstream.md#openai-wire-format.
 """
 
-import asyncio
 import difflib
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from steerlm.inference.engine.request import Piece
-from steerlm.serving.chat_prompt import Message, build_prompt
-from steerlm.serving.disconnect import while_connected
+from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.request import GenerationChunk
+from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.serving.admission import cancel_on_disconnect
+from steerlm.serving.chat_prompt import ChatMessage, build_prompt
 from steerlm.serving.errors import ApiError
-from steerlm.serving.generation import GenerationService, reseeded
-from steerlm.serving.openai.protocol import MOST_LOGPROBS, Asking
-from steerlm.serving.openai.response import Choice, Reply, chat_logprobs
+from steerlm.serving.generation import GenerationService
+from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
+from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
 
 router = APIRouter(tags=["openai"])
 
 
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """`label`: an assistant message's own dials, as `quality:4,humor:0` or as a mapping."""
-
-    role: str
-    content: str | list[TextPart]
-    label: str | dict[str, Any] | None = None
-
-    def plain(self) -> Message:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message(self.role, content, self.label)
-
-
 class TemplateArguments(BaseModel):
+    """Arguments of the chat template; those of other templates are ignored, as by other servers."""
+
     model_config = ConfigDict(extra="allow")
 
     attributes: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _no_misspelt_dials(self) -> Self:
-        """Other templates' arguments are ignored, as elsewhere; dials that would be lost are not."""
+    def _no_misspelled_attributes(self) -> Self:
         for name in self.model_extra or {}:
             if difflib.get_close_matches(name, ["attributes"], cutoff=0.75):
                 raise ValueError(f"unknown key {name!r}; did you mean 'attributes'?")
         return self
 
 
-class ChatRequest(Asking):
-    """Beside OpenAI's fields: the dials."""
+class ChatRequest(GenerationBody):
+    """The request body: OpenAI's fields and the attributes."""
 
     messages: list[ChatMessage]
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     attributes: dict[str, Any] | None = None
     chat_template_kwargs: TemplateArguments | None = None
 
-    def asked(self) -> dict[str, Any]:
-        """The dials that were named, wherever they stand."""
+    def requested_attributes(self) -> dict[str, Any]:
+        """Return the attributes of the request, from either place."""
         inner = self.chat_template_kwargs.attributes if self.chat_template_kwargs else None
         if inner is not None and self.attributes is not None and inner != self.attributes:
             raise ApiError("attributes and chat_template_kwargs.attributes differ; give one", param="attributes")
         return (self.attributes if inner is None else inner) or {}
 
-    def told(self) -> int | None:
-        """How many likeliest tokens to tell beside each; None: no log-probabilities."""
+    def logprob_count(self) -> int | None:
+        """Return how many most likely tokens to report with each token; None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-@router.post("/v1/chat/completions", summary="The answer to a conversation, with the dials set")
+@router.post("/v1/chat/completions", summary="The answer to a conversation, with the attributes set")
 async def chat(request: Request, body: ChatRequest) -> Any:
+    """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service
     body.check(service.name)
-    request.state.place.take(body.n or 1)
-    prompt = build_prompt(
-        [message.plain() for message in body.messages],
-        body.asked(),
-        service.schema,
-        strip_markers=service.settings.strip_markers,
-    )
-    ids = await asyncio.to_thread(service.engine.encode, prompt.text)
-    limit = body.max_completion_tokens or body.max_tokens or max(1, service.room(ids))
-    sampling = body.sampling(limit, body.told())
-    service.check(ids, limit, prompt_param="messages", tokens_param="max_tokens")
-    more = {"steerlm": {"attributes": prompt.attributes}}
-    reply = Reply(service.name, "chatcmpl", ("chat.completion", "chat.completion.chunk"), len(ids), more)
-    samplings = reseeded(sampling, body.n or 1)
-    prompts = [ids] * len(samplings)
+    n = body.answers_per_prompt
+    request.state.slot.acquire(n)
+    strip = service.settings.strip_markers
+    prompt = build_prompt(body.messages, body.requested_attributes(), service.schema, strip_markers=strip)
+    params = body.sampling_params(body.max_completion_tokens or body.max_tokens, body.logprob_count())
+    submission = await service.submit([prompt.text], params, n, stream=bool(body.stream), names=["messages"])
 
-    def delta(index: int, delta: dict[str, str], logprobs: Any = None, finish: str | None = None) -> Choice:
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-    def pieces(index: int, piece: Piece) -> list[Choice]:
-        logprobs = None if piece.log is None else chat_logprobs([piece.log], service.engine)
-        content = [delta(index, {"content": piece.text}, logprobs)] if piece.text or logprobs else []
-        return content if piece.finish is None else [*content, delta(index, {}, finish=piece.finish)]
-
+    extra = {"steerlm": {"attributes": prompt.attributes}}
+    objects = ("chat.completion", "chat.completion.chunk")
+    writer = ResponseWriter(service.name, "chatcmpl", objects, len(submission.prompts[0]), extra)
+    vocabulary = service.engine.vocabulary
     if body.stream:
-        opening = [delta(index, {"role": "assistant", "content": ""}) for index in range(len(samplings))]
-        events = reply.events(opening, service.interleaved(prompts, samplings), pieces, body.include_usage)
+        opening = [_delta(index, {"role": "assistant", "content": ""}) for index in range(n)]
+        events = writer.events(
+            opening, submission.chunks(), lambda i, chunk: _chunk_choices(i, chunk, vocabulary), body.include_usage
+        )
         return StreamingResponse(events, media_type="text/event-stream")
-    answers = await while_connected(request, service.several(prompts, samplings))
+    answers = await cancel_on_disconnect(request, submission.completions())
     choices = [
         {
             "index": index,
             "message": {"role": "assistant", "content": answer.text},
-            "logprobs": None if sampling.logprobs is None else chat_logprobs(answer.logs, service.engine),
-            "finish_reason": answer.finish,
+            "logprobs": _logprobs(answer.logprobs, vocabulary),
+            "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers)
     ]
-    return reply.whole(choices, sum(len(answer.tokens) for answer in answers))
+    return writer.whole(choices, answers)
+
+
+def _chunk_choices(index: int, chunk: GenerationChunk, vocabulary: Vocabulary) -> list[ResponseChoice]:
+    choices = []
+    if chunk.text or chunk.logprobs:
+        logprobs = _logprobs([chunk.logprobs] if chunk.logprobs else [], vocabulary)
+        choices.append(_delta(index, {"content": chunk.text}, logprobs))
+    if chunk.finish_reason is not None:
+        choices.append(_delta(index, {}, finish_reason=chunk.finish_reason))
+    return choices
+
+
+def _delta(
+    index: int, delta: dict[str, str], logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
+) -> ResponseChoice:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _logprobs(logprobs: Sequence[TokenLogprobs], vocabulary: Vocabulary) -> dict[str, Any] | None:
+    return chat_logprobs(logprobs, vocabulary) if logprobs else None

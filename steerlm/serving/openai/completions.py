@@ -1,42 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/completions`: continuations of prompts as they are, text or token ids, whole or streamed.
 
-No template and no dials: who calls it writes the exact prompt (`docs/serving.md`). As everywhere, the mark of the next
-turn ends an answer. Wire format: OpenAI's legacy completions, serving facts 6.
+There is no template and there are no attributes: the caller writes the exact prompt (docs/serving.md). As on all
+routes, the mark of the next turn ends an answer. Wire format: docs/upstream.md#openai-wire-format.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from steerlm.inference.engine.request import Completion, Piece
-from steerlm.inference.engine.sampling import TokenLog
-from steerlm.serving.disconnect import while_connected
+from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.request import Completion, GenerationChunk
+from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import ApiError
-from steerlm.serving.generation import GenerationService, reseeded
-from steerlm.serving.openai.protocol import MAX_ANSWERS, MOST_LOGPROBS, Asking
-from steerlm.serving.openai.response import Choice, Reply, completion_logprobs
+from steerlm.serving.generation import GenerationService, Prompt
+from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
+from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, completion_logprobs
 
 router = APIRouter(tags=["openai"])
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
 
 
-class CompletionRequest(Asking):
-    """`prompt`: a text, texts, token ids, or lists of token ids; `n` answers to each, prompt by prompt.
+class CompletionRequest(GenerationBody):
+    """The request body.
 
-    `logprobs`: how many of the likeliest tokens to tell beside each. `echo`: the prompt before the answer, and with
-    `logprobs` its tokens' too.
+    `prompt`: a text, texts, token ids, or lists of token ids; each gets `n` answers. `logprobs`: how many of the most
+    likely tokens to report with each token. `echo`: put the prompt before the answer, and its tokens before those of
+    `logprobs`.
     """
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
-    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = False
 
-    def prompts(self) -> list[str | list[int]]:
+    def prompts(self) -> list[Prompt]:
+        """Return the prompts as a list, whatever their form."""
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
@@ -47,88 +51,76 @@ class CompletionRequest(Asking):
 
 @router.post("/v1/completions", summary="Continuations of prompts as they are")
 async def completions(request: Request, body: CompletionRequest) -> Any:
+    """Continue prompts."""
     service: GenerationService = request.app.state.service
     body.check(service.name)
-    given, n = body.prompts(), body.n or 1
-    if not 0 < len(given) * n <= MAX_ANSWERS:
-        raise ApiError(f"{len(given)} prompts with {n} answers each; 1 to {MAX_ANSWERS} answers are given", param="n")
-    request.state.place.take(len(given) * n)
-    prompts = await asyncio.to_thread(lambda: [_ids(service, i, prompt) for i, prompt in enumerate(given)])
-    sampling = body.sampling(body.max_tokens or 16, body.logprobs)
-    for index, ids in enumerate(prompts):
-        name = "prompt" if len(prompts) == 1 else f"prompt[{index}]"
-        service.check(ids, sampling.max_tokens, prompt_param=name, tokens_param="max_tokens")
-    reply = Reply(service.name, "cmpl", ("text_completion", "text_completion"), sum(map(len, prompts)), {})
-    echoes = [Echo.of(body, service, prompt, ids) for prompt, ids in zip(given, prompts, strict=True)]
-    if body.echo and body.logprobs is not None:
-        for echo in echoes:
-            await asyncio.to_thread(echo.read, service, body.logprobs)
-    rows = [ids for ids in prompts for _ in range(n)]
-    samplings = reseeded(sampling, len(rows))
+    prompts, n = body.prompts(), body.answers_per_prompt
+    if not 0 < len(prompts) * n <= MAX_ANSWERS:
+        raise ApiError(
+            f"{len(prompts)} prompts with {n} answers each; 1 to {MAX_ANSWERS} answers per request are allowed",
+            param="n",
+        )
+    request.state.slot.acquire(len(prompts) * n)
+    params = body.sampling_params(body.max_tokens or 16, body.logprobs)
+    names = ["prompt"] if len(prompts) == 1 else [f"prompt[{index}]" for index in range(len(prompts))]
+    submission = await service.submit(prompts, params, n, stream=bool(body.stream), names=names)
+
+    prompt_tokens = sum(map(len, submission.prompts))
+    writer = ResponseWriter(service.name, "cmpl", ("text_completion", "text_completion"), prompt_tokens, {})
+    echoes = [Echo() for _ in prompts]
+    if body.echo:
+        pairs = zip(prompts, submission.prompts, strict=True)
+        echoes = [await asyncio.to_thread(Echo.create, service, *pair, body.logprobs) for pair in pairs]
+    formatter = ChoiceFormatter(service.engine.vocabulary, [echo for echo in echoes for _ in range(n)])
     if body.stream:
-        writer = Writer(service, [echo for echo in echoes for _ in range(n)])
-        opening = writer.opening() if body.echo else []
-        events = reply.events(opening, service.interleaved(rows, samplings), writer.choices, body.include_usage)
+        opening = formatter.echoes() if body.echo else []
+        events = writer.events(opening, submission.chunks(), formatter.chunk, body.include_usage)
         return StreamingResponse(events, media_type="text/event-stream")
-    answers = await while_connected(request, service.several(rows, samplings))
-    choices = [echoes[index // n].choice(service, index, answer) for index, answer in enumerate(answers)]
-    return reply.whole(choices, sum(len(answer.tokens) for answer in answers))
-
-
-def _ids(service: GenerationService, index: int, prompt: str | list[int]) -> list[int]:
-    if isinstance(prompt, str):
-        return service.engine.encode(prompt)
-    size = service.engine.vocabulary_size
-    for token in prompt:
-        if token >= size:
-            raise ApiError(f"prompt {index} has the token id {token}; the vocabulary has {size}", param="prompt")
-    return prompt
+    answers = await cancel_on_disconnect(request, submission.completions())
+    return writer.whole([formatter.answer(index, answer) for index, answer in enumerate(answers)], answers)
 
 
 class Echo:
-    """What stands before the answers to one prompt: nothing, or the prompt's text and its tokens."""
+    """What precedes the answers to a prompt: nothing, or its text and the log-probabilities of its tokens."""
 
-    def __init__(self, text: str, logs: list[TokenLog | int], ids: list[int]) -> None:
-        self.text, self.logs, self._ids = text, logs, ids
+    def __init__(self, text: str = "", logprobs: Sequence[TokenLogprobs | int] = ()) -> None:
+        self.text, self.logprobs = text, logprobs
 
     @classmethod
-    def of(cls, body: CompletionRequest, service: GenerationService, prompt: str | list[int], ids: list[int]) -> "Echo":
-        if not body.echo:
-            return cls("", [], ids)
-        return cls(prompt if isinstance(prompt, str) else service.engine.decode(ids), [], ids)
-
-    def read(self, service: GenerationService, top: int) -> None:
-        """One forward pass over the prompt, for its tokens' log-probabilities."""
-        self.logs = [self._ids[0], *service.engine.logs(self._ids, top)]
-
-    def choice(self, service: GenerationService, index: int, answer: Completion) -> Choice:
-        logs = [*self.logs, *answer.logs]
-        return {
-            "index": index,
-            "text": self.text + answer.text,
-            "logprobs": completion_logprobs(logs, service.engine) if logs else None,
-            "finish_reason": answer.finish,
-        }
+    def create(cls, service: GenerationService, prompt: Prompt, ids: list[int], top: int | None) -> "Echo":
+        """Return the echo of a prompt; log-probabilities (`top` is not None) take a forward pass."""
+        text = prompt if isinstance(prompt, str) else service.engine.vocabulary.decode(ids)
+        return cls(text, [] if top is None else [ids[0], *service.engine.prompt_logprobs(ids, top)])
 
 
-class Writer:
-    """The choices of a stream; keeps where each answer's text offsets stand."""
+class ChoiceFormatter:
+    """Formats the choices of a response; in a stream it keeps the text offset of each answer."""
 
-    def __init__(self, service: GenerationService, echoes: list[Echo]) -> None:
-        self._engine, self._echoes = service.engine, echoes
-        self._at = [0] * len(echoes)
+    def __init__(self, vocabulary: Vocabulary, echoes: list[Echo]) -> None:
+        """Start a response with the echo of each answer."""
+        self._vocabulary, self._echoes = vocabulary, echoes
+        self._offsets = [0] * len(echoes)
 
-    def opening(self) -> list[Choice]:
-        return [self._choice(index, echo.text, echo.logs, None) for index, echo in enumerate(self._echoes)]
+    def answer(self, index: int, answer: Completion) -> ResponseChoice:
+        """Return the choice of a whole answer."""
+        echo = self._echoes[index]
+        return self._choice(index, echo.text + answer.text, [*echo.logprobs, *answer.logprobs], answer.finish_reason)
 
-    def choices(self, index: int, piece: Piece) -> list[Choice]:
-        if not piece.text and piece.log is None and piece.finish is None:
+    def echoes(self) -> list[ResponseChoice]:
+        """Return the choices that open a stream."""
+        return [self._choice(index, echo.text, echo.logprobs, None) for index, echo in enumerate(self._echoes)]
+
+    def chunk(self, index: int, chunk: GenerationChunk) -> list[ResponseChoice]:
+        """Return the choices of a chunk; none if it adds nothing."""
+        if not chunk.text and chunk.logprobs is None and chunk.finish_reason is None:
             return []
-        return [self._choice(index, piece.text, [] if piece.log is None else [piece.log], piece.finish)]
+        return [self._choice(index, chunk.text, [chunk.logprobs] if chunk.logprobs else [], chunk.finish_reason)]
 
-    def _choice(self, index: int, text: str, logs: list[TokenLog | int] | list[TokenLog], finish: str | None) -> Choice:
-        logprobs = None
-        if logs:
-            logprobs = completion_logprobs(logs, self._engine, self._at[index])
-            self._at[index] += sum(map(len, logprobs["tokens"]))
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+    def _choice(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprobs | int], finish_reason: str | None
+    ) -> ResponseChoice:
+        formatted = None
+        if logprobs:
+            formatted = completion_logprobs(logprobs, self._vocabulary, self._offsets[index])
+            self._offsets[index] += sum(map(len, formatted["tokens"]))
+        return {"index": index, "text": text, "logprobs": formatted, "finish_reason": finish_reason}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenAI's two generation routes ask for alike: sampling, limits, streaming, and what is not offered.
+"""Request bodies of OpenAI's two generation routes: what they have in common and what is not supported.
 
-Unknown fields are ignored, as by other servers; fields that would change the answer and are not offered are refused.
+Unknown fields are ignored, as by other servers; unsupported fields that would change the answer are refused.
 """
 
 from typing import Any
@@ -9,16 +9,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.errors import nearest
-from steerlm.inference.engine.sampling import Sampling
-from steerlm.serving.chat_prompt import stops
+from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.prompt import TURN_STOP_STRINGS
 from steerlm.serving.errors import ApiError
 
 MAX_ANSWERS = 128
 """Answers to one request."""
 
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "functions": (None, []),
     "response_format": (None, {"type": "text"}),
@@ -29,15 +29,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
 }
-"""Fields that are not offered, with the values that ask for nothing."""
+"""Unsupported fields and the values of them that have no effect, which are accepted."""
 
 
 class StreamOptions(BaseModel):
+    """Options of a stream."""
+
     include_usage: bool = False
 
 
-class Asking(BaseModel):
-    """Beside OpenAI's fields: `top_k`, `min_tokens`, `repetition_penalty` as other servers have them."""
+class GenerationBody(BaseModel):
+    """Fields of both routes; besides OpenAI's, `top_k`, `min_tokens` and `repetition_penalty` as in other servers."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -56,21 +58,43 @@ class Asking(BaseModel):
 
     @property
     def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def check(self, served: str) -> None:
-        """Raise `ApiError` for another model than the one `served`, and for what is not offered."""
-        if self.model is not None and self.model != served:
-            raise ApiError(f"no model {self.model!r} here{nearest(self.model, [served])}", param="model", status=404)
+    @property
+    def answers_per_prompt(self) -> int:
+        """`n`, by default 1."""
+        return self.n or 1
+
+    def check(self, model: str) -> None:
+        """Refuse what this server does not support.
+
+        Args:
+            model: The id of the model that is served.
+
+        Raises:
+            ApiError: The request is for another model, or an unsupported field would change the answer.
+        """
+        if self.model is not None and self.model != model:
+            raise ApiError(f"no model {self.model!r} here{nearest(self.model, [model])}", param="model", status=404)
         for name, value in (self.model_extra or {}).items():
-            if name in NEUTRAL and value not in NEUTRAL[name]:
-                raise ApiError(f"{name} is not offered by this server; leave it out", param=name)
-        if self.stop is not None and not all([self.stop] if isinstance(self.stop, str) else self.stop):
+            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+                raise ApiError(f"{name} is not supported by this server; remove it", param=name)
+        if not all(self._stop_list):
             raise ApiError("a stop string is empty", param="stop")
 
-    def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return Sampling(
+    @property
+    def _stop_list(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """Return the engine's parameters; the mark of the next turn always ends an answer.
+
+        Args:
+            max_tokens: See `SamplingParams.max_tokens`.
+            logprobs: See `SamplingParams.logprobs`.
+        """
+        return SamplingParams(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=max(0, self.top_k or 0),
@@ -78,6 +102,6 @@ class Asking(BaseModel):
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             min_tokens=self.min_tokens or 0,
             seed=self.seed,
-            stop=stops(stop),
+            stop=(*TURN_STOP_STRINGS, *self._stop_list),
             logprobs=logprobs,
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies in OpenAI's form, whole or as server-sent events, and how log-probabilities are written in them.
+"""Responses in OpenAI's form (docs/upstream.md#openai-wire-format), whole or as server-sent events.
 
-Knows the wire; what a choice looks like is the route's. Source: serving facts 6.
+What a choice looks like is the route's; log-probabilities of both routes are here.
 """
 
 import contextlib
@@ -11,56 +11,61 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
-from steerlm.inference.engine.engine import Engine
-from steerlm.inference.engine.request import Piece
-from steerlm.inference.engine.sampling import TokenLog
+from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.request import Completion, GenerationChunk
+from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.serving.errors import error_event
 
-Choice = dict[str, Any]
+ResponseChoice = dict[str, Any]
 
 
-class Reply:
-    """The frame of one request's reply. `more` stands beside the choices of the whole and of the opening chunks."""
+class ResponseWriter:
+    """Writes the response to one request."""
 
-    def __init__(self, model: str, prefix: str, objects: tuple[str, str], tokens: int, more: dict[str, Any]) -> None:
-        """`objects`: the names of the whole and of a chunk; `tokens`: of the prompt."""
-        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._whole, self._chunk = objects
-        self._prompt_tokens, self._more = tokens, more
+    def __init__(
+        self, model: str, id_prefix: str, objects: tuple[str, str], prompt_tokens: int, extra: dict[str, Any]
+    ) -> None:
+        """Start a response.
 
-    def _usage(self, tokens: int) -> dict[str, int]:
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self._prompt_tokens + tokens,
-        }
+        Args:
+            model: The id of the model.
+            id_prefix: Of the response's id.
+            objects: `object` of the whole response and of a chunk.
+            prompt_tokens: Tokens of all prompts.
+            extra: Fields of the whole response and of the first chunk of each answer.
+        """
+        self._head = {"id": f"{id_prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._whole_object, self._chunk_object = objects
+        self._prompt_tokens, self._extra = prompt_tokens, extra
 
-    def whole(self, choices: list[Choice], tokens: int) -> dict[str, Any]:
-        """The reply in one piece; `tokens`: how many were generated."""
-        return {**self._head, "object": self._whole, "choices": choices, "usage": self._usage(tokens), **self._more}
-
-    def _event(self, choices: list[Choice], **more: Any) -> str:
-        return f"data: {json.dumps({**self._head, 'object': self._chunk, 'choices': choices, **more})}\n\n"
+    def whole(self, choices: list[ResponseChoice], answers: Sequence[Completion]) -> dict[str, Any]:
+        """Return the response in one piece."""
+        usage = self._usage(sum(len(answer.tokens) for answer in answers))
+        return {**self._head, "object": self._whole_object, "choices": choices, "usage": usage, **self._extra}
 
     async def events(
         self,
-        opening: Sequence[Choice],
-        pieces: AsyncGenerator[tuple[int, Piece], None],
-        choices: Callable[[int, Piece], list[Choice]],
+        opening: Sequence[ResponseChoice],
+        chunks: AsyncGenerator[tuple[int, GenerationChunk], None],
+        choices: Callable[[int, GenerationChunk], list[ResponseChoice]],
         include_usage: bool,
     ) -> AsyncIterator[str]:
-        """A chunk for each choice of `opening`, then for each that `choices` makes of a piece, and the end.
+        """Yield the events of a stream. A failure ends it with an `error` event and without `[DONE]`.
 
-        A failure in the middle is an `error` event and the end of the stream, without `[DONE]`.
+        Args:
+            opening: Choices to send before the first chunk.
+            chunks: (index of the answer, chunk).
+            choices: Returns the choices to send for a chunk.
+            include_usage: Whether to send a usage event at the end.
         """
         for choice in opening:
-            yield self._event([choice], **self._more)
+            yield self._event([choice], **self._extra)
         tokens = 0
         try:
-            async with contextlib.aclosing(pieces):
-                async for index, piece in pieces:
-                    tokens += piece.token is not None
-                    for choice in choices(index, piece):
+            async with contextlib.aclosing(chunks):
+                async for index, chunk in chunks:
+                    tokens += 1
+                    for choice in choices(index, chunk):
                         yield self._event([choice])
         except Exception as error:
             yield error_event(error)
@@ -69,41 +74,56 @@ class Reply:
             yield self._event([], usage=self._usage(tokens))
         yield "data: [DONE]\n\n"
 
+    def _event(self, choices: list[ResponseChoice], **extra: Any) -> str:
+        return f"data: {json.dumps({**self._head, 'object': self._chunk_object, 'choices': choices, **extra})}\n\n"
 
-def chat_logprobs(logs: Sequence[TokenLog], engine: Engine) -> dict[str, Any]:
-    """`choices[].logprobs` of a chat completion: an entry for each generated token, those of a stop string included."""
+    def _usage(self, completion_tokens: int) -> dict[str, int]:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self._prompt_tokens + completion_tokens,
+        }
+
+
+def chat_logprobs(logprobs: Sequence[TokenLogprobs], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return `choices[].logprobs` of a chat completion: one entry per token, those of a stop string included."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        text, utf8 = engine.token_text(token)
+        text, utf8 = vocabulary.token_text(token)
         return {"token": text, "logprob": logprob, "bytes": utf8}
 
     content = [
-        {**entry(log.token, log.logprob), "top_logprobs": [entry(token, value) for token, value in log.top]}
-        for log in logs
+        {**entry(one.token, one.logprob), "top_logprobs": [entry(token, value) for token, value in one.top]}
+        for one in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(logs: Sequence[TokenLog | int], engine: Engine, at: int = 0) -> dict[str, Any]:
-    """`choices[].logprobs` of a completion; `at`: the offset of the first token's text.
+def completion_logprobs(
+    logprobs: Sequence[TokenLogprobs | int], vocabulary: Vocabulary, offset: int = 0
+) -> dict[str, Any]:
+    """Return `choices[].logprobs` of a completion.
 
-    An element that is a token id alone is the first of an echoed prompt, which nothing predicts.
+    Args:
+        logprobs: One per token; only the id for the first token of an echoed prompt, which has no probability.
+        vocabulary: Decodes tokens.
+        offset: Where the text of the first token starts.
     """
     tokens: list[str] = []
     offsets: list[int] = []
     values: list[float | None] = []
     tops: list[dict[str, float] | None] = []
-    for log in logs:
-        text = engine.token_text(log if isinstance(log, int) else log.token)[0]
+    for one in logprobs:
+        text = vocabulary.token_text(one if isinstance(one, int) else one.token)[0]
         tokens.append(text)
-        offsets.append(at)
-        at += len(text)
-        if isinstance(log, int):
+        offsets.append(offset)
+        offset += len(text)
+        if isinstance(one, int):
             values.append(None)
             tops.append(None)
         else:
-            values.append(log.logprob)
-            # A later token of the same text replaces an earlier one: the likeliest, and at last the chosen one, stay.
-            top = {engine.token_text(token)[0]: value for token, value in reversed(log.top)}
-            tops.append(top | {text: log.logprob})
+            values.append(one.logprob)
+            # Of tokens with equal text the most likely one is kept, and the chosen one before all others.
+            top = {vocabulary.token_text(token)[0]: value for token, value in reversed(one.top)}
+            tops.append(top | {text: one.logprob})
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}

@@ -5,39 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from steerlm.inference.engine.detokenizer import Detokenizer, StopText, Vocabulary
+from steerlm.inference.engine.detokenizer import Detokenizer, Vocabulary
 from steerlm.models.folder import load_tokenizer
-
-
-@given(st.text("ab<>x\n", max_size=40), st.lists(st.text("ab<>x\n", min_size=1, max_size=4), max_size=3), st.data())
-def test_stop_text_equals_cutting_the_whole(text: str, stop: list[str], data: st.DataObject) -> None:
-    cutter = StopText(stop)
-    out, left = "", text
-    while left:
-        size = data.draw(st.integers(1, 5))
-        out += cutter.push(left[:size])
-        left = left[size:]
-    out += cutter.flush() if cutter.found is None else ""
-    # Earliest end wins as the text grows: a longer stop string that began earlier may never be completed.
-    cuts = [at for s in stop if (at := text.find(s)) >= 0]
-    if cutter.found is None:
-        assert not cuts and out == text
-    else:
-        assert text.startswith(out + cutter.found) and cuts
-        assert all(s not in out for s in stop)
-
-
-def test_stop_text_holds_back_only_a_possible_start() -> None:
-    cutter = StopText(["\n<extra_id_1>", "<extra_id_1>"])
-    assert cutter.push("fine") == "fine"
-    assert cutter.push("\n") == ""
-    assert cutter.push("more\n<ext") == "\nmore"
-    assert cutter.push("ra_id_1>junk") == ""
-    assert cutter.found == "\n<extra_id_1>"
-    assert cutter.push("more") == ""
 
 
 def pushed(vocabulary: Vocabulary, prompt: list[int], ids: list[int]) -> str:

@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from steerlm.errors import InputError, ModelError, SteerLMError
-from steerlm.inference.engine.engine import Engine, cache_size
+from steerlm.inference.engine.cache_size import cache_size
+from steerlm.inference.engine.config import EngineSettings
+from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.engine.request import Completion, deliver
-from steerlm.inference.engine.sampling import Sampling
+from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.inference.loading import load
-from steerlm.serving.config import EngineSettings
 
 
-def engine_of(folder: Path, **settings: Any) -> Engine:
+def engine_of(folder: Path, **settings: Any) -> GenerationEngine:
     loaded = load(folder, head=False)
-    return Engine(loaded.model, loaded.tokenizer, loaded.window, EngineSettings(**settings))
+    return GenerationEngine(loaded.model, loaded.tokenizer, loaded.window, EngineSettings(**settings))
 
 
 @asynccontextmanager
-async def started(engine: Engine) -> AsyncIterator[Engine]:
+async def started(engine: GenerationEngine) -> AsyncIterator[GenerationEngine]:
     engine.start()
     try:
         yield engine
@@ -32,7 +33,7 @@ async def started(engine: Engine) -> AsyncIterator[Engine]:
         await asyncio.to_thread(engine.stop)
 
 
-def with_engine(folder: Path, test: Callable[[Engine], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
+def with_engine(folder: Path, test: Callable[[GenerationEngine], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
     async def run() -> Any:
         async with started(engine_of(folder, **settings)) as engine:
             return await test(engine)
@@ -40,7 +41,7 @@ def with_engine(folder: Path, test: Callable[[Engine], Coroutine[Any, Any, Any]]
     return asyncio.run(run())
 
 
-def generated(engine: Engine, prompt: list[int], tokens: int) -> list[int]:
+def generated(engine: GenerationEngine, prompt: list[int], tokens: int) -> list[int]:
     """What transformers' own `generate` writes greedily."""
     with torch.no_grad():
         out = engine.model.generate(
@@ -54,16 +55,18 @@ def generated(engine: Engine, prompt: list[int], tokens: int) -> list[int]:
     return ids
 
 
-def prompts_of(engine: Engine, count: int) -> list[list[int]]:
+def prompts_of(engine: GenerationEngine, count: int) -> list[list[int]]:
     text = "What is a good pet? A dog, a cat. quality:4,toxicity:0,humor:1 "
     return [engine.encode((text * 3)[: 7 + 5 * i]) for i in range(count)]
 
 
 def test_greedy_equals_generate_in_a_crowd_of_sampled_requests(policy_folder: Path) -> None:
-    async def crowd(engine: Engine) -> tuple[list[Completion], list[list[int]]]:
+    async def crowd(engine: GenerationEngine) -> tuple[list[Completion], list[list[int]]]:
         prompts = prompts_of(engine, 24)
-        asked = [Sampling(max_tokens=40, temperature=1.5 if i % 2 else 0.0, seed=i, min_tokens=i) for i in range(24)]
-        asked = [s if s.temperature else Sampling(max_tokens=40) for s in asked]
+        asked = [
+            SamplingParams(max_tokens=40, temperature=1.5 if i % 2 else 0.0, seed=i, min_tokens=i) for i in range(24)
+        ]
+        asked = [s if s.temperature else SamplingParams(max_tokens=40) for s in asked]
 
         async def late(i: int) -> Completion:
             await asyncio.sleep(0.01 * (i % 5))
@@ -89,7 +92,7 @@ def test_a_cache_too_small_for_all_evicts_and_still_answers_right(policy_folder:
     async def run() -> list[Completion]:
         async with started(engine):
             prompts = prompts_of(engine, 20)
-            return list(await asyncio.gather(*(engine.complete(p, Sampling(max_tokens=50)) for p in prompts)))
+            return list(await asyncio.gather(*(engine.complete(p, SamplingParams(max_tokens=50)) for p in prompts)))
 
     done = asyncio.run(run())
     for prompt, completion in list(zip(prompts_of(engine, 20), done, strict=True))[::4]:
@@ -105,10 +108,13 @@ def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
         woken.append(len(news))
         deliver(news)
 
-    monkeypatch.setattr("steerlm.inference.engine.engine.deliver", counted)
+    monkeypatch.setattr("steerlm.inference.engine.token_selector.deliver", counted)
 
-    async def test(engine: Engine) -> None:
-        prompt, sampling = prompts_of(engine, 1)[0], Sampling(max_tokens=30, min_tokens=30, temperature=1.0, seed=3)
+    async def test(engine: GenerationEngine) -> None:
+        prompt, sampling = (
+            prompts_of(engine, 1)[0],
+            SamplingParams(max_tokens=30, min_tokens=30, temperature=1.0, seed=3),
+        )
         whole = await engine.complete(prompt, sampling)
         assert [number for number in woken if number] == [30]
         woken.clear()
@@ -122,30 +128,30 @@ def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
 def test_stories_golden(shared_data: Path) -> None:
     golden = (shared_data / "goldens" / "stories260K_greedy_200.txt").read_text()
 
-    async def story(engine: Engine) -> Completion:
-        return await engine.complete([engine.tokenizer.bos_token_id], Sampling(max_tokens=200))
+    async def story(engine: GenerationEngine) -> Completion:
+        return await engine.complete([engine.tokenizer.bos_token_id], SamplingParams(max_tokens=200))
 
     done = with_engine(shared_data / "stories260K", story)
     assert done.text == golden
-    assert (done.finish, len(done.tokens)) == ("length", 200)
+    assert (done.finish_reason, len(done.tokens)) == ("length", 200)
 
 
 def test_stop_strings_end_the_text_before_them(shared_data: Path) -> None:
-    async def story(engine: Engine) -> tuple[Completion, list[str]]:
-        sampling = Sampling(max_tokens=200, stop=("the park", "ball"))
+    async def story(engine: GenerationEngine) -> tuple[Completion, list[str]]:
+        sampling = SamplingParams(max_tokens=200, stop=("the park", "ball"))
         pieces = [p.text async for p in engine.stream([engine.tokenizer.bos_token_id], sampling)]
         return await engine.complete([engine.tokenizer.bos_token_id], sampling), pieces
 
     done, pieces = with_engine(shared_data / "stories260K", story)
     assert done.text == "Once upon a time, there was a little girl named Lily. She loved to play outside in "
-    assert (done.finish, done.stopped_by) == ("stop", "the park")
+    assert (done.finish_reason, done.stop_string) == ("stop", "the park")
     assert "".join(pieces) == done.text and len(pieces) > 10
 
 
 def test_seeds_repeat_and_differ(policy_folder: Path) -> None:
-    async def draws(engine: Engine) -> list[list[int]]:
+    async def draws(engine: GenerationEngine) -> list[list[int]]:
         prompt = prompts_of(engine, 4)[3]
-        asked = [Sampling(max_tokens=20, temperature=1.0, seed=s) for s in (1, 2, 1)]
+        asked = [SamplingParams(max_tokens=20, temperature=1.0, seed=s) for s in (1, 2, 1)]
         return [c.tokens for c in await asyncio.gather(*(engine.complete(prompt, s) for s in asked))]
 
     one, two, again = with_engine(policy_folder, draws)
@@ -153,44 +159,44 @@ def test_seeds_repeat_and_differ(policy_folder: Path) -> None:
 
 
 def test_minimum_length_and_limit(policy_folder: Path) -> None:
-    async def ask(engine: Engine) -> tuple[int, list[Completion]]:
+    async def ask(engine: GenerationEngine) -> tuple[int, list[Completion]]:
         prompt = prompts_of(engine, 2)[1]
         end = engine.end_ids[0]
-        asked = [Sampling(max_tokens=60, temperature=50.0, seed=s, min_tokens=30) for s in range(30)]
+        asked = [SamplingParams(max_tokens=60, temperature=50.0, seed=s, min_tokens=30) for s in range(30)]
         return end, list(await asyncio.gather(*(engine.complete(prompt, s) for s in asked)))
 
     end, done = with_engine(policy_folder, ask)
-    assert all(30 < len(c.tokens) <= 60 or c.finish == "length" for c in done)
+    assert all(30 < len(c.tokens) <= 60 or c.finish_reason == "length" for c in done)
     assert all(end not in c.tokens[:30] for c in done)
-    assert all((c.tokens[-1] == end) == (c.finish == "stop") for c in done)
+    assert all((c.tokens[-1] == end) == (c.finish_reason == "stop") for c in done)
 
 
 def test_leaving_a_stream_frees_its_place(policy_folder: Path) -> None:
-    async def leave(engine: Engine) -> int:
-        asked = Sampling(max_tokens=300, min_tokens=300)
+    async def leave(engine: GenerationEngine) -> int:
+        asked = SamplingParams(max_tokens=300, min_tokens=300)
         task = asyncio.create_task(engine.complete(prompts_of(engine, 1)[0], asked))
         async for _ in engine.stream(prompts_of(engine, 2)[1], asked):
             break
-        while not engine.jobs:
+        while not engine.requests:
             await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         for _ in range(200):
-            if not engine.jobs:
+            if not engine.requests:
                 break
             await asyncio.sleep(0.01)
-        return len(engine.jobs)
+        return len(engine.requests)
 
     assert with_engine(policy_folder, leave, max_requests=2) == 0
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(policy_folder: Path) -> None:
-    async def ask(engine: Engine) -> None:
+    async def ask(engine: GenerationEngine) -> None:
         with pytest.raises(InputError, match=r"has 390 tokens and 11 more .* window is 400"):
-            await engine.complete([5] * 390, Sampling(max_tokens=11))
+            await engine.complete([5] * 390, SamplingParams(max_tokens=11))
         with pytest.raises(InputError, match="prompt is empty"):
-            await engine.complete([], Sampling())
-        assert len((await engine.complete([5] * 390, Sampling(max_tokens=10, min_tokens=10))).tokens) == 10
+            await engine.complete([], SamplingParams())
+        assert len((await engine.complete([5] * 390, SamplingParams(max_tokens=10, min_tokens=10))).tokens) == 10
 
     with_engine(policy_folder, ask)
 
@@ -198,7 +204,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers(policy_folder: Path) -> N
 def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
     policy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(engine: Engine) -> None:
+    async def ask(engine: GenerationEngine) -> None:
         assert engine.healthy
 
         def broken(*_: Any, **__: Any) -> None:
@@ -206,10 +212,10 @@ def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
 
         monkeypatch.setattr(engine.model, "forward", broken)
         with pytest.raises(SteerLMError, match=r"out of memory|engine died"):
-            await asyncio.wait_for(engine.complete([5, 6], Sampling()), 20)
+            await asyncio.wait_for(engine.complete([5, 6], SamplingParams()), 20)
         assert not engine.healthy
         with pytest.raises(SteerLMError, match="not running"):
-            await engine.complete([5, 6], Sampling())
+            await engine.complete([5, 6], SamplingParams())
 
     with_engine(policy_folder, ask)
 
@@ -217,7 +223,7 @@ def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
 def test_log_probabilities_are_the_models(policy_folder: Path) -> None:
     engine = engine_of(policy_folder)
     ids = prompts_of(engine, 3)[2]
-    values = [log.logprob for log in engine.logs(ids)]
+    values = [log.logprob for log in engine.prompt_logprobs(ids)]
     with torch.no_grad():
         logits = engine.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     assert values == pytest.approx([float(logits[i, token]) for i, token in enumerate(ids[1:])], abs=1e-5)

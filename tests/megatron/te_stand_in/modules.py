@@ -77,7 +77,12 @@ class Linear(BaseModule):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        assert not bias and not return_bias and parameters_split is None and not delay_wgrad_compute
+        assert (
+            not (bias and parallel_mode == "row")
+            and not return_bias
+            and parameters_split is None
+            and not delay_wgrad_compute
+        )
         self.join(tp_group, tp_size)
         self.parallel_mode, self.use_bias, self.return_bias = parallel_mode, bias, return_bias
         self.fuse_wgrad_accumulation, self.save_original_input = fuse_wgrad_accumulation, save_original_input
@@ -87,13 +92,18 @@ class Linear(BaseModule):
         self._make_norm(params_dtype, device)
         size = (self.out_features, self.in_features)
         self.weight = torch.nn.Parameter(torch.empty(size, dtype=params_dtype, device=device))
-        self.bias = torch.Tensor().to(dtype=params_dtype, device=device)  # not a parameter
+        if bias:
+            self.bias = torch.nn.Parameter(torch.empty(self.out_features, dtype=params_dtype, device=device))
+        else:
+            self.bias = torch.Tensor().to(dtype=params_dtype, device=device)  # not a parameter
         with get_rng_state_tracker().fork() if get_rng_state_tracker else nullcontext(), torch.no_grad():
             init_method(self.weight)
         cut = {"tensor_model_parallel": True, "partition_dim": int(parallel_mode == "row"), "partition_stride": 1}
         for attribute, value in cut.items():
             assert not hasattr(self.weight, attribute)
             setattr(self.weight, attribute, value)
+            if bias:
+                setattr(self.bias, attribute, value)
 
     def _make_norm(self, dtype: torch.dtype | None, device: torch.device | str) -> None: ...
 
@@ -105,7 +115,7 @@ class Linear(BaseModule):
         fp8_grad: bool | None = False,
     ) -> torch.Tensor:
         out: torch.Tensor = _Linear.apply(self.weight, self.check(inp), self, is_first_microbatch)
-        return out
+        return out + self.bias if self.use_bias else out
 
 
 class LayerNormLinear(Linear):

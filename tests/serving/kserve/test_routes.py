@@ -170,7 +170,7 @@ WRONG_IDS: list[tuple[list[dict[str, Any]], str]] = [
     ([ids(data=[5, 1 << 64]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
     ([ids(data=[5, True]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
     ([ids(data=[5.0, 6]), ids(LENGTHS, data=[2])], "integers of 64 bits"),
-    ([ids(shape=[5000, 1], data=[5] * 5000), ids(LENGTHS, shape=[5000, 1], data=[1] * 5000)], "at most 4096"),
+    ([ids(shape=[5000, 1], data=[5] * 5000), ids(LENGTHS, shape=[5000, 1], data=[1] * 5000)], "the limit is 4096"),
     ([ids(datatype="INT32"), ids(LENGTHS, data=[2])], "'tokens' must be INT64"),
 ]
 
@@ -181,7 +181,9 @@ def test_what_is_wrong_with_token_ids_is_named(reward_server: str) -> None:
         assert reply.status_code == 400 and message in reply.json()["error"], reply.text
     header = json.dumps({"inputs": [ids(data=None, parameters={"binary_data_size": 15}), ids(LENGTHS)]}).encode()
     length = {"Inference-Header-Content-Length": str(len(header))}
-    assert "15 bytes are no whole" in httpx.post(reward_server + INFER, content=header + b"x" * 15, headers=length).text
+    assert (
+        "15 bytes are not a whole" in httpx.post(reward_server + INFER, content=header + b"x" * 15, headers=length).text
+    )
 
 
 def test_nan_is_null_in_json(reward_server: str) -> None:
@@ -208,7 +210,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"inputs": [sentence(shape=[-1, 1])]}, "inputs.0.shape.0"),
     ({"inputs": [sentence(data=[1])]}, "must be strings"),
     ({"inputs": [sentence(data=[""])]}, "sentences[0] is empty"),
-    ({"inputs": [sentence(shape=[5000], data=["a"] * 5000)]}, "at most 4096"),
+    ({"inputs": [sentence(shape=[5000], data=["a"] * 5000)]}, "the limit is 4096"),
     ({"inputs": [sentence()], "outputs": [{"name": "reward"}]}, "did you mean 'rewards'"),
     ({"inputs": [sentence(), sentence(name="add_EOS", datatype="BOOL", data=[True])]}, "add_EOS"),
     ({"inputs": [sentence(), sentence(name="add_EOS", datatype="BOOL", data=["x"])]}, "true or false"),

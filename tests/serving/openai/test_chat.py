@@ -13,7 +13,7 @@ import pytest
 
 from steerlm.inference.loading import load
 from steerlm.models.folder import read_info
-from steerlm.serving.chat_prompt import Message, build_prompt
+from steerlm.serving.chat_prompt import ChatMessage, build_prompt
 from tests.serving.conftest import ANSWERS, QUESTION
 
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -121,7 +121,7 @@ def test_many_at_once_streamed_and_whole_agree_with_generate(policy_server: str,
     assert answers[:32] == answers[32:]
     loaded = load(policy_folder, head=False)
     for i in range(0, 32, 5):
-        text = build_prompt([Message("user", questions[i])], asked[i], schema).text
+        text = build_prompt([ChatMessage(role="user", content=questions[i])], asked[i], schema).text
         ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False)
         out = loaded.model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
         want = loaded.tokenizer.decode(out, skip_special_tokens=True)
@@ -199,8 +199,8 @@ def test_what_is_wrong_is_named(taught_server: str) -> None:
         ({"top_logprobs": 2}, 400, "top_logprobs", "needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "less than or equal to 20"),
         ({"stop": ""}, 400, "stop", "empty"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "not offered"),
-        ({"chat_template": "{{ messages }}"}, 400, "chat_template", "not offered"),
+        ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+        ({"chat_template": "{{ messages }}"}, 400, "chat_template", "not supported"),
     ]
     for body, status, param, message in cases:
         reply = chat(taught_server, **body)
@@ -239,9 +239,9 @@ def test_leaving_a_stream_frees_the_engine(policy_folder: Path, serving: Callabl
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
             next(reply.iter_lines())
         deadline = time.monotonic() + 5
-        while app.state.service.engine.jobs and time.monotonic() < deadline:
+        while app.state.service.engine.requests and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not app.state.service.engine.jobs
+        assert not app.state.service.engine.requests
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event(

@@ -166,8 +166,8 @@ def test_what_is_wrong_is_named(policy_server: str) -> None:
         ({"prompt": "pet " * 600}, "prompt", "window is 400"),
         ({"prompt": "a", "max_tokens": 400}, "max_tokens", "window is 400"),
         ({"prompt": "a", "logprobs": 21}, "logprobs", "less than or equal to 20"),
-        ({"prompt": "a", "suffix": "b"}, "suffix", "not offered"),
-        ({"prompt": "a", "best_of": 3}, "best_of", "not offered"),
+        ({"prompt": "a", "suffix": "b"}, "suffix", "not supported"),
+        ({"prompt": "a", "best_of": 3}, "best_of", "not supported"),
         ({"prompt": "\ud800"}, None, "not valid Unicode"),
     ]
     for body, param, message in cases:
@@ -211,7 +211,7 @@ def test_a_full_queue_is_429_and_leaving_makes_room(policy_folder: Path, serving
         assert httpx.get(f"{url}/health").status_code == 200
         for stream in streams:
             stream.close()
-        until(lambda: not engine.jobs)
+        until(lambda: not engine.requests)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=5) as client:
             assert client.completions.create(model="policy", prompt="a", max_tokens=1).usage is not None
 
@@ -231,9 +231,9 @@ def test_every_answer_takes_a_place(policy_folder: Path, serving: Callable[..., 
         for method, route, body, of in asked:
             replies = [httpx.request(method, url + route, json={**body, **of(n)}) for n in (2, 3, 5)]
             assert [reply.status_code for reply in replies] == [200, 429, 400], route
-            assert "2 answers in flight and 3 more would pass its limit, 4" in replies[1].text
+            assert "2 answers in flight and 3 more would exceed its limit of 4" in replies[1].text
             assert int(replies[1].headers["retry-after"]) > 0
-            assert "5 answers to one request; this server makes at most 4" in replies[2].text
+            assert "5 answers to one request; this server generates at most 4" in replies[2].text
         assert app.state.in_flight == 2
         lines.close()
         stream.close()
@@ -271,9 +271,9 @@ def test_a_client_that_leaves_cancels_its_request(
         with socket.create_connection((host, int(port))) as connection:
             head = f"{method} {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-            until(lambda: bool(engine.jobs))
+            until(lambda: bool(engine.requests))
         left = time.monotonic()
-        until(lambda: not engine.jobs)
+        until(lambda: not engine.requests)
         assert time.monotonic() - left < 3  # whole, it takes five
         assert engine.healthy
 
@@ -298,5 +298,5 @@ def test_a_failure_in_a_stream_reaches_the_client(policy_folder: Path, serving: 
                     begun.set()
             until(lambda: not engine.healthy)
             for streamed in (True, False):
-                with pytest.raises(openai.InternalServerError, match="does not run"):
+                with pytest.raises(openai.InternalServerError, match="is not running"):
                     client.completions.create(model="policy", prompt="A dog", stream=streamed)

@@ -75,7 +75,7 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
         tensors = row_tensors(row(truth[part].tolist()), 1, "cpu", 3)
         _, _, statistics = made.loss(torch.tensor(values[part]), tensors)
         total = {name: total.get(name, 0) + value for name, value in statistics.items()}
-    metrics = made.summarise(total)
+    metrics = made.summarize(total)
     for i, name in enumerate("ab"):
         there = truth[:, i] != MASKED
         y, o = truth[there, i], values[there, i].astype(float)
@@ -102,7 +102,7 @@ def test_rounding_is_the_annotators(tokenizer: Any) -> None:
 def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
     made = objective(tokenizer, AttributeSchema(names=("a",)))
     tensors = row_tensors(row([[1.0], [1.0], [1.0]]), 1, "cpu", 1)
-    metrics = made.summarise(made.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
+    metrics = made.summarize(made.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
     assert "pearson/a" not in metrics and "pearson" not in metrics
     assert math.isfinite(metrics["mse/a"]) and metrics["mean_predictor_mse/a"] == 0
 

@@ -72,7 +72,7 @@ def test_loss_is_the_mean_of_conversations_means(tokenizer: Any) -> None:
     means = [-output[(tensors.sample_of == k) & (tensors.weights > 0)].mean() for k in range(2)]
     assert loss.item() / count == pytest.approx(float(sum(means)) / 2, rel=1e-5)
     nll = -output[tensors.weights > 0].mean()
-    assert made.summarise(statistics)["token_nll"] == pytest.approx(nll.item(), rel=1e-5)
+    assert made.summarize(statistics)["token_nll"] == pytest.approx(nll.item(), rel=1e-5)
 
 
 def test_unconditioned_drops_the_labels_and_learns_the_same(tokenizer: Any) -> None:

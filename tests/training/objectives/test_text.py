@@ -60,6 +60,6 @@ def test_loss_sums_and_unweighted_statistics(tokenizer: Any) -> None:
     loss, count, statistics = made.loss(output, tensors)
     assert tensors.weights.tolist() == [1, 1, 0, 1, 0, 0, 0, 0]
     assert loss.item() == 1 + 2 + 4 and count == 3
-    metrics = made.summarise(statistics)
+    metrics = made.summarize(statistics)
     assert metrics["token_nll"] == pytest.approx(7 / 3) and metrics["learned_tokens"] == 3
     assert metrics["perplexity"] == pytest.approx(torch.exp(torch.tensor(7 / 3)).item(), rel=1e-5)

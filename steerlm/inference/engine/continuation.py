@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One continuation while it is generated: its tokens, its text, and when it ends.
+
+Used by the server's requests and by offline generation alike.
+"""
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+from steerlm.inference.engine.detokenizer import Detokenizer, Vocabulary
+from steerlm.inference.engine.sampling import SamplingState
+from steerlm.inference.engine.stop_strings import StopStringMatcher
+
+FinishReason = Literal["stop", "length"]
+
+
+class Continuation:
+    """A sequence that ends at an end-of-text token, at a stop string or at its length limit.
+
+    Attributes:
+        state: Parameters, prompt and tokens. The tokens include those of a stop string and the end-of-text token.
+        finish_reason: `stop` (end of text or a stop string), `length`, or None while it grows.
+    """
+
+    def __init__(self, state: SamplingState, vocabulary: Vocabulary, end_ids: Collection[int], max_tokens: int) -> None:
+        self.state, self._end_ids, self._max_tokens = state, end_ids, max_tokens
+        self.finish_reason: FinishReason | None = None
+        self._detokenizer = Detokenizer(vocabulary, state.prompt)
+        self._stop_strings = StopStringMatcher(state.params.stop)
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended it."""
+        return self._stop_strings.matched
+
+    def append(self, token: int) -> str:
+        """Add a token; return the text that is final now, without a stop string."""
+        self.state.tokens.append(token)
+        is_end = token in self._end_ids
+        text = self._stop_strings.push("" if is_end else self._detokenizer.push(token))
+        if self.stop_string is None and (is_end or len(self.state.tokens) >= self._max_tokens):
+            text += self._stop_strings.push(self._detokenizer.flush())
+            self.finish_reason = "stop" if is_end else "length"
+            if self.stop_string is None:
+                text += self._stop_strings.flush()
+        if self.stop_string is not None:
+            self.finish_reason = "stop"
+        return text
+
+
+def end_of_text_ids(model: Any) -> tuple[int, ...]:
+    """Return the end-of-text ids of generation_config.json, else of config.json."""
+    for config in (model.generation_config, model.config):
+        ids = config.eos_token_id
+        if ids is not None:
+            return (ids,) if isinstance(ids, int) else tuple(ids)
+    return ()
