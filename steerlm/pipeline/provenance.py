@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provenance of a stage's code: digests of the modules that decide its result, found without importing them.
+"""Provenance of a stage's code: digests of the modules that decide its result, without importing them.
 
-The closure of a stage are its root modules and everything they import inside steerlm, wherever the import is written.
+The closure of a stage is its root modules and everything they import inside steerlm, wherever the import is written.
 A module that is started as a process is named as a root. Comments, docstrings, formatting and messages (the texts of
 exceptions, logging and progress) do not count. Code is in no key; what code cannot be seen here is covered by raising
 the stage's `version`.
@@ -24,9 +24,11 @@ RESULT_NEUTRAL = (
     "steerlm.files",
     "steerlm.jobs",
     "steerlm.locks",
+    "steerlm.retry",
     "steerlm.pipeline",
     "steerlm.processes",
     "steerlm.recipe",
+    "steerlm.retry",
     "steerlm.settings",
     "steerlm.signals",
     "steerlm.stages.base",

@@ -95,7 +95,7 @@ def run_stage(
             _recording(run_log, label, stage.name, key, folder, recorded) as execution,
         ):
             log.info("%s/%s %s: %s", stage.name, key, "resumed" if earlier else "run", reason)
-            local_inputs = {name: store.materialise(artifact) for name, artifact in inputs.items()}
+            local_inputs = {name: store.materialize(artifact) for name, artifact in inputs.items()}
             context = StageContext(
                 stage=stage.name,
                 key=key,
@@ -145,7 +145,7 @@ def _recording(
 
 
 def _hit_reason(artifact: Artifact, stage: Stage[Any]) -> str:
-    """Return when an artifact was made and, if the stage's code is another one now, in which files."""
+    """Return when an artifact was made and, if the stage's code has changed since, in which files."""
     provenance = artifact.manifest.provenance
     finished = provenance.get("finished", "before")
     if "code" not in provenance:

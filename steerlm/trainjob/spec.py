@@ -13,7 +13,7 @@ from steerlm.errors import ConfigError, first_problem, nearest
 from steerlm.files import write_json
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
-from steerlm.training.config import TextSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry
 
@@ -88,7 +88,7 @@ class TrainSpec(Settings):
         Raises:
             ConfigError: Neither a model folder nor a shape is given, or both.
         """
-        own = self.settings.shape if isinstance(self.settings, TextSettings) else None
+        own = self.settings.initial_shape
         if own is not None and self.model_folder is None:
             return own
         if self.model_folder is None:

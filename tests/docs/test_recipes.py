@@ -14,7 +14,7 @@ from steerlm.annotation.worker import read_spec as annotation_spec
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.cli.main import call
-from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
+from steerlm.datasets.sources.registry import SOURCES
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.striped import read_plan
@@ -55,10 +55,7 @@ TABLES = {
     "Keys of a recipe": rows(Recipe),
     "`attributes`": rows(AttributeSchema),
     "`prepare_data`": rows(PrepareSection),
-    "`prepare_data.sources`, kind `oasst`": rows(OasstSource),
-    "`prepare_data.sources`, kind `helpsteer`": rows(HelpSteerSource),
-    "`prepare_data.sources`, kind `helpsteer2`": rows(HelpSteer2Source),
-    "`prepare_data.sources`, kind `conversations`": rows(ConversationsSource),
+    **{f"`prepare_data.sources`, kind `{kind}`": rows(source.settings) for kind, source in SOURCES.items()},
     "`prepare_data.sources`, kind `toyworld`": rows(ToyworldSource),
     "`raters` of kind `toyworld`": rows(RaterSettings),
     "`base`": rows(BaseSection),

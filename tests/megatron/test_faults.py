@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in one process of a training: the others end in time and say why, and the same command goes on."""
+"""Failures of one training process: the others end in time with the reason, and the same command resumes."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def whole(training: Training) -> dict[int, float]:
 
 
 def goes_on(spec: Path, whole: dict[int, float]) -> None:
-    """The same command, to the curve of a training that nothing happened to."""
+    """Run the same command; the curve is that of an undisturbed training."""
     codes, said = Ranks(spec).ends()
     assert not any(codes), said
     assert curve(spec) == pytest.approx(whole, abs=1e-5)

@@ -114,7 +114,8 @@ def _times_out(name: str, store: Path) -> None:
     parallel.set_timeout(datetime.timedelta(seconds=0.5))
     if dist.get_rank() == 0:
         began = time.monotonic()
-        lost = pytest.raises(PeerLostError, match=r"\(Timed out waiting 500ms .*\); rank 1 sleeps; the same command")
+        message = r"\(Timed out waiting 500ms .*\); rank 1 sleeps; run the same command"
+        lost = pytest.raises(PeerLostError, match=message)
         with lost, parallel.peers(lambda: "rank 1 sleeps"):
             collective()
         assert time.monotonic() - began < 1.4, "it ended because the other did"
