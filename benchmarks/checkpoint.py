@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what a save and a resume cost each process, beside the way of version 0.1, in one run.
+"""Measure what saving and resuming a checkpoint cost each process, compared with version 0.1 in the same run.
 
-A reward model of 30 million parameters in bf16 on data-parallel processes of this machine. Per process, the largest of
-all: seconds that training stands still (`blocked`) and until the checkpoint is complete, bytes written, bytes read by a
-resume (checksums included), peak of host memory above what was there before.
+A reward model of 30 million parameters in bf16 on data-parallel processes of this machine. Reported are the maxima over
+the processes: seconds that training is blocked (`blocked`) and until the checkpoint is complete, bytes written, bytes
+read by a resume (checksums included), increase of the peak host memory.
 
-Version 0.1 gathered the optimizer's state on every replica (megatron's `fully_reshardable`) and waited for the disk.
-The second save of today reuses the first one's host buffers.
+Version 0.1 gathered the optimizer state on every replica (megatron's `fully_reshardable`) and waited for the disk. The
+second save of the current version reuses the host buffers of the first.
 
     python benchmarks/checkpoint.py [--ranks 4 8]
 """
@@ -47,7 +47,7 @@ SHAPE = ModelShape(
 
 
 def save_0_1(engine: MegatronEngine, folder: Path) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     engine.gather_weights()
     prepare(folder)
     fixes.make_adam_state(engine.optimizer)
@@ -56,15 +56,15 @@ def save_0_1(engine: MegatronEngine, folder: Path) -> float:
     content["optimizer"] = engine.optimizer.sharded_state_dict(content["model"], metadata=metadata)
     dist_checkpointing.save(content, str(folder / TENSORS), content_metadata=distributed_checkpoint.CONTENT)
     files = {str(path.relative_to(folder)): digest(path) for path in distributed_checkpoint._written_here(folder)}
-    described = {"shape": SHAPE.model_dump(), "outputs": OUTPUTS, "dtype": "bfloat16", "optimizer": True}
-    seal(folder, files, described, {})
-    return time.perf_counter() - began
+    description = {"shape": SHAPE.model_dump(), "outputs": OUTPUTS, "dtype": "bfloat16", "optimizer": True}
+    seal(folder, files, description, {})
+    return time.perf_counter() - started
 
 
 def save_now(engine: MegatronEngine, folder: Path) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     engine.save(folder, {})
-    blocked = time.perf_counter() - began
+    blocked = time.perf_counter() - started
     engine.finish_save()
     return blocked
 
@@ -77,18 +77,18 @@ def measure(engine: MegatronEngine, folder: Path, save: Callable[[MegatronEngine
     dist.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = status("/proc/self/status", "VmRSS")
-    began = time.perf_counter()
+    started = time.perf_counter()
     blocked = save(engine, folder)
-    found = {"blocked s": blocked, "saved s": time.perf_counter() - began}
+    found = {"blocked s": blocked, "saved s": time.perf_counter() - started}
     mine = (f"__{dist.get_rank()}_*", f"*-replica-{dist.get_rank():04d}.*")
     files = [path for pattern in mine for path in (folder / TENSORS).glob(pattern)]
     found["written MB"] = sum(path.stat().st_size for path in files) / 1e6
     found["host peak MB"] = (status("/proc/self/status", "VmHWM") - before) / 1024
     dist.barrier()
-    read, began = status("/proc/self/io", "rchar"), time.perf_counter()
+    read, started = status("/proc/self/io", "rchar"), time.perf_counter()
     with mapped_bytes() as mapped:
         engine.load(folder)
-    found["resumed s"] = time.perf_counter() - began
+    found["resumed s"] = time.perf_counter() - started
     found["read MB"] = (status("/proc/self/io", "rchar") - read + sum(mapped)) / 1e6
     return found
 

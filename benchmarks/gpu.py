@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only a GPU can show, in one command that writes a page: parity with the CPU, speed and MFU, saving, annotating.
+"""Measure on GPUs, and write a page of, parity with the CPU, speed and MFU, saving and annotation.
 
 Every figure comes from the product's engine, started by its launcher, with random weights. Parity: loss, gradient norm
-and each gradient of a small model, with each attention that is installed, in each layout of up to four GPUs, against
-one CPU process in fp32. Speed: a 1B and a 7B Llama, language model and reward model, on packed rows of conversations'
-lengths, on one and on all GPUs; with fewer layers where the memory does not suffice.
+and each gradient of a small model, with each installed attention implementation, in each layout of up to four GPUs,
+against one CPU process in fp32. Speed: a 1B and a 7B Llama, language model and reward model, on packed rows with the
+lengths of conversations, on one and on all GPUs; with fewer layers if the memory is too small.
 
     python benchmarks/gpu.py [--page docs/gpu.md] [--work DIR]
     python benchmarks/gpu.py --tiny     # a dry run on the CPU with tiny models: the same code, no figure means anything

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes that `gpu.py` starts measure: `python -m gpu_worker SPEC.json`, one process or many.
+"""The measurements in the processes that `gpu.py` starts: `python -m gpu_worker SPEC.json`, one process or many.
 
-A spec lists tasks; each task's result is written by the first process, as JSON.
+A spec lists tasks; the main rank writes the result of each as JSON.
 """
 
 import gc
@@ -89,9 +89,9 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
 
 def seconds(method: Callable[..., Any], *arguments: Any) -> float:
     """Every method of the engine ends with numbers in the host's memory, so none is left running on the device."""
-    began = time.perf_counter()
+    started = time.perf_counter()
     method(*arguments)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def settings(task: dict[str, Any]) -> Any:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Fetch, import, export and show models.\n\nExample: steerlm model show DIR"
 )
-TENSOR = typer.Option(1, min=1, help="Processes that share each layer (started by torchrun).")
-PIPELINE = typer.Option(1, min=1, help="Processes that share the layers out (started by torchrun).")
+TENSOR = typer.Option(1, min=1, help="Tensor parallel size: processes that split each layer (started by torchrun).")
+PIPELINE = typer.Option(1, min=1, help="Pipeline parallel size: processes that split the layers (started by torchrun).")
 
 
 @app.command()
 def fetch(
     uri: str = typer.Argument(help="hf://org/name@revision, s3://bucket/prefix or a local folder."),
-    folder: Path = typer.Argument(help="Where the model folder is made."),
+    folder: Path = typer.Argument(help="Model folder to write."),
 ) -> None:
     """Fetch a model: safetensors and tokenizer files only, resumable and verified.
 
@@ -43,7 +43,7 @@ def import_(
 ) -> None:
     """Convert a Hugging Face folder to a Megatron distributed checkpoint (weights only, for any layout).
 
-    Each process holds its share: a model larger than one process is converted by several.
+    Each process holds its part: a model that is too large for one process is converted by several.
 
     Example: steerlm model import models/llama-2-13b checkpoints/llama-2-13b
     """
@@ -70,7 +70,7 @@ def export(
 
 @app.command()
 def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> None:
-    """Say what a model folder is: kind, size, attributes, metrics.
+    """Show a model folder: kind, family, size, attributes, metrics.
 
     Example: steerlm model show runs/demo/policy
     """
@@ -86,10 +86,10 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
     typer.echo(f"family      {shape.model_type}")
     typer.echo(f"parameters  {shape.parameters(outputs):,}")
     typer.echo(f"window      {info.window or shape.max_position_embeddings} tokens")
-    typer.echo(f"base        {info.base or '-'} (licence: {info.license or 'not stated'})")
+    typer.echo(f"base        {info.base or '-'} (license: {info.license or 'not stated'})")
     if schema:
-        dials = ", ".join(f"{name} (default {schema.default(name)})" for name in schema.active)
-        typer.echo(f"attributes  {schema.low}..{schema.high}: {dials}")
+        attributes = ", ".join(f"{name} (default {schema.default(name)})" for name in schema.active)
+        typer.echo(f"attributes  {schema.low}..{schema.high}: {attributes}")
         if untrained := [name for name in schema.names if name not in schema.active]:
             typer.echo(f"untrained   {', '.join(untrained)}")
     for title, values in (("data", info.data), ("metrics", info.metrics)):
@@ -122,9 +122,9 @@ def _convert() -> Any:
     return convert
 
 
-def _finish(made: Path) -> None:
+def _finish(folder: Path) -> None:
     from steerlm.megatron.parallel import finish
 
     finish()
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{made}: complete")
+        typer.echo(f"{folder}: complete")

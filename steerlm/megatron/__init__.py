@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on megatron-core: the only room that imports megatron, and the only one that says "cuda" (`device.py`).
+"""Training on megatron-core: the only package that imports megatron, and the only one that names CUDA (`device.py`).
 
-Knows tensor, sequence, pipeline and data parallelism, distributed checkpoints, and how Hugging Face weights map onto
-all that. Knows nothing of data sets, objectives' formulas or pipelines: it implements `training.engine.Engine`.
+It implements `training.engine.Engine` with tensor, sequence, pipeline and data parallelism, distributed checkpoints,
+and the mapping of Hugging Face weights to all of these. Datasets, objectives and pipelines are defined elsewhere.
 """
 
 import contextlib
@@ -15,16 +15,19 @@ import torch
 from steerlm.errors import InputError
 from steerlm.megatron import device
 
-# Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, as it should;
-# and it calls torch.distributed by names that are to be replaced in some later torch.
+# Without Transformer Engine and Apex megatron warns five times per process that it falls back to torch, which is
+# intended here; and it uses deprecated names of torch.distributed.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.")
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"(megatron|torch\.distributed)\.")
 
 
 @contextlib.contextmanager
 def _without_compiler() -> Iterator[None]:
-    """Leave functions that megatron decorates with torch.compile as they are. Without an accelerator none of these
-    fusions is used, and the first one loads the whole compiler: 4 of the 8 seconds of a process's imports."""
+    """Make `torch.compile` return its argument while megatron is imported.
+
+    Without an accelerator none of megatron's compiled fusions is used, and decorating the first one loads the whole
+    compiler: 4 of the 8 seconds of a process's imports.
+    """
 
     def plain(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
         return function if function is not None else plain

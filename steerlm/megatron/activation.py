@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gated activation of a Llama's feed-forward block. Knows one formula and its gradient."""
+"""The gated activation of the feed-forward block: one formula and its gradient."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 
 class _GatedSilu(torch.autograd.Function):
-    """silu(gate) * up, keeping its input alone: autograd would keep five times the block's width instead of three,
-    which is the largest part of a layer's activations."""
+    """silu(gate) * up, saving only its input for the backward pass.
+
+    Autograd would save five times the block's width instead of three, the largest part of a layer's activations.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -22,16 +24,16 @@ class _GatedSilu(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gate, up = x.chunk(2, -1)
         out = torch.empty_like(x)
-        of_gate, of_up = out.chunk(2, -1)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
-        torch.mul(grad, F.silu(gate), out=of_up)
+        gate_grad, up_grad = out.chunk(2, -1)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=gate_grad)
+        torch.mul(grad, F.silu(gate), out=up_grad)
         return out
 
 
 class GatedSilu:
-    """Where megatron's feed-forward block takes its activation: [..., 2 f], gate before up -> [..., f].
+    """The activation that megatron's feed-forward block calls: [..., 2 f], gate before up -> [..., f].
 
-    No module: it has no weights, and megatron's checkpoints ask every module for its share.
+    Not a `Module`, as it has no weights: megatron's checkpoints call `sharded_state_dict` on every module.
     """
 
     def __init__(self, config: Any) -> None: ...

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over packed rows: where segments lie, rotary positions, and the kernels that keep segments apart.
+"""Attention over packed rows: segment borders, rotary positions, and kernels that keep segments apart.
 
-Megatron's layers see a row as one sequence [T, 1, heads, size]; its own rotary and packing paths (which cut a row into
-segments once per layer, waiting for the device each time) are not used. What a row's layers share is made once.
+Megatron's layers see a row as one sequence [T, 1, heads, size]. Its own rotary and packing paths, which split a row
+into segments in every layer and synchronize with the device each time, are not used: what the layers of a row share is
+computed once.
 """
 
 import math
@@ -23,13 +24,18 @@ from steerlm.training.data import RowTensors
 from steerlm.training.tensors import on_device
 
 SPREAD = 1.25
-"""Segments share one padded call if their lengths are within this factor."""
+"""Segments whose lengths are within this factor of each other share one padded call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Segments of similar length side by side: token t lies in `slots[t]` of a buffer of `total` tokens, which holds
-    one block [segments, length] of `sizes` after another. `slots` None: the row already is such a buffer."""
+class PaddedBlocks:
+    """Segments of similar length, padded to blocks in one buffer.
+
+    Attributes:
+        sizes: (segments, length) of each block; blocks follow one another in the buffer.
+        total: Tokens of the buffer.
+        slots: Index in the buffer of each token of the row [T]; None if the row already is such a buffer.
+    """
 
     sizes: list[tuple[int, int]]
     total: int
@@ -38,52 +44,52 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """What all layers need to know of a row; travels where megatron passes its packing parameters.
+    """Segments of a row, computed once for all layers; passed as megatron's `packed_seq_params`.
 
-    `cos`, `sin` [T, 1, 1, size/2] fp32; `cu_seqlens` [segments+1] int32; `blocks` None where the kernel takes borders.
+    `cos`, `sin` [T, 1, 1, size/2] fp32; `cu_seqlens` [segments+1] int32; `blocks` None if the kernel takes borders.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     cu_seqlens: torch.Tensor
     longest: int
-    blocks: Blocks | None
+    blocks: PaddedBlocks | None
     qkv_format: str = "sbhd"
 
 
 class Rotary(torch.nn.Module):
-    """Rotary frequencies in fp32, with all four numbers of Llama-3's scaling (megatron's own takes only the factor)."""
+    """Rotary frequencies in fp32, with all four parameters of Llama 3's scaling; megatron's own has only the factor."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         size = shape.head_size
-        # On the CPU whatever the device, so that every machine rounds the frequencies alike.
+        # Computed on the CPU on every machine, so that all round the frequencies alike.
         frequencies = 1.0 / (shape.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size))
         if shape.rope_scaling:
             scaling = shape.rope_scaling
             low, high = scaling.low_freq_factor, scaling.high_freq_factor
             turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-            kept = ((turns - low) / (high - low)).clamp(0, 1)  # 1: fast enough to be left alone, 0: wholly slowed down
+            kept = ((turns - low) / (high - low)).clamp(0, 1)  # 1: unchanged, 0: divided by the factor
             slowed = (1 - kept) * frequencies / scaling.factor + kept * frequencies
             frequencies = torch.where(kept == 1, frequencies, slowed)
         self.frequencies = frequencies.to(device.device())
 
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`positions` [T] -> cos, sin [T, 1, 1, size/2] fp32."""
+        """Return cos and sin [T, 1, 1, size/2] fp32 of `positions` [T]."""
         angles = torch.outer(positions.float(), self.frequencies)[:, None, None]
         return angles.cos(), angles.sin()
 
 
 def segments(row: RowTensors, rotary: Rotary, padded: bool) -> Segments:
-    """`padded`: the kernel wants segments padded into blocks."""
+    """Return the segments of a row. `padded`: for a kernel that takes segments padded to blocks."""
     cos, sin = rotary(row.positions)
     blocks = _blocks(row.lengths, row.tokens.device) if padded else None
     return Segments(cos, sin, row.cu_seqlens, max(row.lengths), blocks)
 
 
-def _blocks(lengths: Sequence[int], where: torch.device) -> Blocks:
+def _blocks(lengths: Sequence[int], target: torch.device) -> PaddedBlocks:
     if len(set(lengths)) == 1:
-        return Blocks([(len(lengths), lengths[0])], sum(lengths), None)
+        return PaddedBlocks([(len(lengths), lengths[0])], sum(lengths), None)
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not groups or lengths[i] * SPREAD < lengths[groups[-1][0]]:
@@ -95,13 +101,13 @@ def _blocks(lengths: Sequence[int], where: torch.device) -> Blocks:
     for group, (count, longest) in zip(groups, sizes, strict=True):
         starts[group] = total + longest * np.arange(count)
         total += count * longest
-    begins = np.cumsum(lengths) - lengths
-    slots = np.arange(sum(lengths)) + np.repeat(starts - begins, lengths)
-    return Blocks(sizes, total, on_device({"slots": slots}, where)["slots"])
+    offsets = np.cumsum(lengths) - lengths
+    slots = np.arange(sum(lengths)) + np.repeat(starts - offsets, lengths)
+    return PaddedBlocks(sizes, total, on_device({"slots": slots}, target)["slots"])
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotate the halves of the last dimension; the gradient is the rotation back, so no activation is kept."""
+    """Rotate the halves of the last dimension; the gradient is the inverse rotation, so no activation is saved."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -124,7 +130,7 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
 
 
 class _Pad(torch.autograd.Function):
-    """Tokens [T, ...] into their slots of a zeroed buffer [total, ...]."""
+    """Copy tokens [T, ...] to their slots of a zeroed buffer [total, ...]."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, slots: torch.Tensor, total: int) -> torch.Tensor:
@@ -153,20 +159,23 @@ class _Unpad(torch.autograd.Function):
 
 
 def rotate(x: torch.Tensor, row: Segments) -> torch.Tensor:
-    """`x` [T, 1, heads, size], rotated in its own dtype as transformers does."""
+    """Rotate `x` [T, 1, heads, size] in its own dtype, as transformers does."""
     rotated: torch.Tensor = _Rotate.apply(x, row.cos.to(x.dtype), row.sin.to(x.dtype))
     return rotated
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Segments) -> torch.Tensor:
-    """Causal attention within segments. [T, heads, size] each (fewer key-value heads: grouped) -> [T, heads, size]."""
+    """Compute causal attention within segments: [T, heads, size] each -> [T, heads, size].
+
+    With fewer key-value heads than query heads it is grouped-query attention.
+    """
     grouped = query.shape[1] != key.shape[1]
     if row.blocks is None:
         from torch.nn.attention.varlen import varlen_attn
 
         cu, longest = row.cu_seqlens, row.longest
         out = varlen_attn(query, key, value, cu, cu, longest, longest, window_size=(-1, 0), enable_gqa=grouped)
-        assert isinstance(out, torch.Tensor)  # a pair only where more is asked for
+        assert isinstance(out, torch.Tensor)  # a pair only if the logsumexp is requested
         return out
     blocks = row.blocks
     inputs = [x if blocks.slots is None else _Pad.apply(x, blocks.slots, blocks.total) for x in (query, key, value)]
@@ -182,7 +191,7 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Seg
 
 
 class SdpaAttention(MegatronModule):
-    """`core_attention` of a layer spec: our rotation, torch's scaled dot product attention."""
+    """`core_attention` of a layer spec: our rotation and torch's scaled dot product attention."""
 
     def __init__(self, config: TransformerConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config=config)
@@ -196,7 +205,7 @@ class SdpaAttention(MegatronModule):
         packed_seq_params: Segments,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """[T, 1, heads, size] each -> [T, 1, heads * size]."""
+        """Map [T, 1, heads, size] each to [T, 1, heads * size]."""
         row = packed_seq_params
         query, key = rotate(query, row), rotate(key, row)
         out = causal(query.squeeze(1), key.squeeze(1), value.squeeze(1), row)
@@ -204,7 +213,7 @@ class SdpaAttention(MegatronModule):
 
 
 def packing(row: Segments) -> PackedSeqParams:
-    """A row's borders in the form Transformer Engine's attention takes."""
+    """Return a row's borders as Transformer Engine's attention takes them."""
     cu, longest = row.cu_seqlens, row.longest
     return PackedSeqParams(
         qkv_format="thd", cu_seqlens_q=cu, cu_seqlens_kv=cu, max_seqlen_q=longest, max_seqlen_kv=longest

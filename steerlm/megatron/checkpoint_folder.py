@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every checkpoint folder has, whatever its tensors' format: who it is of, the loop's state, a sealed file list.
+"""The files of every checkpoint folder beside its tensors: model description, the loop's state, a sealed file list.
 
-COMPLETE is written last and lists every file with its size and sha256. They are compared before anything is loaded: a
-changed byte in a tensor would load without an error.
+COMPLETE is written last and lists every file with its size and sha256. They are verified before anything is loaded, as
+a changed byte in a tensor would load without an error.
 """
 
 import json
@@ -28,11 +28,11 @@ Digests = Mapping[str, tuple[int, str]]
 
 
 def prepare(folder: Path) -> None:
-    """An empty `folder` with a subfolder for tensors, in place of what is there. Collective; raises `TrainingError`."""
+    """Make `folder` empty but for a subfolder for tensors. Collective; raises `TrainingError`."""
     reason = None
     if dist.get_rank() == 0:
         try:
-            # The marker goes first: a deletion that is cut short must not leave a checkpoint that looks whole.
+            # The marker is deleted first: an interrupted deletion must not leave a checkpoint that looks complete.
             (folder / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             (folder / TENSORS).mkdir(parents=True)
@@ -41,19 +41,19 @@ def prepare(folder: Path) -> None:
     raise_together(folder, reason)
 
 
-def seal(folder: Path, mine: Digests, described: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Complete a checkpoint: the first process writes what it is of, the loop's state and COMPLETE. Collective.
+def seal(folder: Path, written: Digests, description: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Complete a checkpoint: the main rank writes the description, the loop's state and COMPLETE. Collective.
 
-    `mine`: the files that this process wrote. Raises `TrainingError` on every process alike.
+    `written`: the files that this process wrote. Raises `TrainingError` on every process.
     """
-    everyone: list[Digests] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyone, dict(mine))
+    by_rank: list[Digests] = [{}] * dist.get_world_size()
+    dist.all_gather_object(by_rank, dict(written))
     reason = None
     if dist.get_rank() == 0:
         try:
-            write_json(folder / MODEL, described)
+            write_json(folder / MODEL, description)
             write_json(folder / STATE, state)
-            files = {name: each[name] for each in everyone for name in sorted(each)}
+            files = {name: each[name] for each in by_rank for name in sorted(each)}
             files |= {name: digest(folder / name) for name in (MODEL, STATE)}
             write_json(folder / COMPLETE, {"files": files})
         except OSError as error:
@@ -62,9 +62,9 @@ def seal(folder: Path, mine: Digests, described: Mapping[str, Any], state: Mappi
 
 
 def raise_together(folder: Path, reason: str | None) -> None:
-    """Raises `TrainingError` on every process if a checkpoint cannot be saved on any; `reason`: this one's. Collective.
+    """Raise `TrainingError` on every process if one of them failed to save; `reason`: of this one. Collective.
 
-    What there is of the checkpoint lacks COMPLETE.
+    The unfinished checkpoint has no COMPLETE.
     """
     reasons: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(reasons, reason)
@@ -77,22 +77,26 @@ def raise_together(folder: Path, reason: str | None) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """`shape` (of `ModelShape`), `outputs` of the reward head or null, `dtype` of the weights in torch's name,
-    `optimizer`: whether training can be resumed from it; of a training's, `layout` that saved it.
+    """Return the description of a checkpoint's model.
 
-    Raises `TrainingError` if the checkpoint is not complete.
+    Returns:
+        `shape`: fields of `ModelShape`; `outputs`: of the reward head, or None; `dtype`: of the weights, torch's name;
+        `optimizer`: whether training can be resumed from it; `layout`: only in training checkpoints, that which saved.
+
+    Raises:
+        TrainingError: The checkpoint is not complete.
     """
     if not (folder / COMPLETE).exists():
         raise TrainingError(f"{folder}: not a complete checkpoint ({COMPLETE} is missing)")
     try:
-        described: dict[str, Any] = json.loads((folder / MODEL).read_text())
+        description: dict[str, Any] = json.loads((folder / MODEL).read_text())
     except (OSError, ValueError) as error:
         raise damaged(folder, f"{MODEL}: {error}") from error
-    return described
+    return description
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    """The state given to `seal`. Raises `TrainingError` if it is not complete or not what was written."""
+    """Return the state given to `seal`. Raises `TrainingError` if the checkpoint is incomplete or damaged."""
     describe(folder)
     try:
         files = json.loads((folder / COMPLETE).read_text())["files"]
@@ -106,31 +110,31 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def check(folder: Path, shape: ModelShape, outputs: int | None) -> dict[str, Any]:
-    """Compare a checkpoint with the model that will take it, and every file with COMPLETE; what `describe` tells.
+    """Check that a checkpoint fits the model and that its files are intact; return its description.
 
-    Collective. Raises `TrainingError` on every process alike.
+    Collective. Raises `TrainingError` on every process.
     """
-    described = describe(folder)
-    wanted = {"outputs": outputs, **shape.model_dump()}
-    saved = {"outputs": described["outputs"], **ModelShape(**described["shape"]).model_dump()}
-    others = [f"{name} {saved[name]}, here {value}" for name, value in wanted.items() if saved[name] != value]
-    if others:
-        raise TrainingError(f"{folder}: is of another model ({'; '.join(others)})")
+    description = describe(folder)
+    expected = {"outputs": outputs, **shape.model_dump()}
+    saved = {"outputs": description["outputs"], **ModelShape(**description["shape"]).model_dump()}
+    different = [f"{name} {saved[name]}, here {value}" for name, value in expected.items() if saved[name] != value]
+    if different:
+        raise TrainingError(f"{folder}: is a checkpoint of another model ({'; '.join(different)})")
     _verify(folder)
-    return described
+    return description
 
 
 def _verify(folder: Path) -> None:
-    """Compare every file with COMPLETE; each process reads its share, all raise what the first one finds."""
+    """Compare every file with COMPLETE. Each process reads some of them; all raise the first difference."""
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
         files = json.loads((folder / COMPLETE).read_text())["files"]
         difference = next(_differences(folder, sorted(files.items())[rank::world]), None)
     except (OSError, ValueError, TypeError, KeyError) as error:
         difference = f"{COMPLETE} does not list its files: {error}"
-    everyone: list[str | None] = [None] * world
-    dist.all_gather_object(everyone, difference)
-    for reason in filter(None, everyone):
+    differences: list[str | None] = [None] * world
+    dist.all_gather_object(differences, difference)
+    for reason in filter(None, differences):
         raise damaged(folder, reason)
 
 
@@ -150,5 +154,5 @@ def damaged(folder: Path, reason: str) -> TrainingError:
 
 
 def digest(path: Path) -> tuple[int, str]:
-    """(bytes, sha256 in hex)."""
+    """Return (bytes, sha256 in hex) of a file."""
     return path.stat().st_size, sha256_file(path)

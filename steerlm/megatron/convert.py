@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face folders to Megatron distributed checkpoints and back, bit for bit (`steerlm model import|export`).
+"""Convert Hugging Face folders to Megatron checkpoints and back, bit for bit (`steerlm model import|export`).
 
-Training does not pass through here: it reads and writes Hugging Face folders itself. Every process holds its share of
-the layout; a checkpoint is readable in any other.
+Training does not use this: it reads and writes Hugging Face folders itself. Every process holds its part of the model;
+a checkpoint can be read in any other layout.
 """
 
 import shutil
@@ -20,17 +20,19 @@ from steerlm.models.shape import ModelShape
 from steerlm.training.layout import LayoutSettings
 
 COMPANIONS = "huggingface"
-"""Where a checkpoint keeps the folder's other files: config, tokenizer, templates, card."""
+"""Subfolder of a checkpoint with the other files of the model folder: config, tokenizer, templates, card."""
 
 
 def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> None:
-    """Write the checkpoint `out` of the weights in `folder`, in their own dtype, with the folder's other files.
+    """Write the checkpoint `out` with the weights of `folder`, in their own dtype, and the folder's other files.
 
-    Collective over the layout's processes. Raises `ModelError` for a folder that is not a Llama's, or whose weights
-    are not all of one dtype.
+    Collective over the layout's processes.
+
+    Raises:
+        ModelError: The folder's model is not supported, or its weights have several dtypes.
     """
     shape = ModelShape.from_folder(folder)
-    source = _OneType(folder, f"{shape.family.weights.final_norm}.weight")
+    source = _SingleDtypeSource(folder, f"{shape.family.weights.final_norm}.weight")
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
     source.folder.close()
@@ -38,46 +40,51 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
 
 
 def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> None:
-    """Write the Hugging Face folder `out` of the checkpoint `folder`: one that `import_hf` made, or a training job's.
+    """Write the checkpoint `folder`, made by `import_hf` or by training, as the Hugging Face folder `out`.
 
-    Of a training job's there is no tokenizer to hand on: the folder has weights and `config.json` alone. Collective.
-    Raises `TrainingError` if the checkpoint is not complete.
+    A training checkpoint has no tokenizer: the folder then has only weights and `config.json`. Collective.
+
+    Raises:
+        TrainingError: The checkpoint is not complete.
     """
-    described = describe(folder)
-    shape, outputs = ModelShape(**described["shape"]), described["outputs"]
-    model, own = _build(shape, outputs, getattr(torch, described["dtype"]), layout or LayoutSettings())
+    description = describe(folder)
+    shape, outputs = ModelShape(**description["shape"]), description["outputs"]
+    model, own = _build(shape, outputs, getattr(torch, description["dtype"]), layout or LayoutSettings())
     checkpoint.load_weights(folder, model, own, shape)
-    hf_io.write(model, own, shape, parallel.place(), outputs, out)
-    if parallel.is_chief():
+    hf_io.write(model, own, shape, parallel.model_parallel_rank(), outputs, out)
+    if parallel.is_main_rank():
         if (folder / COMPANIONS).is_dir():
             _copy_companions(folder / COMPANIONS, out)
         else:
-            write_json(out / "config.json", _config(shape, outputs, described["dtype"]))
+            write_json(out / "config.json", _config(shape, outputs, description["dtype"]))
 
 
 def _build(
     shape: ModelShape, outputs: int | None, dtype: torch.dtype, layout: LayoutSettings
-) -> tuple[models.Llama, list[Parameter]]:
+) -> tuple[models.ModelStage, list[Parameter]]:
     layout.check_fits(shape)
     parallel.initialize(layout, seed=0)
     model = models.build(shape, models.configure(shape, layout, dtype), "sdpa", outputs)
-    return model, parameters(shape, parallel.place(), outputs)
+    return model, parameters(shape, parallel.model_parallel_rank(), outputs)
 
 
-class _OneType:
-    """A folder's weights, of which none may have to be converted. `outputs`: of its reward head, or None."""
+class _SingleDtypeSource:
+    """The weights of a folder, which must all have one dtype: that of the tensor `reference`.
 
-    def __init__(self, folder: Path, first: str) -> None:
-        self.folder, self.first = hf_io.Folder(folder), first
-        self.dtype = self.folder.dtype(first)
+    `outputs`: of the reward head, or None.
+    """
+
+    def __init__(self, folder: Path, reference: str) -> None:
+        self.folder, self.reference = hf_io.WeightFolder(folder), reference
+        self.dtype = self.folder.dtype(reference)
         self.outputs = self.folder.shape(SCORE)[0] if SCORE in self.folder else None
 
     def read(self, part: Slice) -> torch.Tensor:
         tensor = self.folder.read(part)
         if tensor.dtype != self.dtype:
             raise ModelError(
-                f"{self.folder.path}: {part.name} is {tensor.dtype}, {self.first} {self.dtype}; "
-                "a checkpoint keeps weights of one dtype, save the model in one first"
+                f"{self.folder.path}: {part.name} is {tensor.dtype}, {self.reference} {self.dtype}; "
+                "a checkpoint has weights of one dtype, save the model in one first"
             )
         return tensor
 

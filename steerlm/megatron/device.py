@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device: the one place that says "cuda", and the layer that lets megatron-core run without it.
+"""The device: the only file that names CUDA, and the layer that lets megatron-core run without it.
 
 megatron-core names CUDA directly: the current device, literal device="cuda", tensor type names, streams, random state.
 On a machine without CUDA each of those calls raises, so redirecting them to the CPU cannot change a program that works;
 the one exception, `Tensor.type()`, only gains an extra equality. With CUDA nothing is replaced.
-Which call sites need what was traced for megatron-core 0.16.1; `fixes.check_version` holds that version.
+The call sites were traced in megatron-core 0.16.1; `fixes.check_version` refuses any other version.
 """
 
 import contextlib
@@ -30,29 +30,29 @@ def on_accelerator() -> bool:
 
 
 def device() -> torch.device:
-    """This process's device: the GPU of its LOCAL_RANK, or the CPU."""
+    """Return this process's device: the GPU of its LOCAL_RANK, or the CPU."""
     return torch.device(ACCELERATOR, torch.cuda.current_device()) if on_accelerator() else _CPU
 
 
 def name() -> str:
-    """What the driver calls this process's device, as "NVIDIA H100 80GB HBM3"; "cpu" without an accelerator."""
+    """Return the driver's name of this process's device, as "NVIDIA H100 80GB HBM3"; "cpu" without an accelerator."""
     return torch.cuda.get_device_name() if on_accelerator() else "cpu"
 
 
 def backend() -> str:
-    """The process groups' backend."""
+    """Return the backend of the process groups."""
     return "nccl" if on_accelerator() else "gloo"
 
 
 def host_buffer(like: torch.Tensor) -> torch.Tensor:
-    """An uninitialized CPU tensor of `like`'s shape and dtype; page-locked where an accelerator copies into it."""
+    """Return an uninitialized CPU tensor of `like`'s shape and dtype, page-locked if there is an accelerator."""
     return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=on_accelerator())
 
 
 def prepare(tensor_parallel: int) -> None:
-    """Choose this process's device; to be called before any process group or model is made."""
+    """Choose this process's device. Call it before any process group or model is made."""
     if tensor_parallel > 1:
-        # Whoever starts the processes sets it (jobs/environment.py); for others here, before the first use of CUDA.
+        # The launcher sets it (jobs/environment.py); set here for other callers, before the first use of CUDA.
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if not on_accelerator():
         enable_cpu()
@@ -61,15 +61,15 @@ def prepare(tensor_parallel: int) -> None:
 
 
 def synchronize() -> None:
-    """Wait until this process's device has done what it was given."""
+    """Wait until this process's device has finished all queued work."""
     if on_accelerator():
         torch.cuda.synchronize()
 
 
 class Stopwatch:
-    """Seconds that the device spends in `with` blocks, without waiting for it before `seconds` is asked.
+    """Measures the seconds that the device spends in `with` blocks; only `seconds` waits for the device.
 
-    On a GPU from events in its stream, elsewhere by the clock.
+    On a GPU by events in its stream, elsewhere by the clock.
     """
 
     def __init__(self) -> None:
@@ -82,26 +82,26 @@ class Stopwatch:
             self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
             self._events[-1][0].record()
         else:
-            self._began = time.perf_counter()
+            self._started = time.perf_counter()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if on_accelerator():
             self._events[-1][1].record()
         else:
-            self._seconds += time.perf_counter() - self._began
+            self._seconds += time.perf_counter() - self._started
 
     def seconds(self) -> float:
-        """Since the last call."""
+        """Return the seconds since the last call."""
         synchronize()
         self._collect()
         total, self._seconds = self._seconds, 0.0
         return total
 
     def _collect(self) -> None:
-        """Add up the blocks that the device is done with."""
+        """Add up the blocks that the device has finished."""
         while self._events and self._events[0][1].query():
-            began, ended = self._events.popleft()
-            self._seconds += began.elapsed_time(ended) / 1000
+            start, end = self._events.popleft()
+            self._seconds += start.elapsed_time(end) / 1000
 
 
 class _TypeName(str):
@@ -125,8 +125,8 @@ class _Stream:
 def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        wanted = kwargs.get("device")
-        if wanted is not None and str(wanted).startswith(ACCELERATOR):
+        target = kwargs.get("device")
+        if target is not None and str(target).startswith(ACCELERATOR):
             kwargs["device"] = _CPU
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
@@ -152,7 +152,7 @@ def enable_cpu() -> None:
     cuda: Any = torch.cuda
     cuda.current_device = lambda: _CPU
     # 2. Literal device="cuda": schedules, optimizers, clipping, tied embeddings. `with torch.device(...)` remembers the
-    # factories when first used; made to before they are wrapped, it goes on working (transformers loads models by it).
+    # factories when first used; remembered before they are wrapped, it keeps working (transformers loads models so).
     _device_constructors()
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
@@ -163,7 +163,7 @@ def enable_cpu() -> None:
     tensor.type = lambda self, *args, **kwargs: (
         type_(self, *args, **kwargs) if args or kwargs else _TypeName(type_(self))
     )
-    # 4. Streams and synchronisation: pipeline communication, the checkpoint writer.
+    # 4. Streams and synchronization: pipeline communication, the checkpoint writer.
     cuda.synchronize = lambda *args: None
     cuda.Stream = _Stream
     cuda.current_stream = cuda.default_stream = lambda *args: _Stream()
@@ -172,5 +172,5 @@ def enable_cpu() -> None:
     megatron_random._get_cuda_rng_state = cuda.get_rng_state = random_state
     megatron_random._set_cuda_rng_state = set_random_state
     cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
-    # Its check that a forked CUDA state left the CPU's alone: here they are one.
+    # It warns if a forked CUDA state changes the CPU's; here the two are one.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Megatron's own distributed checkpoints: weights exchanged with other programs, and trainings begun by version 0.1.
+"""Megatron's own distributed checkpoints: weights for other programs, and training checkpoints of version 0.1.
 
-The optimizer's state in them is read but no longer written: as megatron-core 0.16.1 gathers it, parameters are saved at
-wrong offsets as soon as a gradient buffer has a padded bucket that is not its last (fixed upstream by pull request
-5077, in no release for this Python). `checkpoint.load` refuses what was damaged so.
+The optimizer state in them is read but no longer written. megatron-core 0.16.1 saves parameters at wrong offsets as
+soon as a gradient buffer has a padded bucket that is not its last (fixed upstream by pull request 5077, in no release
+for this Python). `checkpoint.load` refuses checkpoints that were damaged in this way.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from steerlm.errors import first_line
 from steerlm.megatron import fixes
 from steerlm.megatron.checkpoint_folder import MODEL, STATE, TENSORS, damaged, digest, prepare, raise_together, seal
-from steerlm.megatron.model import Llama
+from steerlm.megatron.model import ModelStage
 from steerlm.models.shape import ModelShape
 
 FULL = ("inline_container", "iostream error")
-"""What torch's writer says of a file that it cannot write; a full disk is not named."""
+"""Texts of torch's errors for a file that it cannot write; it does not say that a disk is full."""
 
 CONTENT = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -33,10 +33,10 @@ CONTENT = {
 }
 
 
-def save_weights(folder: Path, model: Llama, shape: ModelShape, companions: Callable[[], None]) -> None:
-    """Write a checkpoint of weights alone into `folder`, replacing what is there. Collective; raises `TrainingError`.
+def save_weights(folder: Path, model: ModelStage, shape: ModelShape, companions: Callable[[], None]) -> None:
+    """Write a checkpoint with only weights to `folder`, replacing its content. Collective; raises `TrainingError`.
 
-    `companions` adds other files; the first process calls it before the checkpoint is sealed.
+    `companions` adds other files; the main rank calls it before the checkpoint is sealed.
     """
     prepare(folder)
     failure: list[str] = []
@@ -45,24 +45,24 @@ def save_weights(folder: Path, model: Llama, shape: ModelShape, companions: Call
         if dist.get_rank() == 0:
             companions()
     raise_together(folder, failure[0] if failure else None)
-    described = {
+    description = {
         "shape": shape.model_dump(),
         "outputs": model.outputs,
         "dtype": str(model.config.params_dtype).removeprefix("torch."),
         "optimizer": False,
     }
-    seal(folder, {str(path.relative_to(folder)): digest(path) for path in _written_here(folder)}, described, {})
+    seal(folder, {str(path.relative_to(folder)): digest(path) for path in _written_here(folder)}, description, {})
 
 
-def load_weights(folder: Path, model: Llama) -> None:
+def load_weights(folder: Path, model: ModelStage) -> None:
     """Restore weights. Collective; raises `TrainingError`."""
     model.load_state_dict(_load(folder, _sharded(model))["model"])
 
 
-def load_training(folder: Path, model: Llama, optimizer: Any) -> dict[str, torch.Tensor]:
-    """Restore weights and optimizer from a checkpoint of version 0.1; the weights by name as they were saved.
+def load_training(folder: Path, model: ModelStage, optimizer: Any) -> dict[str, torch.Tensor]:
+    """Restore weights and optimizer from a checkpoint of version 0.1; return the saved weights by name.
 
-    In fp32 the optimizer's copy is the weight itself and wins. Collective; raises `TrainingError`.
+    In fp32 the optimizer's copy is the weight itself and takes precedence. Collective; raises `TrainingError`.
     """
     fixes.make_adam_state(optimizer)
     content = _sharded(model)
@@ -77,7 +77,7 @@ def load_training(folder: Path, model: Llama, optimizer: Any) -> dict[str, torch
     return weights
 
 
-def _sharded(model: Llama) -> dict[str, Any]:
+def _sharded(model: ModelStage) -> dict[str, Any]:
     return {"model": model.sharded_state_dict(metadata={**CONTENT, "dp_cp_group": _group()})}
 
 
@@ -94,7 +94,7 @@ def _load(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _written_here(folder: Path) -> list[Path]:
-    """The files that this process wrote: megatron puts the rank into their names; all others are the first one's."""
+    """Return the files that this process wrote: megatron's are named by rank, all others are the main rank's."""
     mine = list((folder / TENSORS).glob(f"__{dist.get_rank()}_*"))
     if dist.get_rank() == 0:
         mine += [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("__")]
@@ -103,12 +103,12 @@ def _written_here(folder: Path) -> list[Path]:
 
 @contextmanager
 def _collected(failure: list[str]) -> Iterator[None]:
-    """Puts into `failure` why a checkpoint could not be written."""
+    """Append the reason to `failure` if a checkpoint cannot be written."""
     try:
         yield
     except OSError as error:
         failure.append(str(error))
-    except CheckpointException as error:  # every process gets one, the first one gets the reasons
+    except CheckpointException as error:  # raised on every process, with the reasons on the first
         reasons = [first_line(reason) for reason, _ in error.failures.values()]
         failure.append(reasons[0] if reasons else "a process could not write its part")
     except RuntimeError as error:

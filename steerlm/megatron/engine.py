@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training engine on megatron-core: `training.engine.Engine` for any layout.
 
-Knows one step: schedule, gradients, clipping, update, sums. Model, weights and checkpoints are in files of their own.
+This file has the training step: schedule, gradients, clipping, update, sums over processes. Model, weights and
+checkpoints are in files of their own.
 """
 
 import datetime
@@ -18,10 +19,10 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
 from steerlm.errors import NonFiniteError
-from steerlm.megatron import checkpoint, device, hf_io, parallel, pipeline
+from steerlm.megatron import checkpoint, device, hf_io, parallel, schedule
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
-from steerlm.megatron.initial import Random
+from steerlm.megatron.initial import RandomWeights
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import ModelShape
 from steerlm.training.config import OptimizerSettings, TrainSettings
@@ -33,7 +34,7 @@ from steerlm.training.tensors import row_tensors
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 POLL_SECONDS = 0.05
 Sums = tuple[torch.Tensor, int, Statistics]
-"""Of one row: loss sum, count, statistics."""
+"""Loss sum, count and statistics of one row."""
 
 
 def build_engine(
@@ -44,10 +45,17 @@ def build_engine(
     settings: TrainSettings,
     layout: LayoutSettings,
 ) -> "MegatronEngine":
-    """An engine whose weights come from a Hugging Face folder, or are drawn for `shape`; exactly one is given.
+    """Build an engine with the weights of a Hugging Face folder, or with random ones of `shape`; exactly one is given.
 
-    `outputs`: a reward head of that many values; it is read from the folder if it has one, else drawn. Collective over
-    the layout's processes. Raises `ConfigError`, `ModelError` or `InputError` for what does not fit.
+    Collective over the layout's processes.
+
+    Args:
+        outputs: Width of a reward head, which is read from the folder if it has one, else random; None: no such head.
+
+    Raises:
+        ConfigError: The layout does not fit the model or the number of processes.
+        ModelError: The folder cannot be read, or its model is not supported.
+        InputError: An attention implementation was chosen that is not available.
     """
     if (model_folder is None) == (shape is None):
         raise ValueError("give either model_folder or shape")
@@ -56,24 +64,24 @@ def build_engine(
     here = parallel.initialize(layout, settings.seed)
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
-    own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
+    own = parameters(shape, parallel.model_parallel_rank(), outputs, fused_norms=attention == "te")
     head_std: float = getattr(settings, "head_init_std", shape.initializer_range)
-    drawn = Random(settings.seed, shape.initializer_range, head_std)
+    drawn = RandomWeights(settings.seed, shape.initializer_range, head_std)
     if model_folder is None:
         hf_io.load(model, own, drawn, drawn)
     else:
-        folder = hf_io.Folder(model_folder)
+        folder = hf_io.WeightFolder(model_folder)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
     return MegatronEngine(model, own, shape, settings, here, layout.bucket_size)
 
 
 class MegatronEngine:
-    """One process's part of the model, its gradients and its share of the optimizer. Every method is collective."""
+    """This process's part of the model, its gradients and its share of the optimizer. Every method is collective."""
 
     def __init__(
         self,
-        model: models.Llama,
+        model: models.ModelStage,
         own: Sequence[Parameter],
         shape: ModelShape,
         settings: TrainSettings,
@@ -83,7 +91,7 @@ class MegatronEngine:
         self.layout, self.shape, self.own, self.settings = layout, shape, own, settings.optimizer
         self.model, self.outputs = model, model.outputs
         self.device, self.device_name = device.device(), device.name()
-        # A layer's gradients travel while those of the layers before it are computed, its weights while those compute.
+        # A layer's gradients are reduced while earlier layers compute theirs; its weights are gathered in the same way.
         overlap = layout.dp_size > 1
         ddp = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
@@ -93,15 +101,15 @@ class MegatronEngine:
             bucket_size=bucket_size,
         )
         self.ddp = DistributedDataParallel(model.config, ddp, model)
-        if layout.dp_size == 1:  # nothing to exchange, which gloo does by copying every gradient and every weight
+        if layout.dp_size == 1:  # otherwise gloo would copy every gradient and every weight for nothing
             for group in self.ddp.bucket_groups:
                 group.start_grad_sync = group.start_param_sync = _nothing
         model.config.finalize_model_grads_func = _finish_gradients
         model.config.no_sync_func = self.ddp.no_sync if overlap else None
         self.optimizer = _optimizer(self.ddp, settings.optimizer)
-        self.trained = checkpoint.Trained(model, own, self.optimizer, shape)
-        self._saver = checkpoint.Saver()
-        self._saving: checkpoint.Saving | None = None
+        self.trainable = checkpoint.TrainableModel(model, own, self.optimizer, shape)
+        self._checkpoints = checkpoint.CheckpointWriter()
+        self._pending: checkpoint.PendingCheckpoint | None = None
         self._last = parallel_state.is_pipeline_last_stage()
         self._forward = device.Stopwatch()
 
@@ -129,8 +137,10 @@ class MegatronEngine:
         return tuple(map(bool, votes.tolist()))
 
     def gather_weights(self) -> None:
-        """Bring every replica's weights up to date with the last update, of which each computed its share; to be called
-        by what reads weights. A forward pass does the same bucket by bucket, each just before it is used."""
+        """Gather the weights of the last update, of which each replica computed its share.
+
+        Must be called before weights are read. A forward pass does the same bucket by bucket, just before use.
+        """
         self.ddp.start_param_sync(force_sync=True)
 
     def set_timeout(self, minutes: float) -> None:
@@ -148,27 +158,27 @@ class MegatronEngine:
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.finish_save()
-        # No gathering: a process saves the shares that it updates itself.
-        self._saving = self._saver.begin(folder, self.trained, state)
+        # Weights are not gathered: a process saves the shares that it updates itself.
+        self._pending = self._checkpoints.start(folder, self.trainable, state)
 
     @property
     def saving(self) -> bool:
-        return self._saving is not None and self._saving.running
+        return self._pending is not None and self._pending.running
 
     def finish_save(self) -> SaveResult | None:
-        if self._saving is None:
+        if self._pending is None:
             return None
-        while self.agree(self.saving)[0]:  # short collectives: a slow disk is no lost peer
+        while self.agree(self.saving)[0]:  # short collectives, so that a slow disk is not taken for a lost peer
             time.sleep(POLL_SECONDS)
-        saving, self._saving = self._saving, None
-        return saving.finish()
+        pending, self._pending = self._pending, None
+        return pending.finish()
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         return state_of(folder)
 
     def load(self, folder: Path) -> None:
-        checkpoint.load(folder, self.trained)
-        self.gather_weights()  # each replica has read its share
+        checkpoint.load(folder, self.trainable)
+        self.gather_weights()  # each replica has loaded only its share
 
     def load_weights(self, folder: Path) -> None:
         checkpoint.load_weights(folder, self.model, self.own, self.shape)
@@ -176,16 +186,18 @@ class MegatronEngine:
 
     def write_hf(self, folder: Path) -> None:
         self.gather_weights()
-        hf_io.write(self.model, self.own, self.shape, parallel.place(), self.outputs, folder)
+        hf_io.write(self.model, self.own, self.shape, parallel.model_parallel_rank(), self.outputs, folder)
 
     def _check(self, output: str) -> None:
         if (output == "values") != (self.outputs is not None):
             has = "a reward head" if self.outputs else "a vocabulary head"
-            raise ValueError(f"the model has {has}, it does not give {output}")
+            raise ValueError(f"the model has {has} and cannot compute {output}")
 
     def _run(self, rows: Sequence[Row], objective: Objective, scale: float | None) -> list[Sums]:
-        """The sums of this rank's rows, on the last stage; and the gradient of `scale` * sum(loss) over the global
-        batch, unless `scale` is None."""
+        """Return the sums of this rank's rows on the last stage; compute the gradient of `scale` * sum(loss).
+
+        `scale` None: no gradient.
+        """
         self._check(objective.output)
 
         def loss(row: RowTensors, out: torch.Tensor) -> tuple[torch.Tensor, int, Sums]:
@@ -193,22 +205,24 @@ class MegatronEngine:
             sums = total.detach(), count, statistics
             return total if scale is None else total * scale, count, sums
 
-        return self._through(rows, loss, forward_only=scale is None)
+        return self._run_schedule(rows, loss, forward_only=scale is None)
 
-    def _through(self, rows: Sequence[Row], collect: Callable[..., Any], **how: bool) -> list[Any]:
-        """`pipeline.through`; forward passes of a step are timed."""
-        watch = None if how["forward_only"] else self._forward
-        return pipeline.through(self.ddp, rows, self.layout, self.outputs, collect, watch, **how)
+    def _run_schedule(self, rows: Sequence[Row], collect: Callable[..., Any], *, forward_only: bool) -> list[Any]:
+        """Run `schedule.run_schedule`, timing the forward passes of a step."""
+        timer = None if forward_only else self._forward
+        return schedule.run_schedule(
+            self.ddp, rows, self.layout, self.outputs, collect, timer, forward_only=forward_only
+        )
 
-    def _sums(self, done: Sequence[Sums], rows: Sequence[Row], objective: Objective) -> StepResult:
-        """One reduction over all processes; of each model replica only one process of the last stage contributes."""
+    def _sums(self, per_row: Sequence[Sums], rows: Sequence[Row], objective: Objective) -> StepResult:
+        """Reduce over all processes at once; one process of each replica's last stage contributes."""
         if not self._last:
-            done = [self._template(rows[0], objective)]
-        _, _, first = done[0]
+            per_row = [self._template(rows[0], objective)]
+        _, _, first = per_row[0]
         parts = [
-            torch.stack([total.double() for total, _, _ in done]).sum(),
-            torch.full((), sum(count for _, count, _ in done), dtype=torch.float64, device=self.device),
-            *(torch.stack([s[name].double() for _, _, s in done]).sum(0) for name in first),
+            torch.stack([total.double() for total, _, _ in per_row]).sum(),
+            torch.full((), sum(count for _, count, _ in per_row), dtype=torch.float64, device=self.device),
+            *(torch.stack([s[name].double() for _, _, s in per_row]).sum(0) for name in first),
         ]
         flat = torch.cat([part.reshape(-1) for part in parts])
         if not self._last or parallel_state.get_tensor_model_parallel_rank() != 0:
@@ -220,13 +234,16 @@ class MegatronEngine:
         return StepResult(loss_sum.item(), round(count.item()), statistics)
 
     def _template(self, row: Row, objective: Objective) -> Sums:
-        """Names and shapes of the statistics, for a stage that computes none."""
+        """Return sums with the names and shapes of the statistics, for a stage that computes none."""
         tensors = row_tensors(row, self.layout.row_multiple, self.device, self.outputs)
         size = (len(row.samples), self.outputs) if self.outputs else (len(tensors.tokens),)
         return objective.loss(torch.zeros(size, device=self.device), tensors)
 
     def _update(self, lr: float, loss: float) -> float:
-        """Clip and update. Raises `NonFiniteError` before it if the norm, equal on every rank, is not finite."""
+        """Clip and update; return the gradient norm, equal on every rank.
+
+        Raises `NonFiniteError` before the update if the norm is not finite.
+        """
         optimizer, settings = self.optimizer, self.settings
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(settings.clip) if settings.clip else optimizer.get_grad_norm())
@@ -239,17 +256,19 @@ class MegatronEngine:
         return norm
 
 
-def _finish_gradients(model: list[Any], num_tokens: torch.Tensor | None, **how: Any) -> None:
-    """Megatron's last part of a backward pass without its division of every gradient by the number of tokens, which it
-    learns only then, from all processes: the loss has been divided already."""
-    finalize_model_grads(model, None, **how)
+def _finish_gradients(model: list[Any], num_tokens: torch.Tensor | None, **options: Any) -> None:
+    """Finish a backward pass as megatron does, but without dividing the gradients by the number of tokens.
+
+    Megatron reduces that number over all processes at this point; here the loss has already been divided.
+    """
+    finalize_model_grads(model, None, **options)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None: ...
 
 
 def _optimizer(ddp: DistributedDataParallel, settings: OptimizerSettings) -> Any:
-    """Always the distributed optimizer, at one process too: its checkpoints and the plain one's do not interchange."""
+    """Build the distributed optimizer, also for one process: checkpoints of the plain one are not interchangeable."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixes for megatron-core 0.16.1. Nothing here is about CPUs: a GPU node without Transformer Engine needs them too.
+"""Fixes for megatron-core 0.16.1. None is specific to CPUs: a GPU node without Transformer Engine needs them too.
 
-Its DistributedOptimizer, where torch's AdamW is used (neither Transformer Engine nor Apex installed), cannot load a
-checkpoint; and once it can, one `step` tensor is shared by all parameters, so that Adam's bias correction silently runs
-ahead by the number of parameters. The tests of resume hold each of these. Its gradient norm, where neither of the two
-is installed, reads one number per parameter back from the device. Its checkpoint writer starts a server process
-that imports the main module again, and forks a process full of threads, for which it waits for ever if one is killed.
+- Without Transformer Engine and Apex, `DistributedOptimizer` uses torch's AdamW and cannot load a checkpoint. Once it
+  can, one `step` tensor is shared by all parameters, so that Adam's bias correction silently advances once for each of
+  them. The tests of resuming cover both.
+- Without the two, its gradient norm copies one number per parameter from the device.
+- Its checkpoint writer starts a server process that imports the main module again, and forks a multi-threaded process,
+  for which it waits forever if that one is killed.
 """
 
 import queue
@@ -24,16 +25,18 @@ VERSION = "0.16.1"
 
 
 def check_version() -> None:
-    """Raises `InputError` for another megatron-core: device layer, fixes and validations are written for this one."""
-    found = megatron.core.__version__
-    if found != VERSION:
-        raise InputError(f"megatron-core {found} is installed, {VERSION} is needed; pip install 'steerlm[train]'")
+    """Raise `InputError` unless megatron-core is the version that device layer and fixes are written for."""
+    installed = megatron.core.__version__
+    if installed != VERSION:
+        raise InputError(f"megatron-core {installed} is installed, {VERSION} is needed; pip install 'steerlm[train]'")
 
 
 def install() -> None:
-    """Let `DistributedOptimizer` copy loaded state into torch's AdamW, whose state has a `step` beside its tensors, and
-    into fp32 weights, which want a gradient, whatever the Adam; and let the checkpoint writer, which we never run apart
-    from this process, write and hand its results over within it."""
+    """Apply the fixes that replace functions of megatron-core.
+
+    `DistributedOptimizer` then loads state into torch's AdamW, whose state has a `step` beside its tensors, and into
+    fp32 weights, which require a gradient. The checkpoint writer writes within this process.
+    """
     check_version()
     filesystem_async._results_queue = queue.SimpleQueue()
     filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write)
@@ -43,7 +46,7 @@ def install() -> None:
 
 
 def _write(transforms: list[Any], use_msc: bool, rank: int, buckets: Sequence[Any], results: Any) -> None:
-    """Each bucket in a thread; `results` gets what was written by bucket, or the exception of the first that failed."""
+    """Write each bucket in a thread; put the results by bucket into `results`, or the first failure's exception."""
     done: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     running: queue.Queue[int] = queue.Queue()
     with ThreadPoolExecutor(len(buckets)) as pool:
@@ -52,7 +55,7 @@ def _write(transforms: list[Any], use_msc: bool, rank: int, buckets: Sequence[An
             write = filesystem_async.FileSystemWriterAsync.write_preloaded_data
             pool.submit(write, transforms, number, bucket, done, running, use_fsync=True, use_msc=use_msc)
     written = dict(done.get_nowait() for _ in buckets)
-    results.put(next((found for found in written.values() if isinstance(found, Exception)), written))
+    results.put(next((result for result in written.values() if isinstance(result, Exception)), written))
 
 
 @torch.no_grad()
@@ -65,12 +68,12 @@ def _set_states(self: Any, model_param: torch.nn.Parameter, tensors: dict[str, t
 
 
 def _l2_norm(chunk_size: int, flag: torch.Tensor, tensors: list[list[torch.Tensor]], each: bool) -> tuple[Any, None]:
-    """The norm [1] of all tensors together, left on the device; signature of Apex's multi_tensor_l2norm."""
+    """Return the norm [1] of all tensors together on their device; signature of Apex's multi_tensor_l2norm."""
     return torch.stack(torch._foreach_norm(tensors[0])).norm().view(1), None
 
 
 def make_adam_state(optimizer: Any) -> None:
-    """Zero moments and step 0 for every parameter, which `state_dict()` takes for granted. `optimizer`: megatron's."""
+    """Create zero moments and step 0 for every parameter, as `state_dict()` expects. `optimizer`: megatron's."""
     if distrib_optimizer.HAVE_APEX_OR_TE:
         optimizer.init_state_fn(optimizer.optimizer, optimizer.config)  # FusedAdam's step is absent until the first one
         return
@@ -85,14 +88,14 @@ def make_adam_state(optimizer: Any) -> None:
 
 
 def get_step(optimizer: Any) -> int:
-    """Updates made so far, which Adam's bias correction depends on. `optimizer`: megatron's, its state made."""
+    """Return the number of updates so far, as Adam's bias correction counts them. The state must exist."""
     if distrib_optimizer.HAVE_APEX_OR_TE:
         return int(optimizer.optimizer.param_groups[0].get("step", 0))
     return int(next(iter(optimizer.optimizer.state.values()))["step"])
 
 
 def set_step(optimizer: Any, step: int) -> None:
-    """The inverse of `get_step`."""
+    """Set the number of updates that `get_step` returns."""
     if distrib_optimizer.HAVE_APEX_OR_TE:
         for group in optimizer.optimizer.param_groups:
             group["step"] = step
@@ -102,8 +105,11 @@ def set_step(optimizer: Any, step: int) -> None:
 
 
 def fit_param_groups(state: dict[str, Any], optimizer: Any) -> None:
-    """Let a loaded optimizer state, which is about to replace the parameter groups, fit the Adam in use: Transformer
-    Engine's FusedAdam and torch's AdamW lack keys of each other's groups, and FusedAdam's step must be an integer."""
+    """Adapt the parameter groups of a loaded optimizer state to the Adam in use.
+
+    Transformer Engine's FusedAdam and torch's AdamW lack keys of each other's groups, and FusedAdam's step must be an
+    integer.
+    """
     own = optimizer.param_groups[0]
     for group in state["optimizer"]["param_groups"]:
         group.update({key: own[key] for key in own.keys() - group.keys() - {"params", "step"}})

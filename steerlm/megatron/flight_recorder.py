@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch's flight recorder: the last collectives of every process group, in a file when one of them has timed out.
+"""Torch's flight recorder: it writes the last collectives of every process group to a file when one times out.
 
 `python -m torch.distributed.flight_recorder.fr_trace FOLDER -p rank_` reads the files of all ranks.
 """
@@ -17,15 +17,15 @@ FOLDER = "flight_recorder"
 
 
 def prepare(folder: Path, rank: int) -> Path:
-    """Tell torch to record, and where to write on a timeout; the file of this rank. Before any process group is made.
+    """Let torch record, and write to `folder` on a timeout; return this rank's file. Call before any group is made.
 
-    What the environment sets already stays as it is.
+    Variables that the environment sets already are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     variables = {
         "TORCH_FR_BUFFER_SIZE": "2000",  # collectives kept
-        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",  # on every rank, when it happens on one
-        # The rank is appended. The second is the older name, which counts where torch does not know the first.
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",  # on every rank if it happens on one
+        # The rank is appended. The second is the name in older versions of torch.
         "TORCH_FR_DUMP_TEMP_FILE": str(folder / "rank_"),
         "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": str(folder / "rank_"),
     }
@@ -35,7 +35,7 @@ def prepare(folder: Path, rank: int) -> Path:
 
 
 def entered() -> int:
-    """How many collectives this process has entered, over all its groups."""
+    """Return the number of collectives that this process has entered, over all its groups."""
     c10d: Any = torch._C._distributed_c10d
     trace = c10d._dump_nccl_trace_json if device.on_accelerator() else c10d._dump_fr_trace_json
     groups = json.loads(trace(includeCollectives=False))["pg_status"]
@@ -43,7 +43,7 @@ def entered() -> int:
 
 
 def dump(path: Path) -> None:
-    """Write this rank's record; on an accelerator torch has done so, in the moment of the timeout."""
+    """Write this rank's record; on an accelerator torch writes it at the timeout."""
     if not device.on_accelerator():
         c10d: Any = torch._C._distributed_c10d
         path.write_bytes(c10d._dump_fr_trace())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from and to Hugging Face folders, a tensor at a time: each slice is read once, each process writes its share.
+"""Load weights from Hugging Face folders and write them, a tensor at a time.
 
-Knows safetensors files and their index; names and slices are `mapping.py`'s. No process ever holds a full model.
+Each slice is read once; the files are shared out among the processes that write them; no process ever holds a full
+model. This file knows safetensors files and their index; names and slices come from `mapping.py`.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from steerlm.errors import Interrupted, ModelError
-from steerlm.megatron.mapping import SCORE, Parameter, Place, Slice, fuse, parameters, split
+from steerlm.megatron.mapping import SCORE, ModelParallelRank, Parameter, Slice, fuse, parameters, split
 from steerlm.models.shape import ModelShape
 
 INDEX = "model.safetensors.index.json"
@@ -27,16 +28,18 @@ SHARD_BYTES = 5 * 10**9
 log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
-    """Where weights come from: a folder, or a random draw."""
+class WeightSource(Protocol):
+    """Anything that weights are read from: a folder, or a random number generator."""
 
     def read(self, part: Slice) -> torch.Tensor:
-        """The slice, on the CPU, in the source's dtype."""
+        """Return the slice, on the CPU, in the source's dtype."""
 
 
-class Folder:
-    """The safetensors files of a Hugging Face model folder, opened when first read. Raises `ModelError` naming the
-    folder and the tensor that is missing or has another shape."""
+class WeightFolder:
+    """The safetensors files of a Hugging Face model folder, opened when first read.
+
+    Raises `ModelError` with the folder and the tensor that is missing or has another shape.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,9 +51,9 @@ class Folder:
         return name in self._files
 
     def read(self, part: Slice) -> torch.Tensor:
-        view, found = self._view(part.name), self.shape(part.name)
-        if found != part.shape:
-            raise ModelError(f"{self.path}: {part.name} has shape {list(found)}, {list(part.shape)} was expected")
+        view, shape = self._view(part.name), self.shape(part.name)
+        if shape != part.shape:
+            raise ModelError(f"{self.path}: {part.name} has shape {list(shape)}, {list(part.shape)} was expected")
         if part.dim is None:
             tensor: torch.Tensor = view[:]
         else:
@@ -61,7 +64,7 @@ class Folder:
         return tuple(self._view(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Of a tensor with at least one row."""
+        """Return the dtype of a tensor that has at least one row."""
         row: torch.Tensor = self._view(name)[:1]
         return row.dtype
 
@@ -83,30 +86,30 @@ class Folder:
 
 
 def _locations(folder: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
+    """Return the file name of each tensor."""
     index = folder / INDEX
     if index.is_file():
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
         return weight_map
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                found.update(dict.fromkeys(file.keys(), path.name))
+                files.update(dict.fromkeys(file.keys(), path.name))
         except SafetensorError as error:
             raise ModelError(f"{path}: cannot be read ({error}); fetch the model again") from None
-    if not found:
+    if not files:
         raise ModelError(f"{folder}: no *.safetensors file; a Hugging Face model folder with safetensors was expected")
-    return found
+    return files
 
 
 @torch.no_grad()
-def load(model: torch.nn.Module, own: Sequence[Parameter], source: Source, head: Source) -> None:
+def load(model: torch.nn.Module, own: Sequence[Parameter], source: WeightSource, head: WeightSource) -> None:
     """Fill a process's `model` with its slices of `source`; the reward head's come from `head`. Collective.
 
     Each parameter is read by one data-parallel replica, all replicas reading at once, and broadcast to the others in
-    the model's dtype. Random draws too: drawing a weight on a CPU takes longer than receiving it. A process holds one
-    parameter besides its model. What one process cannot read is raised on all of them.
+    the model's dtype. So are random weights: drawing them on a CPU takes longer than receiving them. A process holds
+    one parameter besides its model. If one process cannot read its part, all of them raise.
     """
     targets = dict(model.named_parameters())
     if unmatched := targets.keys() ^ {parameter.name for parameter in own}:
@@ -135,28 +138,28 @@ def load(model: torch.nn.Module, own: Sequence[Parameter], source: Source, head:
 
 
 def _largest(number: int, device: torch.device) -> int:
-    """The largest of all processes' numbers: pipeline stages hold different numbers of parameters."""
+    """Return the maximum of `number` over all processes."""
     largest = torch.tensor(number, device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest.item())
 
 
 def _raise_on_all(error: Exception | None, device: torch.device) -> None:
-    """Raise, on every process, what one of them caught; the others would wait for it in a broadcast for ever."""
+    """Raise on every process what one of them caught; the others would otherwise wait in a broadcast forever."""
     world = dist.get_world_size()
     failed = world - _largest(0 if error is None else world - dist.get_rank(), device)
     if failed == world:
         return
     if error is not None and not isinstance(error, ModelError):
         log.error("the weights cannot be read", exc_info=error)
-    said = [str(error) if isinstance(error, ModelError) else f"rank {failed} cannot read the weights: {error!r}"]
-    dist.broadcast_object_list(said, src=failed, device=device)
-    raise ModelError(said[0]) from error
+    message = [str(error) if isinstance(error, ModelError) else f"rank {failed} cannot read the weights: {error!r}"]
+    dist.broadcast_object_list(message, src=failed, device=device)
+    raise ModelError(message[0]) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """A file to write: its tensors in order, all of one pipeline stage, put together by one tensor-parallel rank."""
+class WeightFile:
+    """A file to write: its tensors in order, all of one pipeline stage, assembled by one tensor-parallel rank."""
 
     file: str
     stage: int
@@ -166,13 +169,13 @@ class Shard:
 
 def plan_shards(
     shape: ModelShape, outputs: int | None, tensors: int, stages: int, itemsize: int, limit: int
-) -> list[Shard]:
-    """Every file of a model and who writes it, at most `limit` bytes each unless one tensor is larger. Pure."""
+) -> list[WeightFile]:
+    """Plan the files of a model and which rank writes each; at most `limit` bytes unless one tensor is larger. Pure."""
     groups: list[tuple[int, list[str]]] = []
     for stage in range(stages):
         names: list[str] = []
         size = 0
-        for part in _owned(shape, Place(stage=stage, stages=stages), outputs):
+        for part in _owned(shape, ModelParallelRank(stage=stage, stages=stages), outputs):
             n = _bytes(part, itemsize)
             if names and size + n > limit:
                 groups.append((stage, names))
@@ -181,13 +184,13 @@ def plan_shards(
             size += n
         groups.append((stage, names))
     return [
-        Shard(f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors", stage, i % tensors, tuple(names))
+        WeightFile(f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors", stage, i % tensors, tuple(names))
         for i, (stage, names) in enumerate(groups)
     ]
 
 
-def _owned(shape: ModelShape, place: Place, outputs: int | None) -> Iterator[Slice]:
-    for parameter in parameters(shape, place, outputs):
+def _owned(shape: ModelShape, rank: ModelParallelRank, outputs: int | None) -> Iterator[Slice]:
+    for parameter in parameters(shape, rank, outputs):
         if not parameter.copy:
             yield from parameter.parts
 
@@ -201,27 +204,27 @@ def write(
     model: torch.nn.Module,
     own: Sequence[Parameter],
     shape: ModelShape,
-    place: Place,
+    rank: ModelParallelRank,
     outputs: int | None,
     folder: Path,
     limit: int = SHARD_BYTES,
 ) -> None:
-    """Write the model's weights in their own dtype; collective. The index is written last, by the first process.
+    """Write the model's weights in their own dtype; collective. The main rank writes the index last.
 
-    A tensor is put together on the process that writes it, which holds at most one file's tensors at a time.
+    A tensor is assembled on the process that writes it, which holds at most one file's tensors at a time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = dict(model.named_parameters())
     itemsize = next(iter(weights.values())).element_size()
-    shards = plan_shards(shape, outputs, place.tensors, place.stages, itemsize, limit)
+    shards = plan_shards(shape, outputs, rank.tensors, rank.stages, itemsize, limit)
     if parallel_state.get_data_parallel_rank() == 0:
         holder = {part.name: (parameter, i) for parameter in own for i, part in enumerate(parameter.parts)}
-        for shard in (shard for shard in shards if shard.stage == place.stage):
+        for shard in (shard for shard in shards if shard.stage == rank.stage):
             gathered: dict[str, torch.Tensor] = {}
             for name in shard.names:
                 parameter, i = holder[name]
                 local = split(weights[parameter.name], parameter)[i]
-                whole = _gather(parameter.parts[i], local, place, shard.owner)
+                whole = _gather(parameter.parts[i], local, rank, shard.owner)
                 if whole is not None:
                     gathered[name] = whole.contiguous().cpu()
             if gathered:
@@ -232,18 +235,20 @@ def write(
     dist.barrier()
 
 
-def _gather(part: Slice, tensor: torch.Tensor, place: Place, owner: int) -> torch.Tensor | None:
-    """The whole tensor on tensor-parallel rank `owner`, None on the others."""
-    if part.dim is None or place.tensors == 1:
-        return tensor if place.tensor == owner else None
+def _gather(part: Slice, tensor: torch.Tensor, rank: ModelParallelRank, owner: int) -> torch.Tensor | None:
+    """Return the whole tensor on tensor-parallel rank `owner`, None on the others."""
+    if part.dim is None or rank.tensors == 1:
+        return tensor if rank.tensor == owner else None
     group = parallel_state.get_tensor_model_parallel_group()
-    shares = [torch.empty_like(tensor) for _ in range(place.tensors)] if place.tensor == owner else None
-    dist.gather(tensor.contiguous(), shares, dst=dist.get_global_rank(group, owner), group=group)
-    return torch.cat(shares, part.dim) if shares is not None else None
+    slices = [torch.empty_like(tensor) for _ in range(rank.tensors)] if rank.tensor == owner else None
+    dist.gather(tensor.contiguous(), slices, dst=dist.get_global_rank(group, owner), group=group)
+    return torch.cat(slices, part.dim) if slices is not None else None
 
 
-def _write_index(folder: Path, shards: Sequence[Shard], shape: ModelShape, outputs: int | None, itemsize: int) -> None:
+def _write_index(
+    folder: Path, shards: Sequence[WeightFile], shape: ModelShape, outputs: int | None, itemsize: int
+) -> None:
     weight_map = {name: shard.file for shard in shards for name in shard.names}
-    total = sum(_bytes(part, itemsize) for part in _owned(shape, Place(), outputs))
+    total = sum(_bytes(part, itemsize) for part in _owned(shape, ModelParallelRank(), outputs))
     content = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of the training state in host memory, so that a file of it can be written while training goes on."""
+"""Copies of the training state in host memory, which can be written to a file while training continues."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,16 @@ from steerlm.megatron import device
 
 
 class HostCopies:
-    """Host buffers by name, kept from save to save: page-locked where there is an accelerator, which makes the copy
-    run at the bus's speed and allocating them expensive."""
+    """Host buffers by name, reused from one save to the next.
+
+    With an accelerator they are page-locked: copies run at the speed of the bus, and allocation is expensive.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
 
     def take(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copies of `tensors` on the CPU, which the next call overwrites."""
+        """Return copies of `tensors` on the CPU; the next call overwrites them."""
         for name, tensor in tensors.items():
             if name not in self._buffers:
                 self._buffers[name] = device.host_buffer(tensor)

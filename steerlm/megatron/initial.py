@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights of a new model, drawn by name: a weight's numbers depend on the seed and its name, on no layout."""
+"""Random weights of a new model: a weight depends on the seed and its name only, not on the layout."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ import torch
 from steerlm.megatron.mapping import SCORE, Slice
 
 
-class Random:
+class RandomWeights:
     """A source of weights: norms are one, biases zero, matrices normal(0, std).
 
     One whole tensor at a time, on the CPU in fp32.

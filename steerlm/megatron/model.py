@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model: a Llama on megatron's layers, with the language model's head or the reward head.
+"""The model on megatron's layers, with the language model's head or the reward head.
 
-Knows modules and their configuration; weights come from `hf_io.py`, names from `mapping.py`. Parallelism is applied by
-megatron's layers, from the process groups.
+This file has modules and their configuration; weights come from `hf_io.py`, names from `mapping.py`. Megatron's layers
+apply parallelism from the process groups.
 """
 
 import importlib.util
@@ -42,10 +42,10 @@ EXTRA_STATE = "._extra_state"
 
 
 class RewardHead(torch.nn.Module):
-    """Values at the read-out positions, bias-free so that the Hugging Face export is exact. Replicated over TP.
+    """Computes the values at the read-out positions. Replicated over TP.
 
-    Under sequence parallelism a process computes the positions among its own tokens; what is summed over the group is
-    [K, A] numbers, not hidden states.
+    It has no bias, so that the Hugging Face export is exact. Under sequence parallelism a process computes the
+    positions among its own tokens; the [K, A] values are summed over the group, not the hidden states.
     """
 
     def __init__(self, config: TransformerConfig, outputs: int, group: Any) -> None:
@@ -56,7 +56,7 @@ class RewardHead(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, hidden: torch.Tensor, readouts: torch.Tensor) -> torch.Tensor:
-        """`hidden` [T or T/TP, 1, h], `readouts` [K] -> [K, A] fp32."""
+        """Map `hidden` [T or T/TP, 1, h] and `readouts` [K] to values [K, A] fp32."""
         hidden = hidden.squeeze(1)
         if not self.sequence_parallel:
             return self._values(hidden.index_select(0, readouts))
@@ -78,8 +78,8 @@ class RewardHead(torch.nn.Module):
         return sharded
 
 
-class Llama(GPTModel):
-    """One pipeline stage of a Llama. `outputs`: a reward head in place of the vocabulary projection."""
+class ModelStage(GPTModel):
+    """One pipeline stage of the model. `outputs`: width of a reward head in place of the vocabulary projection."""
 
     def __init__(self, shape: ModelShape, config: TransformerConfig, spec: Any, outputs: int | None) -> None:
         super().__init__(
@@ -99,9 +99,11 @@ class Llama(GPTModel):
         self.register_load_state_dict_post_hook(_ignore_extra_state)
 
     def forward(self, row: RowTensors) -> torch.Tensor:
-        """A stage's hidden states [T or T/TP, 1, h]; of the last: values [K, A] fp32, or log-probabilities of
-        `row.targets` [T] fp32, which may be 0 where the weight is."""
-        # The kernel that takes borders is a half-precision one of the accelerator's.
+        """Return hidden states [T or T/TP, 1, h]; the last stage returns values or log-probabilities.
+
+        Values are [K, A] fp32; log-probabilities of `row.targets` are [T] fp32, and may be 0 where the weight is 0.
+        """
+        # The kernel that takes borders exists on accelerators and in half precision only.
         padded = not device.on_accelerator() or self.config.params_dtype == torch.float32
         packed = segments(row, self.rotary, padded)
         hidden = self.embedding(row.tokens[None], row.positions[None]) if self.pre_process else None
@@ -115,18 +117,20 @@ class Llama(GPTModel):
 
     def _logprobs(self, hidden: torch.Tensor, row: RowTensors) -> torch.Tensor:
         weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
-        if self.config.sequence_parallel:  # a process has every position's logits only after the projection gathered
+        if self.config.sequence_parallel:  # the projection gathers the sequence, so positions cannot be selected before
             logits, _ = self.output_layer(hidden, weight=weight)
             return -vocab_parallel_cross_entropy(logits, row.targets[:, None]).squeeze(1)
-        # Elsewhere nothing is learned, so the largest matrix of a small model, and its logits, are spared there.
-        at = row.learned
-        logits, _ = self.output_layer(hidden.index_select(0, at), weight=weight)
-        losses = vocab_parallel_cross_entropy(logits, row.targets.index_select(0, at)[:, None]).squeeze(1)
-        return torch.zeros_like(row.weights).index_copy(0, at, -losses)
+        # Only learned positions are projected: the vocabulary matrix is the largest of a small model.
+        learned = row.learned
+        logits, _ = self.output_layer(hidden.index_select(0, learned), weight=weight)
+        losses = vocab_parallel_cross_entropy(logits, row.targets.index_select(0, learned)[:, None]).squeeze(1)
+        return torch.zeros_like(row.weights).index_copy(0, learned, -losses)
 
     def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Without what Transformer Engine's modules keep about fp8, which is not used: a checkpoint is the same, and
-        can be loaded, with and without Transformer Engine."""
+        """Return the sharded state without the fp8 state of Transformer Engine's modules, which is not used.
+
+        A checkpoint is then the same, and can be loaded, with and without Transformer Engine.
+        """
         state: dict[str, Any] = super().sharded_state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
 
@@ -137,9 +141,9 @@ def _ignore_extra_state(model: torch.nn.Module, incompatible: Any) -> None:
 
 
 def resolve_attention(layout: LayoutSettings) -> Attention:
-    """`auto`: Transformer Engine where it is installed and there is a GPU. Named, as it changes numerics.
+    """Return the attention implementation of a layout; `auto` is Transformer Engine on a GPU that has it installed.
 
-    Raises `InputError` if `te` is asked for and cannot be had.
+    The choice is logged, as it changes numerics. Raises `InputError` if `te` is set and not available.
     """
     available = device.on_accelerator() and importlib.util.find_spec("transformer_engine") is not None
     if layout.attention == "te" and not available:
@@ -148,6 +152,7 @@ def resolve_attention(layout: LayoutSettings) -> Attention:
 
 
 def configure(shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype) -> TransformerConfig:
+    """Return megatron's configuration of a model in a layout."""
     recompute: dict[str, Any] = {}
     if layout.recompute == "full":
         recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
@@ -175,11 +180,11 @@ def configure(shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype) -> 
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        perform_initialization=False,  # every weight is read or drawn by name, the same in every layout
+        perform_initialization=False,  # weights are loaded or drawn by name, independent of the layout
         use_cpu_initialization=not device.on_accelerator(),
         calculate_per_token_loss=True,  # gradients are summed over rows and ranks: the loss carries the denominator
-        # The rows of a step have one length, so stages do not exchange shapes before each transfer; nor do they wait
-        # for the device after it, which is a workaround for versions of torch older than any that we support.
+        # The rows of a step have one length, so stages need not exchange shapes before each transfer. Waiting for the
+        # device after it is a workaround for versions of torch that are older than the supported ones.
         variable_seq_lengths=False,
         batch_p2p_sync=False,
         deallocate_pipeline_outputs=layout.pipeline > 1,
@@ -187,8 +192,8 @@ def configure(shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype) -> 
     )
 
 
-def build(shape: ModelShape, config: TransformerConfig, attention: Attention, outputs: int | None) -> Llama:
-    """This process's part of the model, its weights not yet set."""
+def build(shape: ModelShape, config: TransformerConfig, attention: Attention, outputs: int | None) -> ModelStage:
+    """Build this process's part of the model; its weights are not set."""
     if attention == "te":
         from steerlm.megatron import transformer_engine
 
@@ -196,7 +201,7 @@ def build(shape: ModelShape, config: TransformerConfig, attention: Attention, ou
     else:
         spec = _local_spec(config)
     log.info("attention: %s, device: %s, parameters: %s", attention, device.device(), config.params_dtype)
-    model = Llama(shape, config, spec, outputs)
+    model = ModelStage(shape, config, spec, outputs)
     if attention == "te":
         transformer_engine.fuse_gradient_accumulation(model)
     _mark_tensor_parallel(model)
@@ -213,7 +218,10 @@ def _local_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
 
 
 def _mark_tensor_parallel(model: torch.nn.Module) -> None:
-    """Megatron marks sharded weights while initialising them. Unmarked, the gradient norm counts one shard only."""
+    """Mark sharded weights, as megatron does when it initializes them.
+
+    Without the mark the gradient norm counts one shard only. Megatron always marks biases.
+    """
     for module in model.modules():
         column = isinstance(module, ColumnParallelLinear | VocabParallelEmbedding)
         if not column and not isinstance(module, RowParallelLinear):

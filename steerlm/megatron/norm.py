@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The norm of a Llama's layers. Knows one formula and its gradient."""
+"""RMSNorm: one formula and its gradient."""
 
 from typing import Any
 
@@ -11,8 +11,11 @@ from steerlm.megatron import device
 
 
 class _Norm(torch.autograd.Function):
-    """x / rms(x) * weight over the last dimension, keeping its input and a number a token. Torch has a kernel of this
-    on GPUs; on a CPU it composes it of 5 passes over the data forward and 11 backward, and keeps the quotient too."""
+    """x / rms(x) * weight over the last dimension, saving its input and one number per token.
+
+    Torch has a kernel for it on GPUs only: on a CPU it takes 5 passes over the data forward and 11 backward, and saves
+    the quotient too.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -25,13 +28,13 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         products = (grad * x).view(-1, x.shape[-1])
-        of_weight = products.t().mv(scale.flatten())
+        weight_grad = products.t().mv(scale.flatten())
         along = products.mv(weight).view_as(scale).mul_(scale**3).div_(x.shape[-1])
-        return (grad * weight).mul_(scale).addcmul_(x, along, value=-1), of_weight, None
+        return (grad * weight).mul_(scale).addcmul_(x, along, value=-1), weight_grad, None
 
 
 class RMSNorm(torch.nn.Module):
-    """Megatron's torch norm refuses sequence parallelism; this one marks its weight, so that gradients are summed."""
+    """RMSNorm that marks its weight for sequence parallelism, so that gradients are summed; megatron's refuses it."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Process groups: from torchrun's environment, or a single process. Knows ranks and what sizes must divide by.
+"""Process groups, from torchrun's environment or for a single process, and this process's ranks in them.
 
-The validations that megatron keeps in its command line (`megatron/training/arguments.py`), not in its core, are here:
-without them some layouts train with wrong gradients and say nothing.
+Megatron validates layouts in its command line (`megatron/training/arguments.py`), not in its core, where some layouts
+train with wrong gradients silently; `LayoutSettings.check_fits` validates them here.
 """
 
 import datetime
@@ -18,12 +18,12 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import device, fixes
-from steerlm.megatron.mapping import Place
+from steerlm.megatron.mapping import ModelParallelRank
 from steerlm.training.engine import Layout
 from steerlm.training.layout import STARTUP_TIMEOUT_MINUTES, LayoutSettings
 
 STARTUP_TIMEOUT = datetime.timedelta(minutes=STARTUP_TIMEOUT_MINUTES)
-"""A collective that takes longer is a failure: a process has died or hangs. `set_timeout` sets another."""
+"""A collective that takes longer fails: a process has died or hangs. `set_timeout` changes it."""
 
 
 def initialize(layout: LayoutSettings, seed: int) -> Layout:
@@ -38,7 +38,7 @@ def initialize(layout: LayoutSettings, seed: int) -> Layout:
     world = dist.get_world_size()
     if world != layout.processes:
         raise ConfigError(
-            f"{world} processes were started, the layout wants {layout.nodes} nodes x {layout.devices} devices = "
+            f"{world} processes were started, the layout needs {layout.nodes} nodes x {layout.devices} devices = "
             f"{layout.processes}"
         )
     if parallel_state.is_initialized():
@@ -66,18 +66,18 @@ def _join() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group(device.backend(), timeout=STARTUP_TIMEOUT)
     else:
-        alone = dist.HashStore()  # type: ignore[attr-defined]  # needs no port
-        dist.init_process_group(device.backend(), store=alone, rank=0, world_size=1, timeout=STARTUP_TIMEOUT)
+        store = dist.HashStore()  # type: ignore[attr-defined]  # needs no port
+        dist.init_process_group(device.backend(), store=store, rank=0, world_size=1, timeout=STARTUP_TIMEOUT)
 
 
 def set_timeout(timeout: datetime.timedelta) -> None:
-    """How long every later collective of every group may take. Collective.
+    """Set how long every later collective of every group may take. Collective.
 
-    On gloo, what pipeline stages send to each other keeps the first timeout: torch sets no other there.
+    On gloo, transfers between pipeline stages keep the first timeout, as torch cannot change it.
     """
     if dist.get_world_size() == 1:
         return
-    # A process that is here already must not time out on one that is still in slow work under the longer timeout.
+    # A process that arrives early must not time out on one that is still in slow work under the longer timeout.
     dist.barrier()
     device.synchronize()
     for group in list(dist.distributed_c10d._world.pg_map):
@@ -94,34 +94,36 @@ def finish() -> None:
 
 @contextmanager
 def peers(diagnosis: Callable[[], str] = str) -> Iterator[None]:
-    """Raises `PeerLostError` for what the backends say when another process has died or does not answer in time.
+    """Raise `PeerLostError` for a backend's error when another process has died or does not answer in time.
 
-    `diagnosis`: which process it is, as far as can be seen.
+    `diagnosis`: returns which process it is, as far as is known.
     """
     try:
         yield
     except RuntimeError as error:
-        said = str(error)
-        if not isinstance(error, dist.DistError) and "gloo" not in said:
+        message = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in message:
             raise
-        reason = re.sub(r"^\[[^\]]*\] ", "", said).split(". ")[0].splitlines()[0]
+        reason = re.sub(r"^\[[^\]]*\] ", "", message).split(". ")[0].splitlines()[0]
         raise peer_lost(reason, diagnosis()) from error
 
 
 def peer_lost(reason: str, diagnosis: str) -> PeerLostError:
+    """Return the error for a lost peer; an empty `diagnosis` refers to the peer's log."""
     return PeerLostError(
         f"another process of this training has ended or does not answer ({reason}); "
-        f"{diagnosis or 'its own log says why'}; the same command goes on from the newest checkpoint"
+        f"{diagnosis or 'see its own log'}; run the same command again to resume from the newest checkpoint"
     )
 
 
-def is_chief() -> bool:
-    """Whether this process does what is done once."""
+def is_main_rank() -> bool:
+    """Return whether this process is global rank 0, which does what is done once."""
     return dist.get_rank() == 0
 
 
-def place() -> Place:
-    return Place(
+def model_parallel_rank() -> ModelParallelRank:
+    """Return this process's place in the model-parallel grid."""
+    return ModelParallelRank(
         tensor=parallel_state.get_tensor_model_parallel_rank(),
         tensors=parallel_state.get_tensor_model_parallel_world_size(),
         stage=parallel_state.get_pipeline_model_parallel_rank(),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward model on megatron's layers that only scores: no optimizer, no gradient buffer, any layout.
+"""Scoring with a reward model on megatron's layers, in any layout, without optimizer and gradient buffer.
 
-Each data-parallel replica scores what it is given; the processes that hold one replica are given the same texts and
-get the same scores. Texts of like length are packed into rows. Knows no conversations, files or journals.
+Each data-parallel replica scores its own texts; the processes of one replica are given the same texts and return the
+same scores. Texts of similar length are packed into rows.
 """
 
 import logging
@@ -19,7 +19,7 @@ from steerlm.errors import ModelError, SteerLMError
 from steerlm.inference.batching import by_length
 from steerlm.inference.identity import folder_identity
 from steerlm.inference.scorer import ACCELERATOR_TOKENS, CPU_TOKENS, Scores, TokenScorer
-from steerlm.megatron import device, hf_io, parallel, pipeline
+from steerlm.megatron import device, hf_io, parallel, schedule
 from steerlm.megatron import model as models
 from steerlm.megatron.mapping import SCORE, parameters
 from steerlm.models.folder import load_tokenizer, read_info
@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 
 
 class MegatronScorer(TokenScorer):
-    """A reward model folder over the processes of `layout`; a `Scorer` of this process's replica.
+    """A `Scorer` of this process's replica: a reward model folder over the processes of `layout`.
 
-    Building it and scoring are collective over a replica's processes (building it also over all). `batch_tokens` bounds
-    a packed row. Raises `ConfigError` for a layout that does not fit the model, `ModelError` for a folder that is no
-    reward model.
+    Scoring is collective over a replica's processes, construction over all processes. `batch_tokens` bounds a packed
+    row.
+
+    Raises:
+        ConfigError: The layout does not fit the model.
+        ModelError: The folder is not of a reward model.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class MegatronScorer(TokenScorer):
 
     @property
     def replica(self) -> int:
-        """Which of the `replicas` copies of the model this process is part of, from 0."""
+        """Index of the replica of the model that this process is part of, from 0."""
         return self._layout.dp_rank
 
     @property
@@ -72,19 +75,19 @@ class MegatronScorer(TokenScorer):
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one of its replica that writes what all of them have computed."""
-        place = parallel.place()
-        return place.tensor == 0 and place.stage == 0
+        """Whether this process writes the results of its replica."""
+        rank = parallel.model_parallel_rank()
+        return rank.tensor == 0 and rank.stage == 0
 
     def from_first(self, value: Value) -> Value:
-        """The first process's `value`, on every process. What each one sees of a shared folder may differ."""
+        """Return the main rank's `value` on every process, as processes may see a shared folder differently."""
         shared = [value]
         dist.broadcast_object_list(shared, src=0)
         return shared[0]
 
     @torch.no_grad()
     def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
-        """See `TokenScorer.score_tokens`. Rows of tokens that are scored together depend on `rows` alone."""
+        """See `TokenScorer.score_tokens`. Which rows are scored together depends on `rows` only."""
         width = len(self.schema.names)
         batches = list(by_length([len(row) for row in rows], self.batch_tokens))
         flat = torch.empty((len(rows), width), device=device.device())
@@ -102,25 +105,28 @@ class MegatronScorer(TokenScorer):
         return scores
 
     def _forward(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        """Values [K, A] fp32 of each row on the last pipeline stage; elsewhere the list is empty."""
-        return pipeline.through(
+        """Return values [K, A] fp32 of each row on the last pipeline stage, an empty list elsewhere."""
+        return schedule.run_schedule(
             self._model, rows, self._layout, None, _output, forward_only=True, collect_non_loss_data=True
         )
 
 
-def _build(folder: Path, shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int) -> models.Llama:
+def _build(
+    folder: Path, shape: ModelShape, layout: LayoutSettings, dtype: torch.dtype, outputs: int
+) -> models.ModelStage:
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, dtype), attention, outputs)
-    weights = hf_io.Folder(folder)
+    weights = hf_io.WeightFolder(folder)
     if SCORE not in weights or weights.shape(SCORE)[0] != outputs:
         raise ModelError(f"{folder}: its head does not have the {outputs} outputs of its attributes")
-    hf_io.load(model, parameters(shape, parallel.place(), outputs, fused_norms=attention == "te"), weights, weights)
+    own = parameters(shape, parallel.model_parallel_rank(), outputs, fused_norms=attention == "te")
+    hf_io.load(model, own, weights, weights)
     weights.close()
     return model.eval()
 
 
 def _packed(texts: Sequence[list[int]]) -> Row:
-    """A row that is read out at the last token of each text."""
+    """Return a row with a read-out position at the last token of each text."""
     samples = (Sample(np.asarray(ids, np.int32), np.zeros(len(ids), np.float32)) for ids in texts)
     return Row(tuple(samples))
 

@@ -18,34 +18,36 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steerlm.errors import ModelError
-from steerlm.megatron.mapping import Parameter, Place
+from steerlm.megatron.mapping import ModelParallelRank, Parameter
 from steerlm.megatron.resharding import SavedLayout, by_source, columns
 
 NAME = re.compile(r"tensor-(\d+)-stage-(\d+)-replica-(\d+)\.safetensors")
 Range = tuple[int, int]
 
 
-def file_name(place: Place, replica: int) -> str:
-    return f"tensor-{place.tensor:02d}-stage-{place.stage:02d}-replica-{replica:04d}.safetensors"
+def file_name(rank: ModelParallelRank, replica: int) -> str:
+    return f"tensor-{rank.tensor:02d}-stage-{rank.stage:02d}-replica-{replica:04d}.safetensors"
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], ranges: Mapping[str, Range]) -> None:
-    """Write one process's tensors, on the CPU, by `STATE/PARAMETER`; `ranges` by parameter. Raises `OSError`,
-    `SafetensorError`."""
+    """Write one process's CPU tensors, named `STATE/PARAMETER`; `ranges`: the range held of each parameter.
+
+    Raises `OSError`, `SafetensorError`.
+    """
     text = json.dumps({name: list(kept) for name, kept in ranges.items()})
     save_file(dict(tensors), path, metadata={"ranges": text})
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file, and which range of a parameter it holds."""
+    """An open file and the range that it holds of each parameter."""
 
     handle: Any
     ranges: dict[str, Range]
 
 
 class ShardFiles:
-    """The files of a folder, opened when first asked for. Use as a context manager."""
+    """The files of a folder, opened when first read. Use as a context manager."""
 
     def __init__(self, folder: Path, layout: SavedLayout) -> None:
         self.folder, self.layout = folder, layout
@@ -63,19 +65,19 @@ class ShardFiles:
         self._open.clear()
         self._stack.close()
 
-    def read(self, wanted: Parameter, start: int, stop: int, state: str) -> torch.Tensor:
-        """Elements `start` to `stop` of a parameter of this process, flattened, in the dtype they were saved in.
+    def read(self, parameter: Parameter, start: int, stop: int, state: str) -> torch.Tensor:
+        """Return elements `start` to `stop` of a flattened parameter of this process, in the saved dtype.
 
-        Raises `ModelError` if some are in no file.
+        Raises `ModelError` if some are not in any file.
         """
-        width = columns(wanted.parts[0])
+        width = columns(parameter.parts[0])
         first, last = start // width, -(-stop // width)
         filled: torch.Tensor | None = None
-        for (place, name), copies in by_source(self.layout.copies(wanted, first, last)).items():
+        for (rank, name), copies in by_source(self.layout.copies(parameter, first, last)).items():
             saved = columns(copies[0].parameter.parts[0])
             top = min(copy.source_row for copy in copies)
             bottom = max(copy.source_row + copy.rows for copy in copies)
-            rows = self._saved(place, name, top * saved, bottom * saved, state).view(-1, saved)
+            rows = self._saved(rank, name, top * saved, bottom * saved, state).view(-1, saved)
             if filled is None:
                 filled = rows.new_empty(last - first, width)
             for copy in copies:
@@ -84,20 +86,20 @@ class ShardFiles:
         assert filled is not None, "a range has at least one element"
         return filled.view(-1)[start - first * width : stop - first * width]
 
-    def _saved(self, place: Place, name: str, start: int, stop: int, state: str) -> torch.Tensor:
-        """A range of a saved parameter, put together from the replicas' files."""
+    def _saved(self, rank: ModelParallelRank, name: str, start: int, stop: int, state: str) -> torch.Tensor:
+        """Return a range of a saved parameter, assembled from the files of the replicas."""
         parts, at = [], start
-        for low, high, file in sorted(self._holding(place, name), key=lambda held: held[0]):
+        for low, high, file in sorted(self._holding(rank, name), key=lambda held: held[0]):
             if low <= at < high and at < stop:
                 until = min(stop, high)
                 parts.append(file.get_slice(f"{state}/{name}")[at - low : until - low])
                 at = until
         if at < stop:
-            raise ModelError(f"{self.folder}: elements {at} to {stop} of {state}/{name} are in no file")
+            raise ModelError(f"{self.folder}: elements {at} to {stop} of {state}/{name} are not in any file")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _holding(self, place: Place, name: str) -> Iterator[tuple[int, int, Any]]:
-        key = (place.tensor, place.stage)
+    def _holding(self, rank: ModelParallelRank, name: str) -> Iterator[tuple[int, int, Any]]:
+        key = (rank.tensor, rank.stage)
         if key not in self._open:
             self._open[key] = [self._opened(path) for path in self._paths.get(key, ())]
         for file in self._open[key]:

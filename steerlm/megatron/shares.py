@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The share of the training state that one process keeps: of every parameter a range, with its optimizer state.
+"""A process's share of the training state: a range of every parameter, with its optimizer state.
 
-Megatron's distributed optimizer cuts the gradient buffer into buckets and each bucket into one piece a data-parallel
-replica. Seen from a parameter, a process therefore keeps the contiguous range of it that falls into its pieces; buckets
-and their padding do not show outside this file.
+Megatron's distributed optimizer cuts the gradient buffer into buckets, and each bucket into one piece per data-parallel
+replica. Of a parameter, a process therefore holds the contiguous range that falls into its pieces. Buckets and their
+padding are not visible outside this file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ WEIGHT, MASTER, MOMENTS = "weight", "master", ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Elements `start` to `stop` of a parameter, flattened; `tensors` are the live ones, each [stop - start].
+    """Elements `start` to `stop` of a flattened parameter; `tensors` are views of the live state, each [stop - start].
 
     `weight` in the model's precision; `exp_avg` and `exp_avg_sq` fp32; `master` fp32 where the weight is not.
     """
@@ -32,12 +32,12 @@ class Share:
 
 
 def shares(model: torch.nn.Module, optimizer: Any, own: Sequence[Parameter]) -> Iterator[Share]:
-    """This process's shares of `own`, the model's parameters. `optimizer`: megatron's distributed one."""
+    """Yield this process's share of each parameter in `own`. `optimizer`: megatron's distributed optimizer."""
     fixes.make_adam_state(optimizer)
     by_name = {parameter.name: parameter for parameter in own}
     names = {tensor: name for name, tensor in model.named_parameters()}
-    for tensor, kept in _ranges(optimizer):
-        start, stop = kept.start, kept.end
+    for tensor, held in _ranges(optimizer):
+        start, stop = held.start, held.end
         state = optimizer._get_main_param_and_optimizer_states(tensor)
         tensors = {WEIGHT: tensor.detach().view(-1)[start:stop], **{name: state[name] for name in MOMENTS}}
         if tensor.dtype != torch.float32:  # else the optimizer works on the weight itself
@@ -46,7 +46,7 @@ def shares(model: torch.nn.Module, optimizer: Any, own: Sequence[Parameter]) -> 
 
 
 def _ranges(optimizer: Any) -> Iterator[tuple[torch.nn.Parameter, Any]]:
-    """(parameter, range within it) of everything this process keeps."""
+    """Yield (parameter, range within it) of everything that this process holds."""
     for buffer in optimizer.gbuf_ranges:
         for buckets in buffer.values():
             for bucket in buckets:
@@ -54,7 +54,7 @@ def _ranges(optimizer: Any) -> Iterator[tuple[torch.nn.Parameter, Any]]:
                     yield tensor, ranges["param"]
 
 
-def master_is(of: Share, weight: torch.Tensor) -> bool:
-    """Whether what the optimizer updates, rounded, is the model's `weight` [stop - start]."""
-    master = of.tensors.get(MASTER, of.tensors[WEIGHT])
+def matches_master(share: Share, weight: torch.Tensor) -> bool:
+    """Return whether the optimizer's master weights, rounded, equal the model's `weight` [stop - start]."""
+    master = share.tensors.get(MASTER, share.tensors[WEIGHT])
     return torch.equal(master.to(weight.dtype), weight)

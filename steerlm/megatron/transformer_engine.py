@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformer Engine's layers in place of megatron's own. Imported only where Transformer Engine is installed."""
+"""Transformer Engine's layers in place of megatron's own. Imported only if Transformer Engine is installed."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from steerlm.megatron.attention import Segments, packing, rotate
 
 
 class TeAttention(TEDotProductAttention):
-    """`core_attention` of a layer spec: our rotation, Transformer Engine's kernel for packed rows."""
+    """`core_attention` of a layer spec: our rotation and Transformer Engine's kernel for packed rows."""
 
     def forward(
         self,
@@ -31,7 +31,7 @@ class TeAttention(TEDotProductAttention):
         packed_seq_params: Segments,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """[T, 1, heads, size] each -> [T, 1, heads * size]."""
+        """Map [T, 1, heads, size] each to [T, 1, heads * size]."""
         row = packed_seq_params
         q, k, v = (x.squeeze(1) for x in (rotate(query, row), rotate(key, row), value))
         out = super().forward(q, k, v, None, attn_mask_type=AttnMaskType.causal, packed_seq_params=packing(row))
@@ -39,6 +39,7 @@ class TeAttention(TEDotProductAttention):
 
 
 def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    """Return the layers of this process's pipeline stage."""
     layer: ModuleSpec = get_gpt_layer_with_transformer_engine_spec()
     layer.submodules.self_attention.submodules.core_attention = TeAttention
     layer.submodules.mlp.submodules.activation_func = GatedSilu
@@ -46,12 +47,13 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
 
 
 def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
-    """Let the linear layers add a row's weight gradient to `main_grad` in the kernel that computes it: in the gradient
-    buffer's precision, without a tensor of its own and a pass over the buffer for each row. The model must be wrapped
-    in megatron's DistributedDataParallel before a backward pass.
+    """Let the linear layers add weight gradients to `main_grad` in the kernel that computes them.
 
-    Not set by megatron's `gradient_accumulation_fusion`, with which its own linear layers, the vocabulary projection
-    among them, ask for a kernel of Apex.
+    This is done in the gradient buffer's precision, and saves a tensor and a pass over the buffer for each row. The
+    model must be wrapped in megatron's DistributedDataParallel before a backward pass.
+
+    Megatron's `gradient_accumulation_fusion` is not used, as its own linear layers, such as the vocabulary projection,
+    then need a kernel of Apex.
     """
     for module in model.modules():
         if isinstance(module, TELinear | TELayerNormColumnParallelLinear):

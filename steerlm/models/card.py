@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a folder: what the model is, its dials, its data and figures, and how to load it."""
+"""The model card of a folder: architecture, attributes, data, metrics, and a snippet that loads the model."""
 
 import json
 
@@ -41,7 +41,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 
 
 def snippet(info: ModelInfo) -> str:
-    """Python that loads the model with plain transformers; it expects the variable `folder`."""
+    """Return Python code that loads the model with plain transformers; it expects the variable `folder`."""
     if info.kind == "reward":
         return LOAD_REWARD
     if info.attributes is None:
@@ -50,7 +50,7 @@ def snippet(info: ModelInfo) -> str:
 
 
 def model_card(info: ModelInfo, shape: ModelShape, dtype: str) -> str:
-    """The folder's README.md."""
+    """Return the text of the folder's README.md."""
     schema = info.attributes
     front = {
         "library_name": "transformers",
@@ -65,7 +65,7 @@ def model_card(info: ModelInfo, shape: ModelShape, dtype: str) -> str:
     if info.window:
         lines += [f"Trained on texts of at most {info.window} tokens."]
     lines += [
-        f"Base model: {info.base or 'none (trained from random weights)'}, licence: {info.license or 'not stated'}.",
+        f"Base model: {info.base or 'none (trained from random weights)'}, license: {info.license or 'not stated'}.",
         "",
     ]
     if schema:

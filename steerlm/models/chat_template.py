@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chat templates of model folders: the training texts in Jinja, with the model's attribute schema baked in.
 
-Stock servers (vLLM, transformers) render a policy's with `chat_template_kwargs={"attributes": {...}}`. A policy without
-attributes gets the same template with no names: it then accepts no dial and writes no label line. A reward model's ends
-in the read-out mark, so that engines which pool over chat messages score the text it was trained on.
+Stock servers (vLLM, transformers) render a policy's template with `chat_template_kwargs={"attributes": {...}}`. A
+policy without attributes has the same template with no names: it accepts no attribute and writes no label line. The
+template of a reward model ends in the read-out mark, so that engines which pool over messages score the training text.
 """
 
 import json
@@ -15,9 +15,9 @@ from steerlm.prompt import SYSTEM_PROMPT
 
 
 def chat_template(schema: AttributeSchema | None) -> str:
-    """The Jinja source for policies trained on `schema` (None: without labels)."""
+    """Return the Jinja source for policies trained on `schema` (None: without labels)."""
     names = list(schema.active) if schema else []
-    return _filled(
+    return _fill(
         "chat_template.jinja",
         names=names,
         low=schema.low if schema else 0,
@@ -28,11 +28,11 @@ def chat_template(schema: AttributeSchema | None) -> str:
 
 
 def readout_template() -> str:
-    """The Jinja source for reward models."""
-    return _filled("chat_template.readout.jinja", system=SYSTEM_PROMPT)
+    """Return the Jinja source for reward models."""
+    return _fill("chat_template.readout.jinja", system=SYSTEM_PROMPT)
 
 
-def _filled(name: str, **values: Any) -> str:
+def _fill(name: str, **values: Any) -> str:
     source = files("steerlm.models").joinpath(name).read_text(encoding="utf-8")
     for key, value in values.items():
         source = source.replace(f"@@{key}@@", json.dumps(value))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches a model folder: from the hub, from an object store, or from this machine. Safetensors and tokenizers only.
+"""Fetch a model folder from the hub, an object store or this machine. Safetensors and tokenizers only.
 
-A fetch can be repeated: what is there is kept, what is missing is fetched, and `fetched.json` (where from, every file's
+A fetch can be repeated: existing files are kept, missing ones fetched, and `fetched.json` (the source, every file's
 size and sha256) is written last. Pickled weights and code are never fetched.
 """
 
@@ -24,75 +24,76 @@ from steerlm.models.tokenizer import FILES, copy_tokenizer
 from steerlm.storage import S3Prefix, is_remote
 
 WEIGHTS, INDEX, CONFIG = "*.safetensors", "model.safetensors.index.json", "config.json"
-WANTED = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
+PATTERNS = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
 STARTED, DIGESTS = ".fetching.json", ".digests.json"
-"""Hidden files of a fetch under way: what is being fetched, and checksums already computed."""
+"""Hidden files of an unfinished fetch: its source, and checksums already computed."""
 
 
-class Source(Protocol):
-    """Where a model comes from. `name`: what the manifest calls it; `revision`: which version, if it has any."""
+class ModelSource(Protocol):
+    """Anything that models are fetched from. `name`: as in the manifest; `revision`: the version, if it has one."""
 
     name: str
     revision: str | None
 
     def files(self) -> dict[str, FileDigest]:
-        """Sizes and, where they are known, checksums ("" if not) of what is there."""
+        """Return the sizes of all files and their checksums, "" where unknown."""
         ...
 
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
-        """Put files into the folder; those that are there and right are kept."""
+        """Transfer files to the folder; correct ones in it are kept."""
         ...
 
-    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Bytes that `get` will need on the folder's disk."""
+    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Return how many bytes `get` will write to the folder's disk."""
         ...
 
 
 def fetch_model(uri: str, folder: Path) -> None:
-    """Make `folder` a model folder with what `uri` names: `hf://org/name@revision`, `s3://bucket/prefix` or a folder.
+    """Fetch the model `hf://org/name@revision`, `s3://bucket/prefix` or a local folder into `folder`.
 
-    Raises `ModelError` for a model that cannot be used (no safetensors, another architecture), `InputError` for an
-    address that does not exist or may not be read, or a folder that holds something else, `StorageError` for a transfer
-    that failed or a file that is not what it should be.
+    Raises:
+        ModelError: The model cannot be used (no safetensors, an unsupported family).
+        InputError: The address does not exist or may not be read, or `folder` holds something else.
+        StorageError: A transfer failed, or a file is damaged.
     """
-    begun = _read(folder / STARTED)
-    source = open_source(uri, begun["revision"] if begun and begun["uri"] == uri else None)
+    started = _read(folder / STARTED)
+    source = open_source(uri, started["revision"] if started and started["uri"] == uri else None)
     if _complete(source, folder):
         return
-    _claim(source, folder, begun)
-    files = {name: digest for name, digest in source.files().items() if _wanted(name)}
+    _claim(source, folder, started)
+    files = {name: digest for name, digest in source.files().items() if _is_model_file(name)}
     if not files:
-        raise InputError(f"{uri}: no model is there")
+        raise InputError(f"{uri}: there is no model at this address")
     weights = fnmatch.filter(files, WEIGHTS)
     if not weights:
-        raise ModelError(f"{uri}: no safetensors; pickled weights are not read, ask for a converted model or revision")
+        raise ModelError(f"{uri}: no safetensors; pickled weights are not read, choose a converted model or revision")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STARTED, {"uri": source.name, "revision": source.revision})
     (folder / FETCHED).unlink(missing_ok=True)
-    described = {name: digest for name, digest in files.items() if name == INFO}
+    info = {name: digest for name, digest in files.items() if name == INFO}
     source.get({name: files[name] for name in files.keys() - {INFO} - set(weights)}, folder)
-    ModelShape.from_folder(folder)  # before many gigabytes
+    ModelShape.from_folder(folder)  # refuse the model before fetching many gigabytes
     shards = {name: files[name] for name in _shards(uri, folder, weights)}
-    _check_room(folder, source.room(shards, folder))
+    _check_disk(folder, source.bytes_needed(shards, folder))
     source.get(shards, folder)
     _verify(folder, shards)
     copy_tokenizer(folder, folder)
-    source.get(described, folder)
+    source.get(info, folder)
     digests = {name: asdict(digest) for name, digest in _digests(folder).items()}
     write_json(folder / FETCHED, {"uri": source.name, "revision": source.revision, "files": digests})
-    for done in (STARTED, DIGESTS):
-        (folder / done).unlink(missing_ok=True)
+    for name in (STARTED, DIGESTS):
+        (folder / name).unlink(missing_ok=True)
 
 
-def open_source(uri: str, commit: str | None = None) -> Source:
-    """`commit`: the hub's, of a fetch that was interrupted."""
+def open_source(uri: str, commit: str | None = None) -> ModelSource:
+    """Return the source of a URI. `commit`: the hub's, of an interrupted fetch."""
     if uri.startswith("hf://"):
         return HubSource(uri, commit)
     return StoreSource(uri) if is_remote(uri) else DiskSource(uri)
 
 
 class StoreSource:
-    """`s3://bucket/prefix`. Checksums are compared where the objects carry one."""
+    """A model at `s3://bucket/prefix`. Checksums are compared if the objects have one."""
 
     revision: str | None = None
 
@@ -105,14 +106,14 @@ class StoreSource:
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
         self._place.download_all({name: folder / name for name in files})
 
-    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
         return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
 
 
 class DiskSource:
-    """A folder of this machine; its manifest name is the folder's, as a path means nothing elsewhere.
+    """A local folder. The manifest has the folder's name only, as its path means nothing on other machines.
 
-    Weights become hard links where the file system allows; what is small is copied, as it may be rewritten.
+    Weights become hard links if the file system allows; small files are copied, as they may be rewritten.
     """
 
     revision: str | None = None
@@ -133,9 +134,9 @@ class DiskSource:
                 if not fnmatch.fnmatchcase(name, WEIGHTS) or not _link(source, partial):
                     shutil.copyfile(source, partial)
 
-    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        here = folder.stat().st_dev
-        return sum(digest.size for name, digest in files.items() if (self.path / name).stat().st_dev != here)
+    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        device = folder.stat().st_dev
+        return sum(digest.size for name, digest in files.items() if (self.path / name).stat().st_dev != device)
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -146,13 +147,13 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _wanted(name: str) -> bool:
-    """Files of the folder itself, not of folders below it."""
-    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)
+def _is_model_file(name: str) -> bool:
+    """Return whether to fetch a file; files in subfolders are not fetched."""
+    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in PATTERNS)
 
 
-def _complete(source: Source, folder: Path) -> bool:
-    """Whether the folder holds just this. Raises `StorageError` for a file that is not as it was when fetched."""
+def _complete(source: ModelSource, folder: Path) -> bool:
+    """Return whether the folder holds this model. Raises `StorageError` for a file that changed since its fetch."""
     manifest = _read(folder / FETCHED)
     if manifest is None or manifest["uri"] != source.name:
         return False
@@ -163,17 +164,17 @@ def _complete(source: Source, folder: Path) -> bool:
             raise StorageError(f"{path}: missing or changed since it was fetched; delete {folder} and fetch again")
     if not isinstance(source, DiskSource):
         return True
-    there = source.files()
-    return all(name in there and there[name].size == sizes[name] for name in fnmatch.filter(sizes, WEIGHTS))
+    available = source.files()
+    return all(name in available and available[name].size == sizes[name] for name in fnmatch.filter(sizes, WEIGHTS))
 
 
-def _claim(source: Source, folder: Path, begun: dict[str, Any] | None) -> None:
-    """Raise `InputError` unless the folder is absent, empty or an earlier fetch of the same."""
+def _claim(source: ModelSource, folder: Path, started: dict[str, Any] | None) -> None:
+    """Raise `InputError` unless the folder is absent, empty or an earlier fetch of the same model."""
     if isinstance(source, DiskSource) and source.path == folder.resolve():
         raise InputError(f"{folder}: is the model itself; give another folder")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; a new folder was expected")
-    holds = (begun or _read(folder / FETCHED) or {}).get("uri")
+    holds = (started or _read(folder / FETCHED) or {}).get("uri")
     if holds is not None and holds != source.name:
         raise InputError(f"{folder}: holds {holds}; give another folder")
     if holds is None and folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -181,7 +182,7 @@ def _claim(source: Source, folder: Path, begun: dict[str, Any] | None) -> None:
 
 
 def _shards(uri: str, folder: Path, weights: list[str]) -> list[str]:
-    """The weights that belong to the model: those its index names, where it has one."""
+    """Return the weight files of the model: those that its index names, if it has one."""
     if not (folder / INDEX).is_file():
         return ["model.safetensors"] if "model.safetensors" in weights else weights
     try:
@@ -193,22 +194,22 @@ def _shards(uri: str, folder: Path, weights: list[str]) -> list[str]:
     return named
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(f"{folder}: the weights need {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free")
 
 
-def _verify(folder: Path, told: Mapping[str, FileDigest]) -> None:
-    """Compare the weights with what is said of them; a wrong file is removed, so that a repeated fetch gets it anew."""
-    found = _digests(folder)
-    for name in fnmatch.filter(found, WEIGHTS):
-        if name not in told:  # of an earlier state of the source
+def _verify(folder: Path, expected: Mapping[str, FileDigest]) -> None:
+    """Compare the weights with the source's digests; remove a wrong file, so that a repeated fetch gets it again."""
+    digests = _digests(folder)
+    for name in fnmatch.filter(digests, WEIGHTS):
+        if name not in expected:  # from an earlier version of the source
             (folder / name).unlink()
-    for name, wanted in told.items():
-        if found[name].size != wanted.size or (wanted.sha256 and found[name].sha256 != wanted.sha256):
+    for name, digest in expected.items():
+        if digests[name].size != digest.size or (digest.sha256 and digests[name].sha256 != digest.sha256):
             (folder / name).unlink()
-            raise StorageError(f"{folder / name}: is not the file described (checksum); it was removed, fetch again")
+            raise StorageError(f"{folder / name}: has another checksum than its source; it was removed, fetch again")
 
 
 def _digests(folder: Path) -> dict[str, FileDigest]:
@@ -217,7 +218,7 @@ def _digests(folder: Path) -> dict[str, FileDigest]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return content

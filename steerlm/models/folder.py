@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder in Hugging Face's format, plus `steerlm.json`: the kind of model, its attributes, where it came from.
+"""A model folder in Hugging Face's format, plus `steerlm.json`: the kind of model, its attributes, its origin.
 
-Knows files and configs, not weights: the trainer has put the shards there before. `steerlm.json` is removed first and
-written last; a folder made here is complete when it has one.
+This file writes configs, not weights, which the trainer writes before. `steerlm.json` is removed first and written
+last: a folder made here is complete if it has one.
 """
 
 import json
@@ -28,13 +28,13 @@ __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 
 INFO, FORMAT = "steerlm.json", 1
 FETCHED = "fetched.json"
-"""What `steerlm model fetch` writes last: where a folder came from, and its files."""
+"""Written last by `steerlm model fetch`: the source of a folder, and its files."""
 TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-"""Files that a base model's licence wants handed on with what is made of it."""
+"""Files that the license of a base model requires to be passed on with derived models."""
 
 
 def read_info(folder: str | Path) -> ModelInfo:
-    """What a folder says of itself; one without `steerlm.json` is a base model. Raises `ModelError`."""
+    """Read `steerlm.json` of a folder; one without it is a base model. Raises `ModelError`."""
     path = Path(folder) / INFO
     if not path.parent.is_dir():
         raise ModelError(f"{folder}: no such model folder")
@@ -51,10 +51,17 @@ def read_info(folder: str | Path) -> ModelInfo:
 
 
 def finish_folder(folder: Path, *, shape: ModelShape, tokenizer_from: Path, info: ModelInfo, dtype: str) -> None:
-    """Write everything of a model folder but the weights: config, tokenizer, chat template, card, `steerlm.json`.
+    """Write all files of a model folder but the weights: config, tokenizer, chat template, card, `steerlm.json`.
 
-    `dtype`: of the weights, in torch's name (`bfloat16`, `float32`). Raises `ModelError` if there are no weights yet, a
-    reward model has no attributes or the tokenizer does not fit the vocabulary.
+    Args:
+        folder: Folder with the weights.
+        shape: Of the model.
+        tokenizer_from: Folder or file to copy the tokenizer from.
+        info: Content of `steerlm.json`.
+        dtype: Of the weights, in torch's name (`bfloat16`, `float32`).
+
+    Raises:
+        ModelError: There are no weights, a reward model has no attributes, or the vocabulary is too small.
     """
     (folder / INFO).unlink(missing_ok=True)
     if not any(folder.glob("*.safetensors")):
@@ -88,7 +95,7 @@ def finish_folder(folder: Path, *, shape: ModelShape, tokenizer_from: Path, info
 
 
 def _foreign(folder: Path) -> ModelInfo:
-    """A model made elsewhere: its name from the hub if it was fetched there, its licence from its card."""
+    """Describe a model made elsewhere: its hub name if it was fetched there, the license from its card."""
     base = None
     if (folder / FETCHED).is_file():
         fetched: dict[str, Any] = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
@@ -100,8 +107,8 @@ def _foreign(folder: Path) -> ModelInfo:
         front = yaml.safe_load(head[1]) if head else {}
     except yaml.YAMLError:
         front = {}
-    said = front if isinstance(front, dict) else {}
-    license = said.get("license_name") if said.get("license") == "other" else said.get("license")
+    card_data = front if isinstance(front, dict) else {}
+    license = card_data.get("license_name") if card_data.get("license") == "other" else card_data.get("license")
     return ModelInfo(kind="base", base=base, license=str(license) if license else None)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model on the hub: what it has, its files fetched and resumed, its errors in one line.
+"""A model on the hub: list its files, fetch and resume them, report errors in one line.
 
-Listing, authentication and errors are the hub client's. The transfer is ours: the client keeps no partial file from one
-run to the next, and a shard has gigabytes. The endpoint, the token and whether to go online come from the environment,
-as the client reads them: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+Listing and authentication are the hub client's. The transfer is our own, as the client keeps no partial file from one
+run to the next and a shard has gigabytes. Endpoint, token and offline mode come from the environment, as the client
+reads them: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
 import contextlib
@@ -24,45 +24,45 @@ from steerlm.files import partial_path
 from steerlm.retry import Backoff, retry
 
 ADDRESS = re.compile(r"^hf://(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
-REFUSED, PASSING = (401, 403), (408, 429, 500, 502, 503, 504)
+REFUSED, TRANSIENT = (401, 403), (408, 429, 500, 502, 503, 504)
 TRANSFERS = 4
 ATTEMPTS = 5
-"""Attempts in a row that receive no byte, after which a transfer is given up."""
+"""Consecutive attempts without progress after which a transfer fails."""
 BACKOFF = Backoff(first=0.4)
 
 
 class HubSource:
-    """`hf://organisation/name@revision`. `revision` becomes the commit once `files` has asked for it."""
+    """A model at `hf://organization/name@revision`. `files` replaces `revision` by the commit."""
 
     def __init__(self, uri: str, commit: str | None = None) -> None:
-        """`commit`: of a fetch that was interrupted, so that a branch that has moved on is not mixed in."""
-        found = ADDRESS.match(uri)
-        if not found:
-            raise InputError(f"{uri}: expected hf://organisation/name or hf://organisation/name@revision")
-        self.name, self.repo = uri, found["repo"]
-        self.revision: str | None = commit or found["revision"] or "main"
+        """Parse the address. `commit`: of an interrupted fetch, so that files of two commits are not mixed."""
+        address = ADDRESS.match(uri)
+        if not address:
+            raise InputError(f"{uri}: expected hf://organization/name or hf://organization/name@revision")
+        self.name, self.repo = uri, address["repo"]
+        self.revision: str | None = commit or address["revision"] or "main"
         self._endpoint = os.environ.get("HF_ENDPOINT")  # None: the client's own
         self._blobs: dict[str, str] = {}
-        self._licence = ""
+        self._license = ""
 
     def files(self) -> dict[str, FileDigest]:
-        """Sizes and, of large files, sha256."""
+        """Return the sizes of all files, and the sha256 of large ones."""
         from huggingface_hub import HfApi
 
         with self._one_line():
             info = HfApi(endpoint=self._endpoint).model_info(self.repo, revision=self.revision, files_metadata=True)
         self.revision = info.sha
-        said = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-        self._licence = f" ({said[0]})" if said else ""
-        found = {}
+        licenses = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+        self._license = f" ({licenses[0]})" if licenses else ""
+        files = {}
         for file in info.siblings or []:
-            found[file.rfilename] = FileDigest(file.lfs.sha256 if file.lfs else "", file.size or 0)
+            files[file.rfilename] = FileDigest(file.lfs.sha256 if file.lfs else "", file.size or 0)
             if file.blob_id and not file.lfs:
                 self._blobs[file.rfilename] = file.blob_id
-        return found
+        return files
 
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
-        """Fetch files; those that are there are kept, a partial one is continued. Small files are verified."""
+        """Fetch files; existing ones are kept, partial ones are resumed. Small files are verified."""
         absent = {name: digest.size for name, digest in files.items() if not (folder / name).exists()}
         total = sum(absent.values())
         with self._one_line(), tqdm(total=total, unit="B", unit_scale=True, desc=self.repo, disable=None) as bar:
@@ -72,7 +72,7 @@ class HubSource:
                 try:
                     for future in futures:
                         future.result()
-                except BaseException:  # Ctrl-C too: the other transfers end at their next piece
+                except BaseException:  # Ctrl-C too: the other transfers end at their next chunk
                     stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -80,11 +80,11 @@ class HubSource:
             if _git_blob(folder / name) != self._blobs[name]:
                 (folder / name).unlink()
                 raise StorageError(
-                    f"{folder / name}: is not the file described (checksum); it was removed, fetch again"
+                    f"{folder / name}: has another checksum than its source; it was removed, fetch again"
                 )
 
-    def room(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Bytes still to come."""
+    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Return how many bytes are still to be fetched."""
         absent = {name: digest.size for name, digest in files.items() if not (folder / name).exists()}
         return sum(size - _size(partial_path(folder / name)) for name, size in absent.items())
 
@@ -100,37 +100,39 @@ class HubSource:
             return not partial.exists() or _size(partial) < size
 
         def attempt() -> None:
-            self._continue(name, partial, bar, stop)
+            self._resume(name, partial, bar, stop)
             if incomplete() and not stop.is_set():
                 raise StorageError(f"{self.name}: {name} ends before its {size} bytes; fetch again later")
 
-        def may_pass(error: Exception) -> bool:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+        def is_transient(error: Exception) -> bool:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in TRANSIENT:
                 return False
             return not stop.is_set() and isinstance(error, (StorageError, *_network_errors()))
 
         if incomplete():
-            retry(attempt, BACKOFF, ATTEMPTS, may_pass, progress=lambda: _size(partial))
+            retry(attempt, BACKOFF, ATTEMPTS, is_transient, progress=lambda: _size(partial))
         if not stop.is_set():
             partial.replace(folder / name)
 
-    def _continue(self, name: str, partial: Path, bar: Any, stop: threading.Event) -> None:
-        """Append what is missing, as long as the connection lasts."""
+    def _resume(self, name: str, partial: Path, bar: Any, stop: threading.Event) -> None:
+        """Append to the partial file until it is complete or the connection ends."""
         from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         url = hf_hub_url(self.repo, name, revision=self.revision, endpoint=self._endpoint)
-        have = _size(partial)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        offset = _size(partial)
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        if offset:
+            headers |= {"Range": f"bytes={offset}-"}
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)
-            goes_on = response.status_code == 206
-            bar.update(0 if goes_on else -have)
-            with open(partial, "ab" if goes_on else "wb") as file:
-                for piece in response.iter_bytes():
-                    file.write(piece)
-                    bar.update(len(piece))
+            resumed = response.status_code == 206
+            bar.update(0 if resumed else -offset)
+            with open(partial, "ab" if resumed else "wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                    bar.update(len(chunk))
                     if stop.is_set():
                         return
 
@@ -144,7 +146,7 @@ class HubSource:
         except errors.GatedRepoError:
             page = f"{HfApi(endpoint=self._endpoint).endpoint}/{self.repo}"
             raise InputError(
-                f"{self.name}: gated; accept its licence{self._licence} at {page} and set HF_TOKEN to a token of the "
+                f"{self.name}: gated; accept its license{self._license} at {page} and set HF_TOKEN to a token of the "
                 f"account that did ({token})"
             ) from None
         except errors.RevisionNotFoundError:
@@ -153,14 +155,14 @@ class HubSource:
             raise InputError(f"{self.name}: no such model on the hub, or a private one ({token})") from None
         except errors.HfHubHTTPError as error:
             if error.response.status_code in REFUSED:
-                raise InputError(f"{self.name}: the hub refuses to give it ({first_line(error)}; {token})") from None
+                raise InputError(f"{self.name}: the hub refuses access ({first_line(error)}; {token})") from None
             raise self._unreadable(error) from None
         except _network_errors() as error:
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> StorageError:
         return StorageError(
-            f"{self.name}: the hub cannot be read ({first_line(error)}); the same command goes on later"
+            f"{self.name}: the hub cannot be read ({first_line(error)}); run the same command again to resume"
         )
 
 
@@ -169,13 +171,13 @@ def _size(path: Path) -> int:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the base class of the hub client's errors, whichever HTTP library it is built on."""
+    """Return OSError and the base class of the hub client's errors, which depends on its HTTP library."""
     from huggingface_hub import errors
 
     return (OSError, vars(errors)["HTTPError"])
 
 
 def _git_blob(path: Path) -> str:
-    """Git's name of a file's content, which the hub tells of small files."""
+    """Return Git's hash of a file's content, which the hub lists for small files."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

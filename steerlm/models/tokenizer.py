@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizer folders: what a folder needs so that every reader of it gets the same ids.
+"""Tokenizer folders that give every reader the same ids.
 
 The ids are those of `AutoTokenizer` on our own folder, never those of sentencepiece called directly: the usual ways of
-loading a bare `tokenizer.model` disagree with each other (decisions, "Environment and tokenizers"; with Llama 2's they
-differ from sentencepiece's on texts with double spaces). A folder made here names the generic class that takes
-tokenizer.json as it stands, so that transformers 4 and 5 and the engines on top of them do not rebuild parts of it.
+loading a bare `tokenizer.model` disagree with each other (docs/upstream.md#tokenizers; with Llama 2's they differ from
+sentencepiece's on texts with double spaces). A folder made here names the generic class that uses tokenizer.json
+unchanged, so that transformers 4 and 5 and the engines on top of them do not rebuild parts of it.
 """
 
 import json
@@ -28,19 +28,19 @@ FILES = (
 )
 CONFIG = "tokenizer_config.json"
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Names of the class that takes tokenizer.json as it stands."""
+"""Names of the class that uses tokenizer.json unchanged."""
 PROBE = "Round trip:  two spaces, a tab\tand Ünïcödé ✓ . Is n't it ?\n<extra_id_1>User\nquality:4,toxicity:0\n"
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPECIAL = 256
-"""Ids after the ranks that Llama 3 reserves for control tokens."""
+"""Number of ids after the ranks that Llama 3 reserves for control tokens."""
 LLAMA3_RANKS = 128000
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The fast tokenizer of a model folder; the only way a tokenizer is loaded anywhere. Raises `ModelError`."""
+    """Load the fast tokenizer of a model folder; every tokenizer is loaded by this. Raises `ModelError`."""
     check_tokenizer_folder(folder)
     try:
         kind = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("tokenizer_class")
@@ -56,7 +56,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def _loader(generic: bool) -> Any:
-    """AutoTokenizer, or the class that it finds for a generic folder: which spares seconds of importing torch."""
+    """Return AutoTokenizer, or for a generic folder the class itself, which saves seconds of importing torch."""
     try:
         if generic:
             from transformers import PreTrainedTokenizerFast
@@ -70,18 +70,25 @@ def _loader(generic: bool) -> Any:
 
 
 def check_tokenizer_folder(folder: str | Path) -> None:
-    """Raises `ModelError` for a folder that cannot hold a tokenizer; loads nothing."""
+    """Raise `ModelError` for a folder that cannot hold a tokenizer, without loading it."""
     if not (Path(folder) / CONFIG).is_file():
         raise ModelError(f"{folder}: no {CONFIG}; make the folder with `steerlm model fetch`")
 
 
 def copy_tokenizer(source: Path, folder: Path, *, plain: bool = False, left: bool = False) -> None:
-    """Put the tokenizer of `source` (a folder, or a bare `tokenizer.model` of Llama 2 or Llama 3) into `folder`.
+    """Copy the tokenizer of `source` (a folder, or a bare `tokenizer.model` of Llama 2 or Llama 3) to `folder`.
 
-    `plain`: for texts of the SteerLM template. The tokenizer then adds no BOS or EOS by itself, as training adds none
-    (a stock server would, to texts sent as strings), and has a padding token no text ends with. `left`: pads on the
-    left, as generation needs. Copying what was copied changes nothing. Raises `ModelError` if there is no tokenizer or
-    text does not survive encoding and decoding.
+    Copying a copy changes nothing.
+
+    Args:
+        source: Where the tokenizer is.
+        folder: Where it is written.
+        plain: For texts of the SteerLM template. The tokenizer then adds no BOS or EOS by itself, as training adds none
+            (a stock server would, to texts sent as strings), and has a padding token that no text ends with.
+        left: Pad on the left, as generation needs.
+
+    Raises:
+        ModelError: There is no tokenizer, or text changes when it is encoded and decoded.
     """
     if not source.is_file() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise ModelError(f"{source}: no tokenizer.json and no tokenizer.model")
@@ -103,30 +110,30 @@ def copy_tokenizer(source: Path, folder: Path, *, plain: bool = False, left: boo
 
 
 def pad_id(tokenizer: Any) -> int:
-    """An id no text of the template ends with, the tokenizer's own padding id if it will do.
+    """Return an id that no text of the template ends with; the tokenizer's own padding id if possible.
 
     Stock engines read a reward model at the last token that is not padding, and every text ends in the read-out mark.
     """
     last = tokenizer(f"Fine.\n{LABEL_MARK}", add_special_tokens=False)["input_ids"][-1]
     for name in ("pad", "unk", "bos", "eos"):
-        found = getattr(tokenizer, f"{name}_token_id")
-        if found is not None and found != last:
-            return int(found)
+        token_id = getattr(tokenizer, f"{name}_token_id")
+        if token_id is not None and token_id != last:
+            return int(token_id)
     return 0 if last else 1
 
 
 def _settle(tokenizer: Any, folder: Path, *, plain: bool, left: bool) -> None:
-    """Save the tokenizer in the form that every reader takes as it stands."""
+    """Save the tokenizer in the form that every reader uses unchanged."""
     if plain and tokenizer.pad_token_id is None:
         token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
-        if token in tokenizer.all_special_tokens:  # else it stands for text and must go on doing so
+        if token in tokenizer.all_special_tokens:  # otherwise it encodes text and must remain ordinary
             tokenizer.pad_token = token
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.save_pretrained(str(folder))
     path = folder / "tokenizer.json"
     backend: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
     backend["post_processor"] = _post_processor(backend["post_processor"], plain)
-    # Written as the library writes it, so that it makes the same file of it again.
+    # Formatted as the library does, so that it writes the same file again.
     path.write_text(json.dumps(backend, indent=2, ensure_ascii=False), encoding="utf-8")
     settings: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for key in ("is_local", "local_files_only", "name_or_path", "add_bos_token", "add_eos_token", "auto_map"):
@@ -138,24 +145,24 @@ def _settle(tokenizer: Any, folder: Path, *, plain: bool, left: bool) -> None:
         kept = {t["content"] if isinstance(t, dict) else t for t in others} - set(tokenizer.special_tokens_map.values())
         if kept:
             settings["additional_special_tokens"] = sorted(kept)
-    for stale in ("special_tokens_map.json", "added_tokens.json"):  # said again in the two files above
+    for stale in ("special_tokens_map.json", "added_tokens.json"):  # their content is in the two files above
         (folder / stale).unlink(missing_ok=True)
     if left:
         settings["padding_side"] = "left"
     write_json(folder / CONFIG, dict(sorted(settings.items())))
 
 
-def _post_processor(found: dict[str, Any] | None, plain: bool) -> dict[str, Any] | None:
-    """Without trimming offsets, from which the learned spans come; `plain`: without adding tokens."""
-    if found is None:
+def _post_processor(processor: dict[str, Any] | None, plain: bool) -> dict[str, Any] | None:
+    """Return a post-processor that does not trim offsets, as learned spans come from them; `plain`: nor adds tokens."""
+    if processor is None:
         return None
-    if found["type"] == "Sequence":
-        parts = [_post_processor(part, plain) for part in found["processors"]]
+    if processor["type"] == "Sequence":
+        parts = [_post_processor(part, plain) for part in processor["processors"]]
         kept = [part for part in parts if part]
-        return found | {"processors": kept} if kept else None
-    if found["type"] == "ByteLevel":
-        return found | {"trim_offsets": False}
-    return None if plain or not found.get("special_tokens", True) else found  # one that adds nothing is as none
+        return processor | {"processors": kept} if kept else None
+    if processor["type"] == "ByteLevel":
+        return processor | {"trim_offsets": False}
+    return None if plain or not processor.get("special_tokens", True) else processor  # one that adds nothing: None
 
 
 def _check(source: Path, tokenizer: Any, before: list[int]) -> None:
@@ -167,11 +174,11 @@ def _check(source: Path, tokenizer: Any, before: list[int]) -> None:
         raise ModelError(f"{source}: its tokenizer depends on more than tokenizer.json; save it as a fast tokenizer")
     missed = set(range(len(PROBE))).difference(*(range(start, end) for start, end in encoded["offset_mapping"]))
     if missed:
-        raise ModelError(f"{source}: its tokenizer says of no token where {PROBE[min(missed)]!r} comes from")
+        raise ModelError(f"{source}: its tokenizer gives no token the offsets of {PROBE[min(missed)]!r}")
 
 
 def _unpack(model: Path, folder: Path) -> None:
-    """A bare tokenizer.model: sentencepiece's protobuf, or tiktoken's ranks (text: base64, space, rank)."""
+    """Convert a bare tokenizer.model: sentencepiece's protobuf, or tiktoken's ranks (text: base64, space, rank)."""
     head = model.read_bytes()[:64]
     if head.isascii() and b" 0\n" in head:
         _tiktoken(model).save_pretrained(str(folder))
@@ -185,7 +192,7 @@ def _unpack(model: Path, folder: Path) -> None:
 
 
 def _tiktoken(model: Path) -> Any:
-    """Llama 3's tokenizer; its reference implementation names the control tokens after the ranks."""
+    """Build Llama 3's tokenizer; the control tokens follow the ranks, named as in its reference implementation."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter

@@ -33,7 +33,7 @@ def test_show_says_what_a_model_is(reward: Path, capsys: pytest.CaptureFixture[s
         "family": "llama",
         "parameters": f"{sum(weight.numel() for weight in weights.values()):,}",
         "window": "64 tokens",
-        "base": "org/base (licence: mit)",
+        "base": "org/base (license: mit)",
         "attributes": "0..4: quality (default 4), toxicity (default 0)",
         "untrained": "humor, creativity, helpfulness, correctness, coherence, complexity, verbosity",
         "metrics": '{"pearson/quality": 0.5}',
@@ -51,7 +51,7 @@ def test_fetch_makes_a_folder_and_says_so(reward: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fetch", "hf://one-part", "DIR"], "error: hf://one-part: expected hf://organisation/name"),
+        (["fetch", "hf://one-part", "DIR"], "error: hf://one-part: expected hf://organization/name"),
         (["fetch", "nowhere", "DIR"], "error: nowhere: no such model folder"),
         (["show", "nowhere"], "error: nowhere: no such model folder"),
         (

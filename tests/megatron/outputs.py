@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from steerlm.megatron import pipeline
+from steerlm.megatron import schedule
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.training.data import Row, RowTensors
 
@@ -31,7 +31,7 @@ def model_outputs(
         return sums.index_add_(0, row.sample_of, torch.where(row.weights != 0, out * row.weights, 0))[:-1]
 
     how = {"forward_only": True, "collect_non_loss_data": True}
-    collected = pipeline.through(engine.ddp, rows, engine.layout, engine.outputs, collect, **how)
+    collected = schedule.run_schedule(engine.ddp, rows, engine.layout, engine.outputs, collect, **how)
     shapes = [(len(row.samples), *([engine.outputs] if engine.outputs else [])) for row in rows]
     sizes = [math.prod(shape) for shape in shapes]
     flat = torch.empty(sum(sizes), device=engine.device)

@@ -78,7 +78,7 @@ def test_drawn_biases_are_zero_and_norms_one(name: str, tmp_path: Path) -> None:
 
 def _counted(shape: ModelShape, outputs: int | None, layout: LayoutSettings) -> tuple[int, int]:
     of = engine(shape, outputs, layout=layout.model_dump())
-    return parallel.place().stage, sum(parameter.numel() for parameter in of.model.parameters())
+    return parallel.model_parallel_rank().stage, sum(parameter.numel() for parameter in of.model.parameters())
 
 
 @MODELS

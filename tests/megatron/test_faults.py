@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in one process of a training: the others end in time and say why, and the same command goes on."""
+"""Failures of one training process: the others end in time with the reason, and the same command resumes."""
 
 import json
 import math
@@ -19,7 +19,7 @@ import pytest
 from steerlm.megatron import checkpoint, checkpoint_folder, shard_files
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.host_copies import HostCopies
-from steerlm.megatron.model import Llama
+from steerlm.megatron.model import ModelStage
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.objectives.text import TextObjective
 from steerlm.training.schedule import learning_rate
@@ -52,7 +52,7 @@ def whole(training: Training) -> dict[int, float]:
 
 
 def goes_on(spec: Path, whole: dict[int, float]) -> None:
-    """The same command, to the curve of a training that nothing happened to."""
+    """Run the same command; the curve is that of an undisturbed training."""
     codes, said = Ranks(spec).ends()
     assert not any(codes), said
     assert curve(spec) == pytest.approx(whole, abs=1e-5)
@@ -142,18 +142,18 @@ FAULTS = {"collective_timeout_minutes": 3 / 60}
 
 def test_a_rank_that_hangs_is_named(training: Training, whole: dict[int, float]) -> None:
     """It lives and its heartbeat goes on; it enters no more collectives."""
-    forward = Llama.forward
+    forward = ModelStage.forward
 
     def fault(rank: int) -> None:
         left = iter([False] * 3 + [rank == 1])
 
-        def hangs(self: Llama, *args: Any) -> Any:
+        def hangs(self: ModelStage, *args: Any) -> Any:
             if next(left, False):
                 time.sleep(5)
                 die()
             return forward(self, *args)
 
-        Llama.forward = hangs  # type: ignore[method-assign]
+        ModelStage.forward = hangs  # type: ignore[method-assign]
 
     spec = training.spec("hangs", layout=DP2, faults=FAULTS)
     ranks = Ranks(spec, fault)
@@ -193,14 +193,14 @@ def test_a_stopped_pipeline_stage_is_noticed_without_a_timeout(training: Trainin
 
 
 def test_a_slow_rank_is_named(training: Training) -> None:
-    forward = Llama.forward
+    forward = ModelStage.forward
 
     def fault(rank: int) -> None:
-        def slow(self: Llama, *args: Any) -> Any:
+        def slow(self: ModelStage, *args: Any) -> Any:
             time.sleep(0.05 if rank == 1 else 0)
             return forward(self, *args)
 
-        Llama.forward = slow  # type: ignore[method-assign]
+        ModelStage.forward = slow  # type: ignore[method-assign]
 
     spec = training.spec("slow", layout=DP2, faults={"straggler_every": 3})
     assert Ranks(spec, fault).ends()[0] == [0, 0]

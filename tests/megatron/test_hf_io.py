@@ -112,7 +112,7 @@ def test_a_reward_model_starts_from_a_base_or_from_a_reward_model(tmp_path: Path
 
 def _sharded(folder: Path, layout: dict[str, Any], limit: int) -> None:
     of = engine(layout=layout)
-    hf_io.write(of.model, of.own, of.shape, parallel.place(), None, folder, limit=limit)
+    hf_io.write(of.model, of.own, of.shape, parallel.model_parallel_rank(), None, folder, limit=limit)
 
 
 @pytest.mark.parametrize("layout", [{}, {"devices": 2, "tensor": 2}, {"devices": 2, "pipeline": 2}])
@@ -163,19 +163,19 @@ def test_a_folder_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
 
 def _read_once(folder: Path, layout: dict[str, Any], precision: str) -> tuple[int, int, bool]:
     """Bytes this process read, bytes of its share of the model in the folder, whether its weights are those."""
-    read, sizes = hf_io.Folder.read, []
+    read, sizes = hf_io.WeightFolder.read, []
 
-    def counted(self: hf_io.Folder, part: Slice) -> torch.Tensor:
+    def counted(self: hf_io.WeightFolder, part: Slice) -> torch.Tensor:
         tensor = read(self, part)
         sizes.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    hf_io.Folder.read = counted  # type: ignore[method-assign] (this process ends after the test)
+    hf_io.WeightFolder.read = counted  # type: ignore[method-assign] (this process ends after the test)
     of = engine(SHAPES["tied"], folder=folder, layout=layout, precision=precision)
     total = sum(sizes)
     sizes.clear()
     held, equal = dict(of.model.named_parameters()), True
-    source = hf_io.Folder(folder)
+    source = hf_io.WeightFolder(folder)
     for parameter in of.own:
         own = fuse([source.read(part) for part in parameter.parts], parameter.groups)
         equal &= torch.equal(held[parameter.name], own.to(held[parameter.name].dtype))
@@ -205,15 +205,15 @@ def test_one_replica_reads_and_all_have_the_same_weights(
 
 
 def _refused(folder: Path, layout: dict[str, Any], fault: str | None = None) -> str:
-    read = hf_io.Folder.read
+    read = hf_io.WeightFolder.read
 
-    def broken(self: hf_io.Folder, part: Slice) -> torch.Tensor:
+    def broken(self: hf_io.WeightFolder, part: Slice) -> torch.Tensor:
         if part.name == "model.layers.1.mlp.up_proj.weight":
             raise OSError("Input/output error")
         return read(self, part)
 
     if fault:
-        hf_io.Folder.read = broken  # type: ignore[method-assign] (this process ends after the test)
+        hf_io.WeightFolder.read = broken  # type: ignore[method-assign] (this process ends after the test)
     with pytest.raises(ModelError) as caught:
         engine(folder=folder, layout=layout)
     return str(caught.value)

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from steerlm.megatron.mapping import Parameter, Place, Slice, fuse, parameters, split
+from steerlm.megatron.mapping import ModelParallelRank, Parameter, Slice, fuse, parameters, split
 from steerlm.models.shape import ModelShape
 from tests.megatron.material import GQA, OUTPUTS, SHAPES
 
@@ -18,7 +18,7 @@ def test_every_tensor_is_covered_once(shape: ModelShape, outputs: int | None, te
     seen: dict[str, list[Slice]] = defaultdict(list)
     for stage in range(stages):
         for tensor in range(tensors):
-            for parameter in parameters(shape, Place(tensor, tensors, stage, stages), outputs):
+            for parameter in parameters(shape, ModelParallelRank(tensor, tensors, stage, stages), outputs):
                 for part in () if parameter.copy else parameter.parts:
                     seen[part.name].append(part)
     sizes = 0
@@ -34,12 +34,12 @@ def test_every_tensor_is_covered_once(shape: ModelShape, outputs: int | None, te
 
 
 def test_the_last_stage_has_a_copy_of_tied_embeddings() -> None:
-    last = parameters(SHAPES["tied"], Place(stage=1, stages=2), None)
+    last = parameters(SHAPES["tied"], ModelParallelRank(stage=1, stages=2), None)
     assert last[-1].copy and last[-1].parts[0].name == "model.embed_tokens.weight"
 
 
 def test_a_group_holds_its_queries_then_its_key_and_value() -> None:
-    qkv = next(p for p in parameters(GQA, Place(), None) if p.name.endswith("linear_qkv.weight"))
+    qkv = next(p for p in parameters(GQA, ModelParallelRank(), None) if p.name.endswith("linear_qkv.weight"))
     heads = [torch.arange(4.0), torch.arange(10.0, 12), torch.arange(20.0, 22)]  # a number per head
     parts = [head.repeat_interleave(8)[:, None].expand(-1, 32) for head in heads]
     fused = fuse(parts, qkv.groups)
@@ -49,7 +49,7 @@ def test_a_group_holds_its_queries_then_its_key_and_value() -> None:
 
 
 def test_split_is_the_inverse_of_fuse() -> None:
-    for parameter in parameters(GQA, Place(1, 2, 1, 2), None):
+    for parameter in parameters(GQA, ModelParallelRank(1, 2, 1, 2), None):
         parts = [torch.randn(_local(part)) for part in parameter.parts]
         again = split(fuse(parts, parameter.groups), parameter)
         assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
@@ -61,7 +61,7 @@ def _local(part: Slice) -> list[int]:
 
 def test_transformer_engine_keeps_norms_in_the_linear_layers() -> None:
     def names(fused: bool) -> set[str]:
-        own: list[Parameter] = parameters(GQA, Place(), None, fused)
+        own: list[Parameter] = parameters(GQA, ModelParallelRank(), None, fused)
         return {p.name for p in own if "layers.0." in p.name}
 
     assert names(True) - names(False) == {

@@ -15,7 +15,7 @@ from megatron.core import parallel_state
 
 from steerlm.errors import ConfigError, PeerLostError
 from steerlm.megatron import parallel
-from steerlm.megatron.mapping import Place
+from steerlm.megatron.mapping import ModelParallelRank
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import GQA
@@ -48,7 +48,7 @@ def test_a_vocabulary_that_does_not_divide() -> None:
 
 
 def _too_few() -> None:
-    with pytest.raises(ConfigError, match="1 processes were started, the layout wants 1 nodes x 2 devices"):
+    with pytest.raises(ConfigError, match="1 processes were started, the layout needs 1 nodes x 2 devices"):
         parallel.initialize(LayoutSettings(devices=2), 0)
 
 
@@ -56,12 +56,12 @@ def test_another_number_of_processes() -> None:
     one(_too_few)
 
 
-def _places() -> tuple[Place, int, int, int]:
+def _places() -> tuple[ModelParallelRank, int, int, int]:
     layout = LayoutSettings(devices=8, tensor=2, pipeline=2, sequence_parallel=True)
     made = parallel.initialize(layout, 0)
     again = parallel.initialize(layout, 0)
     assert made == again and made.rank == int(os.environ["RANK"]) and made.world_size == 8
-    return parallel.place(), made.dp_rank, made.dp_size, made.row_multiple
+    return parallel.model_parallel_rank(), made.dp_rank, made.dp_size, made.row_multiple
 
 
 def test_places_of_eight_ranks() -> None:
@@ -114,7 +114,8 @@ def _times_out(name: str, store: Path) -> None:
     parallel.set_timeout(datetime.timedelta(seconds=0.5))
     if dist.get_rank() == 0:
         began = time.monotonic()
-        lost = pytest.raises(PeerLostError, match=r"\(Timed out waiting 500ms .*\); rank 1 sleeps; the same command")
+        message = r"\(Timed out waiting 500ms .*\); rank 1 sleeps; run the same command"
+        lost = pytest.raises(PeerLostError, match=message)
         with lost, parallel.peers(lambda: "rank 1 sleeps"):
             collective()
         assert time.monotonic() - began < 1.4, "it ended because the other did"

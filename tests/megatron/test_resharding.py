@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steerlm.errors import ModelError
-from steerlm.megatron.mapping import Parameter, Place, Slice, fuse, parameters
+from steerlm.megatron.mapping import ModelParallelRank, Parameter, Slice, fuse, parameters
 from steerlm.megatron.resharding import SavedLayout, columns, size
 from steerlm.models.shape import ModelShape
 from tests.megatron.material import GQA, OUTPUTS, SHAPES
@@ -32,7 +32,7 @@ def test_every_row_is_found_in_every_layout(shape: ModelShape, outputs: int | No
     for (tensors, stages), (to_tensors, to_stages), fused in itertools.product(LAYOUTS, LAYOUTS, (False, True)):
         saved = SavedLayout(shape, tensors, stages, outputs, fused)
         for stage, tensor in itertools.product(range(to_stages), range(to_tensors)):
-            for wanted in parameters(shape, Place(tensor, to_tensors, stage, to_stages), outputs):
+            for wanted in parameters(shape, ModelParallelRank(tensor, to_tensors, stage, to_stages), outputs):
                 whole = local(wanted)
                 assert whole.numel() == size(wanted)
                 first, last = len(whole) // 3, len(whole) - len(whole) // 4  # as a replica's share begins anywhere
@@ -45,6 +45,6 @@ def test_every_row_is_found_in_every_layout(shape: ModelShape, outputs: int | No
 
 
 def test_what_was_not_saved_is_named() -> None:
-    (head,) = (p for p in parameters(GQA, Place(), None) if p.name == "output_layer.weight")
-    with pytest.raises(ModelError, match=r"lm_head\.weight: 3072 of its numbers are in no part of the checkpoint"):
+    (head,) = (p for p in parameters(GQA, ModelParallelRank(), None) if p.name == "output_layer.weight")
+    with pytest.raises(ModelError, match=r"lm_head\.weight: 3072 of its elements are not in the checkpoint"):
         SavedLayout(GQA, 2, 1, OUTPUTS, False).copies(head, 0, GQA.vocab_size)

@@ -13,7 +13,7 @@ import torch
 
 from steerlm.megatron import parallel
 from steerlm.megatron.engine import MegatronEngine
-from steerlm.megatron.mapping import Parameter, Place
+from steerlm.megatron.mapping import ModelParallelRank, Parameter
 from steerlm.megatron.resharding import blocks, columns, size
 from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape
@@ -26,22 +26,23 @@ DP1: dict[str, Any] = {}
 DP2, DP3, DP6 = ({"devices": n} for n in (2, 3, 6))
 TP2_DP3, PP2_DP3 = {"devices": 6, "tensor": 2, "sequence_parallel": True}, {"devices": 6, "pipeline": 2}
 TP4 = {"devices": 4, "tensor": 4}
-Kept = list[tuple[Place, Parameter, int, int, dict[str, torch.Tensor]]]
+Kept = list[tuple[ModelParallelRank, Parameter, int, int, dict[str, torch.Tensor]]]
 State = dict[tuple[str, str], torch.Tensor]
 
 
 def kept(of: MegatronEngine) -> Kept:
-    """A copy of everything this process has: place, parameter, range, tensors by the state's name."""
+    """A copy of everything this process has: its rank, parameter, range, tensors by the state's name."""
+    rank = parallel.model_parallel_rank()
     return [
-        (parallel.place(), share.parameter, share.start, share.stop, {n: t.clone() for n, t in share.tensors.items()})
-        for share in of.trained.shares()
+        (rank, share.parameter, share.start, share.stop, {n: t.clone() for n, t in share.tensors.items()})
+        for share in of.trainable.shares()
     ]
 
 
 def whole(of: list[Kept]) -> State:
     """All processes' shares put together: (state, Hugging Face tensor) -> values. Fails unless every number is there,
     and equal where several processes have it."""
-    local: dict[tuple[Place, str, str], tuple[Parameter, torch.Tensor]] = {}
+    local: dict[tuple[ModelParallelRank, str, str], tuple[Parameter, torch.Tensor]] = {}
     for place, parameter, start, stop, tensors in (share for rank in of for share in rank):
         for state, values in tensors.items():
             key = (place, parameter.name, state)

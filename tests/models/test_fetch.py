@@ -189,7 +189,7 @@ def test_an_interrupted_fetch_keeps_to_its_commit(hub: Hub, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", [SHARDS[1], "config.json"])
 def test_a_file_that_is_not_what_the_hub_says_is_an_error(hub: Hub, tmp_path: Path, name: str) -> None:
     hub.lies = {name: "0" * 64 if name in SHARDS else "1" * 40}
-    with pytest.raises(StorageError, match=f"{name}: is not the file described"):
+    with pytest.raises(StorageError, match=f"{name}: has another checksum than its source"):
         fetch_model("hf://org/tiny", tmp_path / "m")
     assert not (tmp_path / "m" / name).exists() and not (tmp_path / "m" / "fetched.json").exists()
     hub.lies = {}
@@ -199,7 +199,7 @@ def test_a_file_that_is_not_what_the_hub_says_is_an_error(hub: Hub, tmp_path: Pa
 
 
 @pytest.mark.parametrize("token", [None, "of somebody else"])
-def test_a_gated_model_names_its_licence_and_where_to_accept_it(
+def test_a_gated_model_names_its_license_and_where_to_accept_it(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
     hub.token = "granted"
@@ -208,7 +208,7 @@ def test_a_gated_model_names_its_licence_and_where_to_accept_it(
     with pytest.raises(InputError) as caught:
         fetch_model("hf://org/tiny", tmp_path / "m")
     message = str(caught.value)
-    assert f"gated; accept its licence (tiny-license) at {hub.url}/org/tiny" in message
+    assert f"gated; accept its license (tiny-license) at {hub.url}/org/tiny" in message
     assert f"HF_TOKEN is {'set' if token else 'not set'}" in message
     assert "\n" not in message and "somebody" not in message
     monkeypatch.setenv("HF_TOKEN", "granted")
@@ -230,7 +230,9 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, tmp_path: Path, monk
     import huggingface_hub.constants
 
     hub.down = True
-    with pytest.raises(StorageError, match=r"the hub cannot be read .*; the same command goes on later") as caught:
+    with pytest.raises(
+        StorageError, match=r"the hub cannot be read .*; run the same command again to resume"
+    ) as caught:
         fetch_model("hf://org/tiny", tmp_path / "m")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
@@ -244,7 +246,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, tmp_path: Path, monk
 
 @pytest.mark.parametrize("uri", ["hf://tiny", "hf://org/tiny/main", "hf://org/tiny@", "hf://", "hf://org/a b"])
 def test_a_wrong_address_is_named(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(InputError, match="expected hf://organisation/name"):
+    with pytest.raises(InputError, match="expected hf://organization/name"):
         fetch_model(uri, tmp_path / "m")
 
 
@@ -352,7 +354,7 @@ def test_local_models_that_will_not_do(disk: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is the model itself"):
         fetch_model(str(disk), disk)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no model is there"):
+    with pytest.raises(InputError, match="there is no model at this address"):
         fetch_model(str(tmp_path / "empty"), tmp_path / "m")
     for path in disk.glob("*.safetensors"):
         path.unlink()
@@ -391,7 +393,7 @@ def test_a_store_gives_what_a_model_needs(s3: FakeS3, files: dict[str, bytes], t
     assert ModelShape.from_folder(tmp_path / "m").hidden_size == 32
     s3.objects = {}
     fetch_model("s3://models/tiny", tmp_path / "m")
-    with pytest.raises(InputError, match="no model is there"):
+    with pytest.raises(InputError, match="there is no model at this address"):
         fetch_model("s3://models/none", tmp_path / "n")
 
 

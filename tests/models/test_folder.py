@@ -137,7 +137,7 @@ def test_the_card_says_what_the_model_is(make_folder: Make) -> None:
     card = (make_folder(TOLD) / "README.md").read_text()
     front, _, text = card.removeprefix("---\n").partition("---\n")
     assert 'base_model: "some/base-7b"\n' in front and 'license: "llama2"\n' in front
-    assert "Base model: some/base-7b@abc123, licence: llama2." in text
+    assert "Base model: some/base-7b@abc123, license: llama2." in text
     assert "| toxicity | yes | 0 |" in text and "| quality | yes | 4 |" in text and "| verbosity | no |  |" in text
     assert "Attributes, 0..4" in text and '"loss": 1.25' in text and '"units": 7' in text and "256 tokens" in text
 
@@ -166,7 +166,7 @@ def test_an_inherited_template_does_not_compete(make_folder: Make, kind: Any) ->
     assert load_tokenizer(folder).chat_template == (folder / "chat_template.jinja").read_text()
 
 
-def test_the_licence_of_the_base_is_handed_on(make_folder: Make) -> None:
+def test_the_license_of_the_base_is_passed_on(make_folder: Make) -> None:
     assert (make_folder(ModelInfo("policy", attributes=OWN)) / "LICENSE").read_text() == "Hand me on.\n"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows through a model's pipeline stages: megatron's schedule, and the one length that its stages expect of a row."""
+"""Runs rows through a model's pipeline stages by megatron's schedule, which expects rows of one length."""
 
 import contextlib
 import functools
@@ -15,25 +15,31 @@ from steerlm.training.engine import Layout
 from steerlm.training.tensors import row_tensors
 
 
-def through(
+def run_schedule(
     model: torch.nn.Module,
     rows: Sequence[Row],
     layout: Layout,
     label_width: int | None,
     collect: Callable[..., Any],
-    watch: contextlib.AbstractContextManager[Any] | None = None,
-    **how: bool,
+    timer: contextlib.AbstractContextManager[Any] | None = None,
+    **options: bool,
 ) -> list[Any]:
-    """`collect(row, output)` of each row on the last stage; elsewhere the list is empty. Collective over a replica.
+    """Return `collect(row, output)` of each row on the last stage, an empty list elsewhere. Collective over a replica.
 
-    `label_width`: see `row_tensors`. `watch` is entered for each forward pass. `how`: the schedule's `forward_only`,
-    `collect_non_loss_data`.
+    Args:
+        model: This process's stage.
+        rows: This replica's rows.
+        layout: This process's ranks.
+        label_width: See `row_tensors`.
+        collect: Called on the last stage; during training it returns megatron's (loss, count, result).
+        timer: Entered for each forward pass.
+        options: The schedule's `forward_only` and `collect_non_loss_data`.
     """
     multiple = layout.padding(row.tokens for row in rows)
 
-    def forward_step(left: Iterator[Row], stage: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
-        with watch or contextlib.nullcontext():
-            row: RowTensors = row_tensors(next(left), multiple, device.device(), label_width)
+    def forward_step(remaining: Iterator[Row], stage: Any) -> tuple[torch.Tensor, Callable[..., Any]]:
+        with timer or contextlib.nullcontext():
+            row: RowTensors = row_tensors(next(remaining), multiple, device.device(), label_width)
             return stage(row), functools.partial(collect, row)
 
     collected: list[Any] = get_forward_backward_func()(
@@ -43,6 +49,6 @@ def through(
         num_microbatches=len(rows),
         seq_length=multiple,  # under pipeline parallelism the length of every row; elsewhere not used
         micro_batch_size=1,
-        **how,
+        **options,
     )
     return collected
