@@ -8,9 +8,9 @@ from typing import Literal
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.outputs import OnError, Summary, make_folder, split_output
 from steerlm.datasets.raw_files import source_rows
-from steerlm.datasets.raw_input import localize
 from steerlm.datasets.regression import labeled_turns
 from steerlm.datasets.sources.base import SourceSettings, SourceType
+from steerlm.datasets.sources.raw_input import localize
 from steerlm.errors import LabelError, RecordError
 from steerlm.records import Conversation
 

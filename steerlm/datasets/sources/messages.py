@@ -15,10 +15,10 @@ from pydantic import model_validator
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.outputs import TRAIN, OnError, Summary, make_folder, single_output
 from steerlm.datasets.raw_files import ALL_FORMATS
-from steerlm.datasets.raw_input import localize
 from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings, SourceType, has_keys
 from steerlm.datasets.sources.chat_forms import FORMS, Form, read_form
 from steerlm.datasets.sources.chat_ratings import read_ratings
+from steerlm.datasets.sources.raw_input import localize
 from steerlm.datasets.sources.rows import convert_rows, user_turn, write_converted
 from steerlm.errors import InputError, nearest
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER

@@ -21,10 +21,10 @@ from steerlm.datasets.indexed_lines import IndexedLines
 from steerlm.datasets.outputs import TRAIN, VAL, OnError, Output, Summary, make_folder, split_output
 from steerlm.datasets.progress import with_progress
 from steerlm.datasets.raw_files import BOTH, data_files
-from steerlm.datasets.raw_input import localize
 from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings, SourceType, Uri, has_keys
 from steerlm.datasets.sources.oasst_flat import FlatForest
 from steerlm.datasets.sources.oasst_tree import Message, conversations, turn
+from steerlm.datasets.sources.raw_input import localize
 from steerlm.errors import InputError, RecordError
 from steerlm.records import Line, parse_line
 

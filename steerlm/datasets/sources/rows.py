@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from steerlm.datasets.outputs import OnError, Output, Summary, make_folder, split_output
 from steerlm.datasets.raw_files import source_rows
-from steerlm.datasets.raw_input import localize
 from steerlm.datasets.sources.base import SourceSettings
+from steerlm.datasets.sources.raw_input import localize
 from steerlm.errors import RecordError
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER
 from steerlm.records import Conversation, Record, Turn

@@ -12,11 +12,11 @@ from steerlm import storage
 from steerlm.attributes import HELPSTEER
 from steerlm.datasets.outputs import TRAIN, VAL
 from steerlm.datasets.raw_files import BOTH, data_files, source_lines, split_files
-from steerlm.datasets.raw_input import localize
 from steerlm.datasets.sources.conversations import ConversationsSource
 from steerlm.datasets.sources.helpsteer import HelpSteerSource
 from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source
 from steerlm.datasets.sources.oasst import OasstSource
+from steerlm.datasets.sources.raw_input import localize
 from steerlm.errors import InputError
 from tests.datasets.raw import write_lines
 
