@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store: keys to artifacts, digests, what a half-made or damaged one does; local and on a fake S3."""
+"""The store: keys to artifacts, digests, unfinished and damaged artifacts; local and on a fake S3."""
 
 import subprocess
 import sys
@@ -25,15 +25,15 @@ def make(store: Store, key: str = "k1", text: str = "hello", **provenance: objec
     return store.finish("stage", key, "data", AttributeSchema(), provenance)
 
 
-def test_an_artifact_is_found_again_with_what_it_said(tmp_path: Path) -> None:
+def test_a_finished_artifact_is_found_with_its_manifest(tmp_path: Path) -> None:
     made = make(Store(tmp_path), seconds=3.5)
-    found = Store(tmp_path).find("stage", "k1")
-    assert found == made
-    assert (found.path / "sub" / "a.txt").read_text() == "hello"
-    assert found.manifest.provenance["seconds"] == 3.5
-    assert found.attributes == AttributeSchema()
-    assert sorted(found.manifest.content.files) == ["sub/a.txt", "tokenizer.json"]
-    assert not (found.folder / "work").exists()
+    artifact = Store(tmp_path).find("stage", "k1")
+    assert artifact == made
+    assert (artifact.path / "sub" / "a.txt").read_text() == "hello"
+    assert artifact.manifest.provenance["seconds"] == 3.5
+    assert artifact.attributes == AttributeSchema()
+    assert sorted(artifact.manifest.content.files) == ["sub/a.txt", "tokenizer.json"]
+    assert not (artifact.folder / "work").exists()
 
 
 def test_digest_covers_content_not_provenance(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_digest_survives_the_manifest(tmp_path: Path) -> None:
     assert read.digest() == made.digest
 
 
-def test_a_half_made_one_is_not_found_and_remembers_its_beginning(tmp_path: Path) -> None:
+def test_an_unfinished_artifact_is_not_found_and_keeps_its_first_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.begin("stage", "k1", "data", {"config": {"x": 1}}) is None
     assert store.find("stage", "k1") is None
@@ -126,15 +126,15 @@ def test_an_s3_store_is_found_from_another_machine_and_read_only_when_needed(s3:
     assert made.uri == "s3://bucket/store/stage/k1"
     elsewhere = Store("s3://bucket/store", cache=tmp_path / "there")
     s3.fetched.clear()
-    found = elsewhere.find("stage", "k1")
-    assert found is not None
-    assert found.digest == made.digest
+    artifact = elsewhere.find("stage", "k1")
+    assert artifact is not None
+    assert artifact.digest == made.digest
     assert s3.fetched == ["bucket/store/stage/k1/manifest.json"]
-    elsewhere.materialize(found)
-    assert (found.path / "sub" / "a.txt").read_text() == "hello"
-    assert (found.folder / "logs" / "stage.log").read_text() == "said\n"
+    elsewhere.materialize(artifact)
+    assert (artifact.path / "sub" / "a.txt").read_text() == "hello"
+    assert (artifact.folder / "logs" / "stage.log").read_text() == "said\n"
     s3.fetched.clear()
-    assert elsewhere.find("stage", "k1") == found
+    assert elsewhere.find("stage", "k1") == artifact
     assert s3.fetched == []
 
 

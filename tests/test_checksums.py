@@ -13,8 +13,8 @@ from tests.sample_files import FILES, make_files
 
 def test_digests_name_every_file_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
     folder = make_files(tmp_path, FILES | {".hidden": b"x", ".git/y": b"y"})
-    found = digest_folder(folder)
-    assert found == {name: FileDigest(hashlib.sha256(c).hexdigest(), len(c)) for name, c in FILES.items()}
+    digests = digest_folder(folder)
+    assert digests == {name: FileDigest(hashlib.sha256(c).hexdigest(), len(c)) for name, c in FILES.items()}
 
 
 def test_remembered_checksums_follow_changes(tmp_path: Path) -> None:

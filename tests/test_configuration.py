@@ -58,9 +58,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
-    found = load(tmp_path, "inner: {rate: 6e-6}\nfree: {a: 1}\n")
-    assert found.inner is not None
-    assert found.inner.rate == 6e-6
+    settings = load(tmp_path, "inner: {rate: 6e-6}\nfree: {a: 1}\n")
+    assert settings.inner is not None
+    assert settings.inner.rate == 6e-6
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_overrides(tmp_path: Path, override: str, get, value: object) -> None:  
     assert get(load(tmp_path, text, override)) == value
 
 
-def test_an_override_makes_the_sections_on_its_way(tmp_path: Path) -> None:
-    found = load(tmp_path, "inner: null\n", "inner.rate=3")
-    assert found.inner == Inner(rate=3)
+def test_an_override_creates_missing_sections(tmp_path: Path) -> None:
+    settings = load(tmp_path, "inner: null\n", "inner.rate=3")
+    assert settings.inner == Inner(rate=3)
 
 
 def test_an_override_changes_no_other_use_of_an_anchor(tmp_path: Path) -> None:
-    found = load(tmp_path, "inner: &a {rate: 1}\nmany: [*a, {<<: *a}]\n", "inner.rate=3")
-    assert [m.rate for m in found.many] == [1, 1]
+    settings = load(tmp_path, "inner: &a {rate: 1}\nmany: [*a, {<<: *a}]\n", "inner.rate=3")
+    assert [m.rate for m in settings.many] == [1, 1]
 
 
 @pytest.mark.parametrize(

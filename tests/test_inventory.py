@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm store` on a local store: what is listed, what damage is told, what may go and what is needed."""
+"""`steerlm store` on a local store: listing, verifying and removing artifacts."""
 
 import fcntl
 import json
@@ -25,7 +25,7 @@ def make(store: Store, stage: str, key: str, text: str, finished: int, *inputs: 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two generations of data and models, of which the newest model was made from the oldest data; and one begun."""
+    """Two generations of data and models, the newest model made from the oldest data, and an unfinished model."""
     store = Store(tmp_path / "store")
     old, new = make(store, "data", "d1", "old", 1), make(store, "data", "d2", "new", 2)
     make(store, "model", "m1", "one", 3, new)
@@ -34,20 +34,20 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def test_what_is_there_the_newest_first(store: Store) -> None:
-    found = list_entries(store)
-    assert [(e.name, e.state) for e in found] == [
+def test_entries_are_sorted_by_stage_and_newest_first(store: Store) -> None:
+    entries = list_entries(store)
+    assert [(e.name, e.state) for e in entries] == [
         ("data/d2", "complete"),
         ("data/d1", "complete"),
         ("model/m2", "complete"),
         ("model/m1", "complete"),
         ("model/m3", "unfinished"),
     ]
-    assert all(verify_entry(store, e) == [] for e in found if e.state == "complete")
-    assert found[0].size > 100 and found[0].kind == "data"
+    assert all(verify_entry(store, e) == [] for e in entries if e.state == "complete")
+    assert entries[0].size > 100 and entries[0].kind == "data"
 
 
-def test_a_policy_and_its_baseline_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_and_its_baseline_have_their_own_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path / "store")
     for key, label in (("a", "train_sft"), ("b", "train_baseline"), ("c", None)):
         store.begin("train_sft", key, "policy", {"label": label} if label else {})
@@ -64,19 +64,19 @@ def test_a_policy_and_its_baseline_are_told_apart(tmp_path: Path, capsys: pytest
     assert (ends["a"], ends["b"]) == ("train_sft", "train_baseline")
 
 
-def test_labels_are_read_of_a_remote_store_too(s3: FakeS3, tmp_path: Path) -> None:
+def test_labels_are_read_from_a_remote_store(s3: FakeS3, tmp_path: Path) -> None:
     store = Store("s3://bucket/store", cache=tmp_path / "here")
     store.begin("train_sft", "a", "policy", {"label": "train_baseline"})
     (store.folder("train_sft", "a") / "policy" / "config.json").write_text("{}")
     store.finish("train_sft", "a", "policy", None, {})
-    (found,) = list_entries(Store("s3://bucket/store", cache=tmp_path / "there"))
-    assert (found.state, found.label) == ("complete", "train_baseline")
+    (entry,) = list_entries(Store("s3://bucket/store", cache=tmp_path / "there"))
+    assert (entry.state, entry.label) == ("complete", "train_baseline")
 
 
-def test_what_something_kept_was_made_from_stays(store: Store) -> None:
-    found = list_entries(store)
-    assert [e.name for e in removable_entries(found)] == ["model/m3"]
-    assert [e.name for e in removable_entries(found, keep=1)] == ["model/m3", "model/m1"], (
+def test_inputs_of_kept_artifacts_are_kept(store: Store) -> None:
+    entries = list_entries(store)
+    assert [e.name for e in removable_entries(entries)] == ["model/m3"]
+    assert [e.name for e in removable_entries(entries, keep=1)] == ["model/m3", "model/m1"], (
         "d1 made m2, d2 is the newest"
     )
     make(store, "data", "d3", "newest", 9)
@@ -91,25 +91,25 @@ def test_the_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     (store.folder("data", "d1") / "data" / "f.txt").write_text("odl")
     (store.folder("model", "m1") / "data" / "f.txt").unlink()
     assert call(["store", "verify", uri]) == 1
-    told = capsys.readouterr()
-    assert "data/d1/data/f.txt: sha256" in told.out and "model/m1/data/f.txt: is missing" in told.out
-    assert "2 files are damaged" in told.err
+    output = capsys.readouterr()
+    assert "data/d1/data/f.txt: sha256" in output.out and "model/m1/data/f.txt: is missing" in output.out
+    assert "2 files are damaged" in output.err
     assert call(["store", "gc", uri, "--keep", "1"]) == 0
-    assert store.folder("model", "m3").exists(), "without --delete nothing goes"
+    assert store.folder("model", "m3").exists(), "without --delete nothing is deleted"
     assert call(["store", "gc", uri, "--keep", "1", "--delete"]) == 0
     assert sorted(e.name for e in list_entries(store)) == ["data/d1", "data/d2", "model/m2"]
 
 
-def test_a_key_that_is_worked_on_is_left_alone(store: Store) -> None:
-    (begun,) = (e for e in list_entries(store) if e.key == "m3")
+def test_a_locked_key_is_not_removed(store: Store) -> None:
+    (unfinished,) = (e for e in list_entries(store) if e.key == "m3")
     with store.lock("model", "m3", lambda who: None):
-        assert not remove_entry(store, begun) and not remove_entry(store, begun, delete=False)
-    assert remove_entry(store, begun, delete=False) and store.folder("model", "m3").exists()
-    assert remove_entry(store, begun)
+        assert not remove_entry(store, unfinished) and not remove_entry(store, unfinished, delete=False)
+    assert remove_entry(store, unfinished, delete=False) and store.folder("model", "m3").exists()
+    assert remove_entry(store, unfinished)
     assert not store.folder("model", "m3").exists()
 
 
-def test_what_is_no_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_store_and_a_broken_manifest_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["store", "list", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such folder; a store was expected" in capsys.readouterr().err
     (tmp_path / "stage" / "key").mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_what_is_no_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "stage/key: manifest.json cannot be read" in capsys.readouterr().out
 
 
-def test_a_key_is_held_until_all_of_it_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_locked_until_its_folder_is_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, rmtree = store.folder("model", "m3"), shutil.rmtree
     (folder / ".lock").touch()
     seen: list[Path] = []

@@ -24,7 +24,7 @@ import errno, fcntl, os, sys, time
 from pathlib import Path
 from steerlm.locks import hold
 
-folder, missing, until_told = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
+folder, missing, until_signaled = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 real = fcntl.flock
 
 def flock(file, operation):
@@ -38,13 +38,13 @@ with hold(folder / "lock", lambda holder: print("waits for", holder, flush=True)
         journal.write(f"in {os.getpid()}\\n")
         journal.flush()
         print("holds", flush=True)
-        sys.stdin.readline() if until_told else time.sleep(0.02)
+        sys.stdin.readline() if until_signaled else time.sleep(0.02)
         journal.write(f"out {os.getpid()}\\n")
 """
 
 
-def start(folder: Path, missing: str, until_told: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROCESS, str(folder), missing, str(until_told)]
+def start(folder: Path, missing: str, until_signaled: bool = False) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROCESS, str(folder), missing, str(until_signaled)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
@@ -64,7 +64,7 @@ def check_one_at_a_time(folder: Path, entries: int) -> None:
 
 @pytest.mark.parametrize("missing", ["nowhere", "everywhere"])
 def test_processes_take_turns(missing: str, tmp_path: Path) -> None:
-    first = start(tmp_path, missing, until_told=True)
+    first = start(tmp_path, missing, until_signaled=True)
     assert line(first) == "holds\n"
     others = [start(tmp_path, missing) for _ in range(3)]
     assert all(line(process).startswith(f"waits for process {first.pid}") for process in others)
@@ -77,16 +77,16 @@ def test_processes_take_turns(missing: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["nowhere", "everywhere"])
 def test_the_lock_of_a_dead_process_is_taken_over_by_one(missing: str, tmp_path: Path) -> None:
-    holder = start(tmp_path, missing, until_told=True)
+    holder = start(tmp_path, missing, until_signaled=True)
     assert line(holder) == "holds\n"
     assert (tmp_path / "lock.owner").exists() == (missing == "everywhere")
     waiting = [start(tmp_path, missing) for _ in range(2)]
     assert all(line(process).startswith(f"waits for process {holder.pid}") for process in waiting)
     holder.send_signal(signal.SIGKILL)
     holder.communicate(timeout=20)
-    said = [process.communicate(timeout=20) for process in waiting]
-    assert [out for out, _ in said] == ["holds\n"] * 2
-    assert ("dead; taking it over" in "".join(err for _, err in said)) == (missing == "everywhere")
+    outputs = [process.communicate(timeout=20) for process in waiting]
+    assert [out for out, _ in outputs] == ["holds\n"] * 2
+    assert ("dead; taking it over" in "".join(err for _, err in outputs)) == (missing == "everywhere")
     (tmp_path / "journal").write_text((tmp_path / "journal").read_text().replace(f"in {holder.pid}\n", ""))
     check_one_at_a_time(tmp_path, 2)
     assert not (tmp_path / "lock.owner").exists()
@@ -115,8 +115,8 @@ def of_another_machine(path: Path) -> Path:
 def test_a_lock_that_another_machine_left_behind_is_named(without_flock: Path) -> None:
     owner = of_another_machine(without_flock / "lock")
     waits: list[str] = []
-    said = r"lock\.owner: process 12 on node7 .* if it is no longer running, delete this"
-    with pytest.raises(StorageError, match=said), hold(without_flock / "lock", waits.append):
+    message = r"lock\.owner: process 12 on node7 .* if it is no longer running, delete this"
+    with pytest.raises(StorageError, match=message), hold(without_flock / "lock", waits.append):
         pass
     assert waits == ["process 12 on node7"] and owner.exists()
     owner.unlink()
@@ -151,15 +151,15 @@ def test_the_owner_touches_its_file(without_flock: Path) -> None:
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_who_will_not_wait_is_told_who_holds_it(
+def test_without_waiting_the_error_names_the_holder(
     supported: bool, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if not supported:
         request.getfixturevalue("without_flock")
     with hold(tmp_path / "lock"):
         for _ in range(2):
-            said = rf"lock: process {os.getpid()}.* holds it"
-            with pytest.raises(LockHeldError, match=said) as caught, hold(tmp_path / "lock", wait=False):
+            message = rf"lock: process {os.getpid()}.* holds it"
+            with pytest.raises(LockHeldError, match=message) as caught, hold(tmp_path / "lock", wait=False):
                 pass
             assert f"process {os.getpid()}" in caught.value.holder
     with hold(tmp_path / "lock", wait=False):

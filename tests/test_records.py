@@ -56,7 +56,7 @@ def test_gzip_is_read(tmp_path: Path) -> None:
         ('{"conversations": [{"value": "<extra_id_2>quality:4", "from": "User"}]}', "label mark"),
     ],
 )
-def test_a_bad_line_is_named_and_can_be_handed_over(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_bad_line_is_named_and_can_be_passed_to_the_handler(tmp_path: Path, line: str, reason: str) -> None:
     path = write(tmp_path / "a.jsonl", GOOD, "", line, GOOD)
     with pytest.raises(RecordError, match=rf"a\.jsonl:3: .*{reason}"):
         list(read_records(path, Conversation))
@@ -79,7 +79,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(read_records(tmp_path / "cut.jsonl.gz", Conversation))
 
 
-def test_a_line_that_is_not_utf8_is_handed_over_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_is_passed_to_the_handler_and_the_next_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"one\n\xff\xfe\n\nfour")
     rejected: list[str] = []
     lines = list(read_lines(tmp_path / "a.jsonl", lambda error, text: rejected.append(f"{error.line} {text}")))

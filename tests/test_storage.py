@@ -13,7 +13,7 @@ from tests.fake_s3 import FakeS3
 from tests.sample_files import FILES, make_files
 
 
-def test_a_local_path_is_fetched_where_it_is(tmp_path: Path) -> None:
+def test_a_local_path_is_not_copied(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "here", FILES)
     assert fetch(folder, tmp_path / "there") == folder
     assert fetch(f"file://{folder}/a.txt", tmp_path / "there") == folder / "a.txt"
@@ -32,7 +32,7 @@ def test_upload_and_download_keep_every_byte(s3: FakeS3, tmp_path: Path) -> None
         fetch("s3://bucket/some/pre", tmp_path / "none")
 
 
-def test_a_download_goes_on_where_it_broke(s3: FakeS3, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
     S3Prefix.open("s3://bucket/p").upload_all({name: folder / name for name in FILES})
     down = fetch("s3://bucket/p", tmp_path / "down")
@@ -44,7 +44,7 @@ def test_a_download_goes_on_where_it_broke(s3: FakeS3, tmp_path: Path) -> None:
     assert digest_folder(down) == digest_folder(folder)
 
 
-def test_bytes_that_changed_on_the_way_are_noticed(s3: FakeS3, tmp_path: Path) -> None:
+def test_bytes_that_changed_in_transfer_are_detected(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
     S3Prefix.open("s3://bucket/p").upload(folder / "a.txt", "a.txt")
     s3.objects["bucket/p/a.txt"] = (b"alphA", s3.objects["bucket/p/a.txt"][1])
@@ -62,7 +62,7 @@ def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> No
     assert s3.objects["bucket/p/a.txt"] is marker
 
 
-def test_what_is_missing_in_the_environment_is_named() -> None:
+def test_missing_environment_variables_are_named() -> None:
     with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
         S3Prefix.open("s3://bucket/p", {})
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
@@ -72,7 +72,7 @@ def test_what_is_missing_in_the_environment_is_named() -> None:
         S3Prefix.open("s3:///p", keys)
 
 
-def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import urllib3
     from minio import Minio
 

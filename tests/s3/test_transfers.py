@@ -56,8 +56,8 @@ def test_only_what_is_missing_or_different_travels_again(s3: Server, tmp_path: P
     place.upload_all(files)
 
     def times() -> dict[str, object]:
-        found = place.client.list_objects(bucket_name=BUCKET, prefix="again/")
-        return {o.object_name: o.last_modified for o in found}
+        objects = place.client.list_objects(bucket_name=BUCKET, prefix="again/")
+        return {o.object_name: o.last_modified for o in objects}
 
     before = times()
     time.sleep(1.1)
@@ -89,13 +89,13 @@ def test_a_refusal_is_one_clear_line_at_once(
     if value:
         monkeypatch.setenv(variable, value)
     start = time.monotonic()
-    with pytest.raises(StorageError, match=message) as told:
+    with pytest.raises(StorageError, match=message) as caught:
         S3Prefix.open(uri).list()
     assert time.monotonic() - start < 2, "asking again would not help"
-    assert "\n" not in str(told.value) and "not-a-secret" not in str(told.value)
+    assert "\n" not in str(caught.value) and "not-a-secret" not in str(caught.value)
 
 
-def test_bytes_that_changed_in_the_store_are_told(s3: Server, tmp_path: Path) -> None:
+def test_bytes_that_changed_in_the_store_are_detected(s3: Server, tmp_path: Path) -> None:
     place = S3Prefix.open(f"s3://{BUCKET}/changed")
     place.upload_all(make_files(tmp_path / "a", {"f": 5000}))
     overwrite(place, "f", b"x" * 5000)
