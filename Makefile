@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile clean
+.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile goldens clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ docs: $(READY) ## The documentation site, in build/site; a link that leads nowhe
 
 compile: $(READY) ## Compile the pipelines to pipelines/compiled (a test compares them).
 	$(BIN)/python -m pipelines.compile
+
+goldens: $(READY) ## Freeze the code of every stage anew (a test compares it), if results stay equal.
+	$(BIN)/python -m tests.stages.goldens
 
 lock: $(READY) ## Bring constraints.txt up to pyproject.toml; versions it already names stay.
 	cp constraints.txt constraints.new

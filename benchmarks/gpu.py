@@ -35,7 +35,7 @@ from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile
 from steerlm.training.config import TextSettings
 from steerlm.training.footprint import flops_per_token, memory
-from steerlm.training.hardware import gpu_named
+from steerlm.training.hardware import gpu_by_device_name
 from steerlm.training.layout import LayoutSettings
 
 SHAPES = {
@@ -275,7 +275,7 @@ def rank(difference: float) -> float:
 
 
 def page(tasks: Sequence[Task], tiny: bool) -> str:
-    gpu = None if tiny else gpu_named(torch.cuda.get_device_name(0))
+    gpu = None if tiny else gpu_by_device_name(torch.cuda.get_device_name(0))
     command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
     lines = ["# Measured on GPUs", ""]
     if tiny:

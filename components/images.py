@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image a component runs in: one per kind of work, of this version."""
+"""The container images that components run in."""
 
 import steerlm
 
 
 def image(name: str) -> str:
+    """Return the image for a kind of work, `data` or `train`, of this version of SteerLM."""
     return f"steerlm/{name}:{steerlm.__version__}"

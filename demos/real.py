@@ -18,7 +18,7 @@ from steerlm.client import request_json
 from steerlm.errors import InputError
 from steerlm.files import write_json
 from steerlm.pipeline.local import run_pipeline
-from steerlm.recipe import load_recipe
+from steerlm.recipe import RunOptions, load_recipe
 
 FOLDS = 5
 ATTRIBUTE = "quality"
@@ -62,7 +62,7 @@ def fold(data: Path, output: Path, number: int) -> dict[str, float]:
     }
     resolved = load_recipe("demo-real", None, [f"{key}={value}" for key, value in settings.items()])
     if number:
-        resolved = replace(resolved, recipe=resolved.recipe.until("train_reward"))
+        resolved = replace(resolved, options=RunOptions(until="train_reward"))
     run = run_pipeline(resolved, Display())
     made = run.outcome("train_reward")
     metrics = run.store.open(made["stage"], made["key"]).manifest.provenance["metrics"]

@@ -23,7 +23,6 @@ from steerlm.client import encode_labels, get_answer, request_json
 from steerlm.errors import SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.local import PipelineRun, run_pipeline
-from steerlm.pipeline.tracking import tracking_uri
 from steerlm.recipe import ResolvedRecipe, load_recipe
 
 SEEDED = ("prepare_data.sources.0", "base.train", "reward", "sft", "baseline", "evaluate")
@@ -44,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     ask(found["train_sft"].path, found["prepare_data"].path / "questions.jsonl")
     result = json.loads((found["evaluate"].path / "evaluation.json").read_text(encoding="utf-8"))
     goals = json.loads((found["report"].path / "goals.json").read_text(encoding="utf-8"))
-    summary = summarise(resolved, run, found, result, goals, time.monotonic() - began)
+    summary = summarize(resolved, run, found, result, goals, time.monotonic() - began)
     write_json(options.output / "summary.json", summary)
     link_models(options.output, summary["models"])
     show(result, goals, summary)
     return 0 if goals and all(goal["met"] for goal in goals) else 1
 
 
-def summarise(
+def summarize(
     resolved: ResolvedRecipe,
     run: PipelineRun,
     found: Mapping[str, Artifact],
@@ -73,7 +72,7 @@ def summarise(
         "goals": goals,
         "models": {name: str(found[label].path) for name, label in MODELS.items()},
         "report": str(found["report"].path / "report.html"),
-        "mlflow": tracking_uri(resolved.profile.tracking, run.store.root),
+        "mlflow": resolved.profile.tracking.resolve_uri(run.store.root),
         "store": run.store.uri,
     }
 

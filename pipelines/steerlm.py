@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SteerLM pipeline: from raw data to a steerable model and a report.
 
-One graph for every recipe: the recipe is a parameter, and a step that it has no section for is over at once. KFP's
-cache is off: the store's content keys decide what must run, and see what KFP cannot, such as a changed file.
+One graph for every recipe: the recipe is a parameter, and a step without a section in it is skipped. KFP's cache is
+off: the store's keys decide what runs, and they depend on contents that KFP does not see, such as a local file's.
 """
 
 from typing import Any
@@ -24,25 +24,34 @@ def _named(step: str, task: Any) -> Any:
     return task
 
 
-@dsl.pipeline(name="steerlm", description="Human ratings to dials: reward model, annotation, conditioned fine-tuning")
-def steerlm(recipe: str, profile: str) -> None:
-    """`recipe` and `profile` are JSON with every setting, as `steerlm.recipe.load_recipe` resolves them."""
-    where = {"recipe": recipe, "profile": profile}
+@dsl.pipeline(
+    name="steerlm",
+    description="From ratings to a steerable model: reward model, annotation, fine-tuning",
+)
+def steerlm(recipe: str, profile: str, options: str = "{}") -> None:
+    """Run a recipe.
 
-    data = _named("prepare_data", prepare_data(**where)).outputs["data"]
-    fetched = _named("fetch_model", fetch_model(step="fetch_model", **where)).outputs["model"]
-    base = _named("train_base", train_base(data=data, base=fetched, **where)).outputs["model"]
-    own_base = _named("fetch_reward_base", fetch_model(step="fetch_reward_base", **where)).outputs["model"]
+    Args:
+        recipe: The recipe as JSON with every setting, as `steerlm.recipe.load_recipe` resolves it.
+        profile: The profile, likewise.
+        options: `steerlm.recipe.RunOptions` as JSON: which steps to run.
+    """
+    run = {"recipe": recipe, "profile": profile, "options": options}
 
-    reward = _named("train_reward", train_reward(data=data, own_base=own_base, base=base, **where)).outputs["model"]
-    annotated = _named("annotate", annotate(data=data, reward=reward, **where)).outputs["annotated"]
+    data = _named("prepare_data", prepare_data(**run)).outputs["data"]
+    fetched = _named("fetch_model", fetch_model(step="fetch_model", **run)).outputs["model"]
+    base = _named("train_base", train_base(data=data, base=fetched, **run)).outputs["model"]
+    own_base = _named("fetch_reward_base", fetch_model(step="fetch_reward_base", **run)).outputs["model"]
 
-    policy_task = train_sft(step="train_sft", annotated=annotated, data=data, base=base, **where)
+    reward = _named("train_reward", train_reward(data=data, own_base=own_base, base=base, **run)).outputs["model"]
+    annotated = _named("annotate", annotate(data=data, reward=reward, **run)).outputs["annotated"]
+
+    policy_task = train_sft(step="train_sft", annotated=annotated, data=data, base=base, **run)
     policy = _named("train_sft", policy_task).outputs["model"]
-    baseline_task = train_sft(step="train_baseline", annotated=data, data=data, base=base, **where)
+    baseline_task = train_sft(step="train_baseline", annotated=data, data=data, base=base, **run)
     baseline = _named("train_baseline", baseline_task).outputs["model"]
 
     models = {"reward": reward, "policy": policy, "baseline": baseline}
-    evaluation = _named("evaluate", evaluate(data=data, **models, **where)).outputs["evaluation"]
-    page = report(data=data, base=base, annotated=annotated, evaluation=evaluation, **models, **where)
+    evaluation = _named("evaluate", evaluate(data=data, **models, **run)).outputs["evaluation"]
+    page = report(data=data, base=base, annotated=annotated, evaluation=evaluation, **models, **run)
     _named("report", page)

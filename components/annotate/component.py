@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward model labels every answer of the conversations."""
+"""Label every answer of the conversations with the reward model."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,10 +9,11 @@ from steerlm_kfp.components.images import image
 def annotate(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Input[dsl.Dataset],
     reward: dsl.Input[dsl.Model],
     annotated: dsl.Output[dsl.Dataset],
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step("annotate", recipe, profile, {"data": [data], "reward": [reward]}, annotated)
+    run_step("annotate", recipe, profile, {"data": [data], "reward": [reward]}, annotated, options)

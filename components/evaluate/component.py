@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well the dials steer and how well the reward model predicts."""
+"""Measure how well attributes steer the policy and how well the reward model predicts ratings."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,6 +9,7 @@ from steerlm_kfp.components.images import image
 def evaluate(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Input[dsl.Dataset],
     reward: dsl.Input[dsl.Model],
     policy: dsl.Input[dsl.Model],
@@ -23,4 +24,5 @@ def evaluate(
         profile,
         {"data": [data], "reward": [reward], "policy": [policy], "baseline": [baseline]},
         evaluation,
+        options,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face model folder from the hub, an object store or a folder."""
+"""Fetch a Hugging Face model folder from the hub, an object store or a local folder."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -10,8 +10,9 @@ def fetch_model(
     step: str,
     recipe: str,
     profile: str,
+    options: str,
     model: dsl.Output[dsl.Model],
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step(step, recipe, profile, {}, model)
+    run_step(step, recipe, profile, {}, model, options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw sources become conversations, the reward model's samples and held-out questions."""
+"""Convert raw sources to conversations, regression samples for the reward model and held-out questions."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,8 +9,9 @@ from steerlm_kfp.components.images import image
 def prepare_data(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Output[dsl.Dataset],
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step("prepare_data", recipe, profile, {}, data)
+    run_step("prepare_data", recipe, profile, {}, data, options)

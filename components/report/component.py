@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML page: steering curves, reward quality, training curves, answers side by side."""
+"""Write one HTML page with steering curves, reward quality, training curves and sample answers."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,6 +9,7 @@ from steerlm_kfp.components.images import image
 def report(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     reward: dsl.Input[dsl.Model],
@@ -34,4 +35,5 @@ def report(
             "evaluation": [evaluation],
         },
         page,
+        options,
     )

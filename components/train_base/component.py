@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain language modelling, from random weights or on from a fetched model; else passes that on."""
+"""Train a language model on plain text, from random weights or from a fetched model."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,10 +9,11 @@ from steerlm_kfp.components.images import image
 def train_base(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step("train_base", recipe, profile, {"data": [data], "base": [base]}, model)
+    run_step("train_base", recipe, profile, {"data": [data], "base": [base]}, model, options)

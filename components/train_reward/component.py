@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The multi-attribute reward model, on the labelled turns."""
+"""Train the multi-attribute reward model on rated answers."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -9,6 +9,7 @@ from steerlm_kfp.components.images import image
 def train_reward(
     recipe: str,
     profile: str,
+    options: str,
     data: dsl.Input[dsl.Dataset],
     own_base: dsl.Input[dsl.Model],
     base: dsl.Input[dsl.Model],
@@ -16,4 +17,4 @@ def train_reward(
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step("train_reward", recipe, profile, {"data": [data], "base": [own_base, base]}, model)
+    run_step("train_reward", recipe, profile, {"data": [data], "base": [own_base, base]}, model, options)

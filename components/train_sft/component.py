@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attribute-conditioned fine-tuning; as `train_baseline` the same without attributes."""
+"""Fine-tune a model on conversations conditioned on attributes; as `train_baseline`, without attributes."""
 
 from kfp import dsl
 from steerlm_kfp.components.images import image
@@ -10,6 +10,7 @@ def train_sft(
     step: str,
     recipe: str,
     profile: str,
+    options: str,
     annotated: dsl.Input[dsl.Dataset],
     data: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Model],
@@ -17,4 +18,4 @@ def train_sft(
 ) -> None:
     from steerlm.pipeline.step import run_step
 
-    run_step(step, recipe, profile, {"data": [annotated, data], "base": [base]}, model)
+    run_step(step, recipe, profile, {"data": [annotated, data], "base": [base]}, model, options)

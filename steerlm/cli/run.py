@@ -2,7 +2,8 @@
 """`steerlm run RECIPE`: the whole pipeline on this machine."""
 
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
 import typer
 
@@ -15,53 +16,57 @@ def run(
     profile: str | None = typer.Option(None, "--profile", help="A shipped profile's name or a path."),
     set_: list[str] = typer.Option([], "--set", help="Override a setting: --set sft.optimizer.lr=1e-5 (repeatable)."),
     store: str | None = typer.Option(None, "--store", help="Where artifacts are kept: a folder or s3://bucket/prefix."),
-    stage: str | None = typer.Option(None, "--stage", help="Stop after this stage, such as train_reward."),
+    stage: str | None = typer.Option(
+        None, "--stage", help="Run only this stage, such as train_reward, and those it depends on."
+    ),
+    again: list[str] = typer.Option(
+        [], "--again", help="Make this stage's artifact again, such as train_sft, and replace it (repeatable)."
+    ),
 ) -> None:
-    """Run a recipe's pipeline: finished stages are found, unfinished ones go on, the others run.
+    """Run a recipe's pipeline: finished stages are found, interrupted ones resume, the others run.
 
     Example: steerlm run demo --set sft.optimizer.lr=1e-3
     """
     from dataclasses import replace
 
     from steerlm.pipeline.local import run_pipeline
-    from steerlm.recipe import load_recipe
+    from steerlm.recipe import RunOptions, load_recipe
+    from steerlm.stages.registry import STEPS
 
     overrides = [*set_, *([f"profile.store={store}"] if store else [])]
-    resolved = load_recipe(recipe, profile, overrides)
-    if stage:
-        resolved = replace(resolved, recipe=resolved.recipe.until(stage))
-    done = run_pipeline(resolved, Display())
-    typer.echo(f"{len(done.outcomes)} steps in {done.seconds:.1f} s; store {done.store.uri}, run {done.folder}")
-    for label in ("train_reward", "train_sft", "report"):
-        found = [o for o in done.outcomes if o["label"] == label and "path" in o]
-        if found:
-            typer.echo(f"{label:18} {found[0]['path']}")
+    resolved = replace(load_recipe(recipe, profile, overrides), options=RunOptions(until=stage, again=tuple(again)))
+    result = run_pipeline(resolved, Display())
+    typer.echo(f"{len(result.outcomes)} steps in {result.seconds:.1f} s; store {result.store.uri}, run {result.folder}")
+    for outcome in result.outcomes:
+        if STEPS[outcome["label"]].show_path and "path" in outcome:
+            typer.echo(f"{outcome['label']:18} {outcome['path']}")
 
 
 class Display:
-    """A line per finished step; on a terminal, what runs at the moment below it, else a line now and then."""
+    """Prints a line per finished step; on a terminal the running step below it, else a progress line now and then."""
 
     EVERY = 15.0
+    """Seconds between progress lines where the output is not a terminal."""
 
-    def __init__(self) -> None:
-        self.out: Any = sys.stdout
-        self.live = self.out.isatty()
-        self.said = 0.0
+    def __init__(self, out: IO[str] | None = None, *, live: bool | None = None) -> None:
+        self.out = sys.stdout if out is None else out
+        self.live = self.out.isatty() if live is None else live
+        self._last_progress = 0.0
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Mapping[str, Any]) -> None:
         kind, label = event["event"], event["label"]
         if kind == "outcome":
-            self.said = 0.0
-            seconds = f"{event['seconds']:7.1f} s" if event["what"] != "skipped" else " " * 9
-            self.write(f"{label:18} {event['what']:8} {seconds}  {event['why']}\n")
+            self._last_progress = 0.0
+            seconds = f"{event['seconds']:7.1f} s" if event["status"] != "skipped" else " " * 9
+            self._write(f"{label:18} {event['status']:8} {seconds}  {event['reason']}\n")
         elif kind == "start" and self.live:
-            self.write(f"{label:18} runs ...")
-        elif kind == "progress" and (self.live or event["time"] - self.said >= self.EVERY):
-            self.said = event["time"]
-            self.write(f"{label:18} {event['text']}" + ("" if self.live else "\n"))
+            self._write(f"{label:18} runs ...")
+        elif kind == "progress" and (self.live or event["time"] - self._last_progress >= self.EVERY):
+            self._last_progress = event["time"]
+            self._write(f"{label:18} {event['text']}" + ("" if self.live else "\n"))
 
-    def write(self, text: str) -> None:
-        """Over the line that shows what runs, if there is a terminal."""
+    def _write(self, text: str) -> None:
+        """Write over the line of the running step, if the output is a terminal."""
         from shutil import get_terminal_size
 
         if self.live:

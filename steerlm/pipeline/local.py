@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Kubeflow pipeline on this machine through `kfp.local`, each step a process, and tells how it goes.
+"""Runs the Kubeflow pipeline on this machine through `kfp.local`, each step a process, and reports its progress.
 
-The engine's own output goes to a file; what the user sees comes from the journal that the steps write. Signals are
-passed to the step that runs; it stands in a process group of its own, so that Ctrl-C reaches it once.
+The engine's own output goes to a file; the user sees the events that the steps write to the run log. Signals are
+forwarded to the running step; it has a process group of its own, so that Ctrl-C reaches it once.
 """
 
 import contextlib
@@ -14,19 +14,20 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from steerlm.artifact import LOGS, Store
-from steerlm.errors import InputError, Interrupted, SteerLMError
+from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.run_log import RunLogReader
-from steerlm.pipeline.step import JOURNAL
+from steerlm.pipeline.step import RUN_LOG
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
 from steerlm.signals import CTRL_C_EXIT_CODE, handled
+from steerlm.stages.registry import select_sections, skip_reason
 from steerlm.trainjob.preflight import check_layouts
 
 POLL_SECONDS = 0.25
@@ -38,8 +39,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PipelineRun:
-    """What a run came to. `folder`: journal, engine log, `result.json`; `outcomes`: the journal's `outcome` events in
-    order (`label`, `what`, `why`, `seconds`, and of an artifact `stage`, `key`, `digest`, `uri`, `path`)."""
+    """The result of a run.
+
+    Args:
+        folder: Holds the run log, the engine's log and `result.json`.
+        store: Where the artifacts are.
+        outcomes: The `outcome` events in order: `label`, `status`, `reason`, `seconds`, and of an artifact `stage`,
+            `key`, `digest`, `uri`, `path`.
+        seconds: How long the run took.
+    """
 
     folder: Path
     store: Store
@@ -47,34 +55,52 @@ class PipelineRun:
     seconds: float
 
     def outcome(self, label: str) -> dict[str, Any]:
+        """Return the outcome of a step."""
         return next(o for o in self.outcomes if o["label"] == label)
 
 
 def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> PipelineRun:
-    """Run a recipe's pipeline here. `show` gets every event of the journal soon after it happens.
+    """Run a recipe's pipeline on this machine. A run after a failure resumes where it stopped.
 
-    Raises an error that names the step that failed and its log: `InputError` for bad input, `Interrupted` after
-    SIGTERM, `KeyboardInterrupt` after Ctrl-C, `SteerLMError` otherwise. Run again, it goes on where it broke.
+    Args:
+        resolved: Recipe, profile and options of the run.
+        show: Called with every event of the run log soon after it happens.
+
+    Raises:
+        InputError: A step failed because of bad input. Like the errors below it names the step and its log.
+        Interrupted: The run was stopped by SIGTERM or SIGHUP.
+        KeyboardInterrupt: The run was stopped by Ctrl-C.
+        SteerLMError: A step failed for another reason.
     """
-    began = time.monotonic()
-    check_layouts(resolved)
+    started = time.monotonic()
+    _check(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
-    journal = folder / "journal.jsonl"
-    follower = _Follower(journal, show)
-    with recording(recipe.name, journal, profile.tracking, store.root):
-        with _environment(JOURNAL, str(journal)), follower.following():
-            completed = _engine(folder, recipe.model_dump_json(), profile.model_dump_json())
-        run = PipelineRun(folder, store, follower.outcomes, time.monotonic() - began)
+    run_log = folder / "run_log.jsonl"
+    follower = _Follower(run_log, show)
+    with recording(recipe.name, run_log, profile.tracking, store.root):
+        with _environment(RUN_LOG, str(run_log)), follower.following():
+            parameters = {"recipe": recipe, "profile": profile, "options": resolved.options}
+            completed = _run_engine(folder, {name: value.model_dump_json() for name, value in parameters.items()})
+        run = PipelineRun(folder, store, follower.outcomes, time.monotonic() - started)
         write_json(folder / "result.json", {"seconds": run.seconds, "outcomes": run.outcomes})
         _raise_failure(run, completed, follower.signals)
     return run
 
 
-def _engine(folder: Path, recipe: str, profile: str) -> bool:
-    """Run the pipeline; whether every step succeeded."""
+def _check(resolved: ResolvedRecipe) -> None:
+    """Raise `ConfigError` for options that name no step of the run, or a layout that cannot run here."""
+    recipe, options = resolved.recipe, resolved.options
+    check_layouts(replace(resolved, recipe=select_sections(recipe, options.until)))
+    for name in options.again:
+        if reason := skip_reason(name, recipe.model_dump(mode="json"), options.until):
+            raise ConfigError(f"--again {name}: the step does not run: {reason}")
+
+
+def _run_engine(folder: Path, parameters: Mapping[str, str]) -> bool:
+    """Run the pipeline and return whether every step succeeded."""
     try:
         from kfp import local
     except ImportError:
@@ -87,46 +113,49 @@ def _engine(folder: Path, recipe: str, profile: str) -> bool:
         contextlib.redirect_stderr(output),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # that our images are not named python
+        warnings.simplefilter("ignore")  # kfp warns that the images are not named python
         local.init(
             local.SubprocessRunner(use_venv=False),
             pipeline_root=str(folder / "engine"),
             workspace_root=str(folder / "workspace"),
         )
         try:
-            pipeline(recipe=recipe, profile=profile)
-        except RuntimeError as error:  # a step failed; the journal knows why
+            pipeline(**parameters)
+        except RuntimeError as error:  # a step failed; the run log has the reason
             log.info("%s", error)
             return False
     return True
 
 
 class _Follower(threading.Thread):
-    """Hands the journal's events on, remembers where the run stands and passes signals to the step that runs."""
+    """Passes on the run log's events, collects outcomes and forwards signals to the running step."""
 
-    def __init__(self, journal: Path, show: Callable[[Event], None]) -> None:
-        super().__init__(name="journal", daemon=True)
+    def __init__(self, run_log: Path, show: Callable[[Event], None]) -> None:
+        super().__init__(name="run log", daemon=True)
         self.outcomes: list[dict[str, Any]] = []
         self.signals: list[int] = []
         self._step: int | None = None
-        self._logs: dict[str, str] = {}
-        self._reader, self._show = RunLogReader(journal), show
+        self._folders: dict[str, str] = {}
+        self._reader, self._show = RunLogReader(run_log), show
         self._ending = threading.Event()
 
     def run(self) -> None:
         while not self._ending.wait(POLL_SECONDS):
-            self._take()
-        self._take()
+            self._read_events()
+        self._read_events()
 
-    def pass_on(self, number: int) -> None:
-        """A signal handler. A step that begins later gets the first signal then. A closed terminal is a termination."""
+    def forward(self, number: int) -> None:
+        """Handle a signal: send it to the running step. A step that starts later gets the first signal then.
+
+        A closed terminal counts as a termination.
+        """
         self.signals.append(signal.SIGTERM if number == signal.SIGHUP else number)
         self._signal(self.signals[-1])
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:
-        """Follow while the block runs; signals are handled if it runs in the main thread."""
-        with handled(SIGNALS, self.pass_on):
+        """Follow the run log while the block runs; handle signals if it runs in the main thread."""
+        with handled(SIGNALS, self.forward):
             self.start()
             try:
                 yield
@@ -134,19 +163,21 @@ class _Follower(threading.Thread):
                 self._ending.set()
                 self.join()
 
-    def _take(self) -> None:
+    def _read_events(self) -> None:
         for event in self._reader.new():
             label = event["label"]
             if event["event"] == "step":
                 self._step = event["pid"]
                 if self.signals:
                     self._signal(self.signals[0])
-            elif event["event"] == "start":
-                self._logs[label] = str(Path(event["folder"]) / LOGS / "stage.log")
+            elif event["event"] in ("start", "end") and "folder" in event:
+                self._folders[label] = event["folder"]
             elif event["event"] == "outcome":
                 self._step = None
-                kept = {k: v for k, v in event.items() if k not in ("event", "pid", "time")}
-                self.outcomes.append(kept | ({"log": self._logs[label]} if label in self._logs else {}))
+                outcome = {k: v for k, v in event.items() if k not in ("event", "pid", "time")}
+                if label in self._folders:
+                    outcome["log"] = str(Path(self._folders[label]) / LOGS / "stage.log")
+                self.outcomes.append(outcome)
             self._show(event)
 
     def _signal(self, number: int) -> None:
@@ -161,13 +192,15 @@ def _raise_failure(run: PipelineRun, completed: bool, signals: list[int]) -> Non
     if code == CTRL_C_EXIT_CODE or (not completed and signals[:1] == [signal.SIGINT]):
         raise KeyboardInterrupt
     if code == Interrupted.exit_code or (not completed and signals):
-        raise Interrupted(f"{failed['label'] if failed else 'the run'} was stopped; run the same command to go on")
+        raise Interrupted(f"{failed['label'] if failed else 'the run'} was stopped; run the same command to resume")
     if failed:
         kind = InputError if code == InputError.exit_code else SteerLMError
-        where = "" if "log: " in failed["why"] else f" (log: {failed.get('log') or run.folder / 'engine.log'})"
-        raise kind(f"{failed['label']} failed: {failed['why']}{where}")
+        where = "" if "log: " in failed["reason"] else f" (log: {failed.get('log') or run.folder / 'engine.log'})"
+        raise kind(f"{failed['label']} failed: {failed['reason']}{where}")
     if not completed:
-        raise SteerLMError(f"a step died without a word, killed or out of memory (log: {run.folder / 'engine.log'})")
+        raise SteerLMError(
+            f"a step ended without an outcome, killed or out of memory (log: {run.folder / 'engine.log'})"
+        )
 
 
 @contextlib.contextmanager

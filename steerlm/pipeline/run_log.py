@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal of a run: a file of JSON lines that every step appends to, and that terminal and tracking read.
+"""The run log: a file of JSON lines that every step of a run appends to, and that terminal and tracking read.
 
-Steps are processes of their own (or pods), so a file is what they share. Events: `step` (a step's process began),
-`start` and `end` (a stage really runs), `progress`, `outcome` (hit, run, resumed, skipped, failed or stopped).
+Steps are processes of their own (or pods), so they share a file. Events: `step` (a step's process started), `start` and
+`end` (a stage is executed), `progress`, `outcome` (hit, run, resumed, skipped, failed or stopped).
 """
 
 import json
@@ -14,12 +14,13 @@ from typing import Any
 
 
 class RunLog:
-    """Appends to a journal; without a path, forgets everything."""
+    """Appends events to a run log; without a path, discards them."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def emit(self, event: str, label: str, **fields: Any) -> None:
+        """Append an event of the step `label`. The fields are JSON values."""
         if self.path is None:
             return
         line = json.dumps({"event": event, "label": label, "time": time.time(), "pid": os.getpid(), **fields})
@@ -27,21 +28,40 @@ class RunLog:
             file.write(line + "\n")
 
     def start(self, label: str, stage: str, key: str, folder: Path, parts: Mapping[str, Any]) -> None:
+        """Record that a stage is executed in `folder`. `parts`: what its key is made of."""
         self.emit("start", label, stage=stage, key=key, folder=str(folder), parts=dict(parts))
 
-    def end(self, label: str, key: str, state: str, metrics: Mapping[str, float], digest: str | None) -> None:
-        """`state` in MLflow's words: FINISHED, FAILED or KILLED."""
-        self.emit("end", label, key=key, state=state, metrics=dict(metrics), digest=digest)
+    def end(
+        self,
+        label: str,
+        key: str,
+        state: str,
+        metrics: Mapping[str, float],
+        digest: str | None,
+        folder: Path | None = None,
+    ) -> None:
+        """Record the end of a stage.
+
+        Args:
+            label: The step.
+            key: The artifact's key.
+            state: One of MLflow's: FINISHED, FAILED or KILLED.
+            metrics: The stage's final numbers.
+            digest: The artifact's digest, if it is finished.
+            folder: Where the stage's logs are now, if not where it started.
+        """
+        moved = {} if folder is None else {"folder": str(folder)}
+        self.emit("end", label, key=key, state=state, metrics=dict(metrics), digest=digest, **moved)
 
 
 class RunLogReader:
-    """Reads a journal, or any file of JSON lines, as it grows; one that was cut back is read anew from its start."""
+    """Reads a run log, or any file of JSON lines, while it grows; a truncated file is read again from its start."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset = path, 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The complete lines that came since the last call."""
+        """Yield the complete lines appended since the last call."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of a pipeline: what a Kubeflow component calls. Translates between its artifacts and ours, nothing more.
+"""One step of a pipeline, as a Kubeflow component calls it: translates between the engine's artifacts and the store's.
 
-An artifact of the pipeline engine carries the store's address of ours in its metadata, and the manifest as its file;
-no model is ever copied through the engine. A step that the recipe has no section for passes on that it was skipped.
+An artifact of the pipeline engine carries the store's address in its metadata and the manifest as its file; no model is
+copied through the engine. A step that does not run passes on that it was skipped.
 """
 
 import json
@@ -15,49 +15,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
 from steerlm.pipeline.run_log import RunLog
 from steerlm.signals import CTRL_C_EXIT_CODE, interrupted_by_sigterm
+from steerlm.stages.registry import STEPS, skip_reason
 
 if TYPE_CHECKING:
     from steerlm.artifact import Artifact, Store
     from steerlm.pipeline.run import Outcome
 
-JOURNAL = "STEERLM_JOURNAL"
-"""Environment variable: the journal of the run that a step belongs to; whoever set it does the tracking."""
+RUN_LOG = "STEERLM_RUN_LOG"
+"""Environment variable: the run log of the run that a step belongs to; the process that sets it does the tracking."""
 TERMINATED = "terminated; run the same command to resume"
 log = logging.getLogger(__name__)
 
 
-class Step(NamedTuple):
-    """A stage in a role. `section`: of the recipe; null there, the step does not apply. `passes_on`: the input that
-    then takes the place of a result."""
-
-    stage: str
-    section: str
-    role: str = ""
-    passes_on: str | None = None
-
-
-STEPS = {
-    "prepare_data": Step("prepare_data", "prepare_data"),
-    "fetch_model": Step("fetch_model", "base.fetch", "policy"),
-    "train_base": Step("train_base", "base.train", passes_on="base"),
-    "fetch_reward_base": Step("fetch_model", "base.reward", "reward"),
-    "train_reward": Step("train_reward", "reward"),
-    "annotate": Step("annotate", "annotate"),
-    "train_sft": Step("train_sft", "sft", "policy"),
-    "train_baseline": Step("train_sft", "baseline", "baseline"),
-    "evaluate": Step("evaluate", "evaluate"),
-    "report": Step("report", "report"),
-}
-"""In pipeline order."""
-
-
 class EngineArtifact(Protocol):
-    """What we use of `kfp.dsl.Artifact`."""
+    """The part of `kfp.dsl.Artifact` used here."""
 
     path: str
     metadata: dict[str, Any]
@@ -69,56 +45,56 @@ def run_step(
     profile: str,
     inputs: Mapping[str, Sequence[EngineArtifact]],
     output: EngineArtifact,
+    options: str = "{}",
 ) -> None:
-    """Run a step of `STEPS` and describe its artifact in `output`. `recipe` and `profile` are JSON.
+    """Run a step and describe its artifact in `output`.
 
-    Of each input's candidates the first that was not skipped is taken. Exits with the error's status (2 bad input,
-    1 failure, 130 Ctrl-C, 143 terminated) after telling the journal.
+    Exits with the error's status (2 bad input, 1 failure, 130 Ctrl-C, 143 terminated) after writing it to the run log.
+
+    Args:
+        label: Name of the step in `STEPS`.
+        recipe: The recipe as JSON.
+        profile: The profile as JSON.
+        inputs: Candidates of each of the stage's inputs; the first that was not skipped is taken.
+        output: The engine's artifact to fill in.
+        options: The run's options (`recipe.RunOptions`) as JSON.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    if JOURNAL in os.environ:  # whoever runs the pipeline here passes signals on, so that they arrive once
+    if RUN_LOG in os.environ:  # the process that runs the pipeline forwards signals: receive them from it only
         os.setpgid(0, 0)
-    began = time.monotonic()
-    taken = {name: found for name, several in inputs.items() if (found := _first(several))}
-    if not _applies(STEPS[label].section, json.loads(recipe)):  # before anything is imported
-        _skip(label, taken, output)
+    started = time.monotonic()
+    given = {name: taken for name, candidates in inputs.items() if (taken := _first(candidates))}
+    chosen = json.loads(options)
+    if reason := skip_reason(label, json.loads(recipe), chosen.get("until")):  # before anything is imported
+        _skip(label, reason, given, output)
         return
-    with _journal(recipe, profile) as run_log, interrupted_by_sigterm(TERMINATED):
+    with _run_log(recipe, profile) as run_log, interrupted_by_sigterm(TERMINATED):
         run_log.emit("step", label)
         try:
-            outcome = _run(label, recipe, profile, taken, run_log)
+            outcome = _run(label, recipe, profile, given, run_log, again=label in chosen.get("again", ()))
         except (KeyboardInterrupt, SteerLMError) as error:
             code = error.exit_code if isinstance(error, SteerLMError) else CTRL_C_EXIT_CODE
-            _failed(run_log, label, error, code, began)
+            _record_failure(run_log, label, error, code, started)
             raise SystemExit(code) from None
         except Exception as error:
-            _failed(run_log, label, error, 1, began)
+            _record_failure(run_log, label, error, 1, started)
             raise
         artifact = outcome.artifact
         output.metadata.update(describe(artifact))
         Path(output.path).write_text(artifact.manifest.model_dump_json(indent=2))
-        seconds = time.monotonic() - began
-        told = {"what": outcome.what, "why": outcome.why, "seconds": seconds, "path": str(artifact.path)}
-        run_log.emit("outcome", label, **told, **describe(artifact))
-
-
-def _applies(section: str, recipe: Any) -> bool:
-    for key in section.split("."):
-        recipe = None if recipe is None else recipe.get(key)
-    return recipe is not None
-
-
-def _skip(label: str, inputs: Mapping[str, EngineArtifact], output: EngineArtifact) -> None:
-    passed_on = inputs.get(STEPS[label].passes_on or "")
-    output.metadata.update(passed_on.metadata if passed_on else {"skipped": "true"})
-    Path(output.path).write_text(json.dumps(output.metadata))
-    path = os.environ.get(JOURNAL)
-    run_log = RunLog(Path(path) if path else None)
-    run_log.emit("outcome", label, what="skipped", why="the recipe has no such section", seconds=0.0)
+        run_log.emit(
+            "outcome",
+            label,
+            status=outcome.status,
+            reason=outcome.reason,
+            seconds=time.monotonic() - started,
+            path=str(artifact.path),
+            **describe(artifact),
+        )
 
 
 def describe(artifact: "Artifact") -> dict[str, str]:
-    """The metadata by which the next step finds an artifact."""
+    """Return the metadata by which the next step finds an artifact."""
     return {
         "stage": artifact.manifest.stage,
         "kind": artifact.kind,
@@ -128,54 +104,66 @@ def describe(artifact: "Artifact") -> dict[str, str]:
     }
 
 
-def _run(label: str, recipe: str, profile: str, inputs: Mapping[str, EngineArtifact], run_log: RunLog) -> "Outcome":
+def _skip(label: str, reason: str, inputs: Mapping[str, EngineArtifact], output: EngineArtifact) -> None:
+    passed_on = inputs.get(STEPS[label].passes_on or "")
+    output.metadata.update(passed_on.metadata if passed_on else {"skipped": "true"})
+    Path(output.path).write_text(json.dumps(output.metadata))
+    path = os.environ.get(RUN_LOG)
+    run_log = RunLog(Path(path) if path else None)
+    run_log.emit("outcome", label, status="skipped", reason=reason, seconds=0.0)
+
+
+def _run(
+    label: str, recipe: str, profile: str, inputs: Mapping[str, EngineArtifact], run_log: RunLog, *, again: bool
+) -> "Outcome":
     from steerlm.artifact import Store
     from steerlm.pipeline.run import run_stage
     from steerlm.recipe import Profile, Recipe
 
-    step, where = STEPS[label], Profile.model_validate_json(profile)
+    step, run_profile = STEPS[label], Profile.model_validate_json(profile)
     module = import_module(f"steerlm.stages.{step.stage}")
     config = module.config(Recipe.model_validate_json(recipe), step.role)
-    store = Store(where.store)
-    found = {name: _open(store, artifact) for name, artifact in inputs.items()}
-    return run_stage(module.STAGE, config, found, store, where, label=label, run_log=run_log)
+    store = Store(run_profile.store)
+    artifacts = {name: _open(store, artifact) for name, artifact in inputs.items()}
+    return run_stage(module.STAGE, config, artifacts, store, run_profile, label=label, run_log=run_log, again=again)
 
 
-def _open(store: "Store", artifact: EngineArtifact) -> "Artifact":
-    metadata = artifact.metadata
+def _open(store: "Store", given: EngineArtifact) -> "Artifact":
+    """Return the store's artifact that the engine's describes. Raises `StorageError` if it was replaced since."""
+    metadata = given.metadata
     try:
-        found = store.open(metadata["stage"], metadata["key"])
+        artifact = store.open(metadata["stage"], metadata["key"], metadata["digest"])
     except KeyError as error:
-        raise InputError(f"{artifact.path}: not an artifact of ours, its metadata has no {error}") from None
-    if found.digest != metadata["digest"]:
-        raise StorageError(f"{found.uri}: made anew since this run began; run the pipeline again")
-    return found
+        raise InputError(f"{given.path}: not an artifact of SteerLM, its metadata has no {error}") from None
+    if artifact.digest != metadata["digest"]:
+        raise StorageError(f"{artifact.uri}: replaced since this run started; run the pipeline again")
+    return artifact
 
 
 def _first(candidates: Sequence[EngineArtifact]) -> EngineArtifact | None:
     return next((a for a in candidates if "skipped" not in a.metadata), None)
 
 
-def _failed(run_log: RunLog, label: str, error: BaseException, code: int, began: float) -> None:
-    text = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
-    log.error("%s: %s", label, text)
-    what = "stopped" if code in (CTRL_C_EXIT_CODE, Interrupted.exit_code) else "failed"
-    run_log.emit("outcome", label, what=what, why=text, seconds=time.monotonic() - began, code=code)
+def _record_failure(run_log: RunLog, label: str, error: BaseException, code: int, started: float) -> None:
+    reason = str(error) if isinstance(error, SteerLMError) else f"{type(error).__name__}: {error}"
+    log.error("%s: %s", label, reason)
+    status = "stopped" if code in (CTRL_C_EXIT_CODE, Interrupted.exit_code) else "failed"
+    run_log.emit("outcome", label, status=status, reason=reason, seconds=time.monotonic() - started, code=code)
 
 
 @contextmanager
-def _journal(recipe: str, profile: str) -> Iterator[RunLog]:
-    """The journal of the run we belong to; without one, as in a pod, one of our own, tracked here."""
-    if path := os.environ.get(JOURNAL):
+def _run_log(recipe: str, profile: str) -> Iterator[RunLog]:
+    """Open the run log of the run this step belongs to; without one, as in a pod, a new one that is tracked here."""
+    if path := os.environ.get(RUN_LOG):
         yield RunLog(Path(path))
         return
     from steerlm.artifact import Store
     from steerlm.pipeline.tracking import recording
     from steerlm.recipe import Profile, Recipe
 
-    where = Profile.model_validate_json(profile)
+    run_profile = Profile.model_validate_json(profile)
     name = Recipe.model_validate_json(recipe).name
     with tempfile.TemporaryDirectory(prefix="steerlm-") as folder:
-        journal = Path(folder) / "journal.jsonl"
-        with recording(name, journal, where.tracking, Store(where.store).root):
-            yield RunLog(journal)
+        own = Path(folder) / "run_log.jsonl"
+        with recording(name, own, run_profile.tracking, Store(run_profile.store).root):
+            yield RunLog(own)

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow: one run per pipeline run, one nested run per stage that really ran. The only module that imports it.
+"""MLflow: one run per pipeline run, one nested run per executed stage. The only module that imports MLflow.
 
-Importing MLflow and opening its database takes seconds, so it happens once per pipeline run, in a thread of whoever
-started the run, and only if a stage runs at all: the thread reads the run's journal and the metrics that training
-writes. Whatever goes wrong here is a warning; no training is lost for it. Telemetry is off.
+Importing MLflow and opening its database takes seconds, so it happens once per pipeline run, in a thread of the process
+that started the run, and only if a stage is executed: the thread reads the run log and the metrics that training
+writes. A failure here is a warning and never stops a stage. Telemetry is off.
 """
 
 import contextlib
 import logging
 import os
-import queue
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,41 +17,36 @@ from typing import Any
 import steerlm
 from steerlm.artifact import LOGS, WORK
 from steerlm.errors import first_line
-from steerlm.pipeline.keys import flat
+from steerlm.pipeline.keys import flatten
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.recipe import TrackingSettings
 from steerlm.stages.base import METRICS
 
 POLL_SECONDS = 1.0
 BATCH = 1000
-"""Metrics in one call; MLflow's limit."""
+"""Metrics in one request: MLflow's limit."""
 PARAM_LENGTH = 6000
 log = logging.getLogger(__name__)
-
-
-def tracking_uri(settings: TrackingSettings, root: Path) -> str:
-    """The profile's, else MLFLOW_TRACKING_URI, else an SQLite file in the store."""
-    return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
 
 
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default it tries for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default retries for minutes
     from mlflow.tracking import MlflowClient
 
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager
-def recording(name: str, journal: Path, settings: TrackingSettings, root: Path) -> Iterator[None]:
-    """Record what happens in the block, by its journal, as the MLflow run `name`. `root`: the store's local folder."""
+def recording(name: str, run_log: Path, settings: TrackingSettings, root: Path) -> Iterator[None]:
+    """Record the block, by its run log, as the MLflow run `name`. `root`: the store's local folder."""
     if not settings.enabled:
         yield
         return
-    recorder = Recorder(name, journal, settings, root)
+    recorder = Recorder(name, run_log, settings, root)
     recorder.start()
     state = "FAILED"
     try:
@@ -67,12 +60,12 @@ def recording(name: str, journal: Path, settings: TrackingSettings, root: Path) 
 
 
 class Recorder(threading.Thread):
-    """Follows a journal and writes it to MLflow."""
+    """Follows a run log and writes it to MLflow."""
 
-    def __init__(self, name: str, journal: Path, settings: TrackingSettings, root: Path) -> None:
+    def __init__(self, name: str, run_log: Path, settings: TrackingSettings, root: Path) -> None:
         super().__init__(name="tracking", daemon=True)
-        self.run_name, self.settings, self.uri = name, settings, tracking_uri(settings, root)
-        self._root, self._journal = root, RunLogReader(journal)
+        self.run_name, self.settings, self.uri = name, settings, settings.resolve_uri(root)
+        self._root, self._run_log = root, RunLogReader(run_log)
         self._client: Any = None
         self._experiment = ""
         self._parent = os.environ.get("MLFLOW_RUN_ID")
@@ -83,7 +76,7 @@ class Recorder(threading.Thread):
         self._state = "FINISHED"
 
     def close(self, state: str, seconds: float = 60.0) -> None:
-        """Write what is left and end the runs; gives up after `seconds`. Anything wrong is one warning."""
+        """Write the remaining events and end the runs; give up after `seconds`. Any failure is one warning."""
         self._state = state
         self._closing.set()
         self.join(seconds)
@@ -97,8 +90,8 @@ class Recorder(threading.Thread):
             closing = False
             while not closing:
                 closing = self._closing.wait(POLL_SECONDS)
-                for event in self._journal.new():
-                    self._take(event)
+                for event in self._run_log.new():
+                    self._handle(event)
                 for stage in self._stages.values():
                     stage.log_new(self._client)
             if self._own_parent:
@@ -106,7 +99,7 @@ class Recorder(threading.Thread):
         except Exception as error:
             self._problem = first_line(error)
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _handle(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "start":
             self._open()
             self._stages[event["label"]] = self._start(event)
@@ -114,16 +107,16 @@ class Recorder(threading.Thread):
             self._stages.pop(event["label"]).end(self._client, event)
 
     def _open(self) -> None:
-        """The client, the experiment and the parent run, when the first stage really runs."""
+        """Open the client, the experiment and the parent run when the first stage is executed."""
         if self._client is not None:
             return
         self._client = _client(self.uri)
-        found = self._client.get_experiment_by_name(self.settings.experiment)
-        place = (self._root / "mlflow").as_uri() if self.uri.startswith("sqlite:") else None
+        experiment = self._client.get_experiment_by_name(self.settings.experiment)
+        location = (self._root / "mlflow").as_uri() if self.uri.startswith("sqlite:") else None
         self._experiment = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(self.settings.experiment, artifact_location=place)
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(self.settings.experiment, artifact_location=location)
         )
         if self._parent:
             self._experiment = self._client.get_run(self._parent).info.experiment_id
@@ -140,21 +133,21 @@ class Recorder(threading.Thread):
             "steerlm.key": event["key"],
             "steerlm.code": parts.get("code", ""),
             "steerlm.folder": event["folder"],
-            **{f"steerlm.input.{name}": str(digest) for name, digest in flat(parts["inputs"])},
+            **{f"steerlm.input.{name}": str(digest) for name, digest in flatten(parts["inputs"])},
         }
         run = self._client.create_run(self._experiment, run_name=event["label"], tags=tags).info.run_id
-        params = {name: str(value)[:PARAM_LENGTH] for name, value in flat(parts["config"])}
+        params = {name: str(value)[:PARAM_LENGTH] for name, value in flatten(parts["config"])}
         _log(self._client, run, [], params)
         return _StageRun(run, Path(event["folder"]))
 
 
 class _StageRun:
-    """One nested run: hands new lines of the stage's metrics on."""
+    """One nested run: records new lines of the stage's metrics."""
 
     def __init__(self, run: str, folder: Path) -> None:
         self.run = run
         self._metrics = RunLogReader(folder / WORK / METRICS)
-        self._kept = folder / LOGS / METRICS
+        self._folder = folder
         self._last = (-1, 0.0)
 
     def log_new(self, client: Any) -> None:
@@ -164,8 +157,8 @@ class _StageRun:
             _log(client, self.run, [_metric(k, v, s["time"], s["step"]) for s in lines for k, v in _values(s)], {})
 
     def end(self, client: Any, event: Mapping[str, Any]) -> None:
-        if not self._metrics.path.exists():  # the stage's work was put away before we read its last lines
-            self._metrics.path = self._kept
+        if not self._metrics.path.exists():  # the stage was finished before its last lines were read
+            self._metrics.path = Path(event.get("folder", self._folder)) / LOGS / METRICS
         self.log_new(client)
         final = [_metric(f"final/{k}", v, event["time"], 0) for k, v in event["metrics"].items()]
         _log(client, self.run, final, {})
@@ -191,32 +184,3 @@ def _log(client: Any, run: str, metrics: list[Any], params: Mapping[str, str]) -
         client.log_batch(run, params=[Param(name, value) for name, value in params.items()])
     for first in range(0, len(metrics), BATCH):
         client.log_batch(run, metrics=metrics[first : first + BATCH])
-
-
-class MlflowSink:
-    """A sink for training whose files its launcher cannot see, as on a cluster: rank 0 writes to the run itself.
-
-    Metrics are queued and written by a thread, so that a slow or absent server never holds training up.
-    """
-
-    def __init__(self, uri: str, run: str) -> None:
-        self.uri, self.run_id = uri, run
-        self._queue: queue.Queue[tuple[Mapping[str, float], int, float] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
-        self._thread.start()
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._queue.put((metrics, step, time.time()))
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join(60)
-
-    def _write(self) -> None:
-        try:
-            client = _client(self.uri)
-            while (item := self._queue.get()) is not None:
-                metrics, step, now = item
-                _log(client, self.run_id, [_metric(k, v, now, step) for k, v in metrics.items()], {})
-        except Exception as error:
-            log.warning("MLflow at %s: %s; metrics are not recorded there", self.uri, first_line(error))

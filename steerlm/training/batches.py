@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of one global batch: plans them from lengths alone, then reads only those of this rank. Pure of models."""
+"""The rows of one global batch: planned from lengths alone, then read for this rank only. Independent of any model."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,11 @@ from steerlm.training.packing import padded_length, plan_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What a replica computes in a step: tokens with their padding, and, for attention, its samples' squared lengths
-    summed."""
+class ReplicaLoad:
+    """What one replica computes in a step.
+
+    `computed`: tokens with padding. `squares`: sum of the squared lengths of its samples, which attention costs.
+    """
 
     computed: int
     squares: int
@@ -25,12 +27,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """This rank's rows; of the whole global batch, the loss's denominator, its tokens, and the load of each replica."""
+    """This rank's rows, and totals of the whole global batch.
+
+    `count`: the loss's denominator. `tokens`: without padding. `loads`: one per replica.
+    """
 
     rows: list[Row]
     count: int
     tokens: int
-    loads: list[Load]
+    loads: list[ReplicaLoad]
 
     @property
     def computed(self) -> int:
@@ -38,34 +43,37 @@ class Batch:
         return sum(load.computed for load in self.loads)
 
 
-def batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Layout) -> Batch:
-    """Pack `units` into rows of at most `row_tokens` tokens. Every rank plans the same and takes its share."""
-    items: list[list[int]] = []
+def build_batch(data: TokenDataset, units: Sequence[int], row_tokens: int, layout: Layout) -> Batch:
+    """Pack `units` into rows of at most `row_tokens` tokens. Every rank plans the same and reads its share."""
+    items: list[list[int]] = []  # samples that must share a row
     for unit in units:
         samples = list(data.samples(unit))
         items += [samples] if data.in_one_row(unit) else [[s] for s in samples]
-    of_samples = [data.lengths[item].astype(np.int64) for item in items]
-    lengths = [int(each.sum()) for each in of_samples]
+    sample_lengths = [data.lengths[item].astype(np.int64) for item in items]
+    lengths = [int(each.sum()) for each in sample_lengths]
     planned = plan_rows(lengths, row_tokens, layout.dp_size)
-    rows = [_row(data, [items[item] for item in row]) for row in planned[layout.dp_rank]]
+    rows = [_read_row(data, [items[item] for item in row]) for row in planned[layout.dp_rank]]
     loads = []
     for replica in planned:
         filled = [sum(lengths[item] for item in row) for row in replica]
         multiple = layout.padding(filled)
-        squares = sum(int(of_samples[item] @ of_samples[item]) for row in replica for item in row)
-        loads.append(Load(sum(padded_length(tokens, multiple) for tokens in filled), squares))
+        squares = sum(int(sample_lengths[item] @ sample_lengths[item]) for row in replica for item in row)
+        loads.append(ReplicaLoad(sum(padded_length(tokens, multiple) for tokens in filled), squares))
     count = int(data.denominators[[sample for item in items for sample in item]].sum())
     return Batch(rows, count, sum(lengths), loads)
 
 
-def _row(data: TokenDataset, items: Sequence[Sequence[int]]) -> Row:
-    """Read the samples of a row; each item is a unit."""
+def _read_row(data: TokenDataset, items: Sequence[Sequence[int]]) -> Row:
+    """Read the samples of a row, each item as one unit."""
     samples = tuple(data.sample(sample) for item in items for sample in item)
     return Row(samples, tuple(itertools.accumulate(len(item) for item in items)))
 
 
-def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:
-    """A validation's global batches: units in the order of the file, the last batch as small as it is."""
+def validation_batches(data: TokenDataset, global_batch: int, limit: int | None) -> Iterator[range]:
+    """Yield the units of each global batch of a validation, in file order; the last batch may be smaller.
+
+    `limit`: most batches; None for all.
+    """
     for number, start in enumerate(range(0, len(data), global_batch)):
         if limit is not None and number >= limit:
             return
@@ -73,7 +81,7 @@ def in_order(data: TokenDataset, global_batch: int, limit: int | None) -> Iterat
 
 
 def check_fits(data: TokenDataset, row_tokens: int) -> None:
-    """Raises `ConfigError` if something that may not be split is longer than a row may be."""
+    """Raise `ConfigError` if a sample, or a unit that must share a row, is longer than `row_tokens`."""
     longest = data.longest()
     if longest > row_tokens:
         raise ConfigError(

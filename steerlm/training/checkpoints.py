@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints there are, which are valid, and which are kept. Knows names and the marker, not what is inside."""
+"""The folder of a training's checkpoints: which exist, are complete, are kept. Never reads their content."""
 
 import re
 import shutil
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMPLETE = "COMPLETE"
-"""The file an engine writes last into a checkpoint; without it, the folder is the trace of a save that died."""
+"""The file that an engine writes last into a checkpoint; a folder without it is left over from a save that failed."""
 
 DELETED = ".deleted-"
+"""Prefix of a checkpoint that is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """`folder/step-000123/`. Only the main rank deletes, in a thread: a checkpoint may be a terabyte."""
+    """`folder/step-000123/`. Only the main rank deletes, in a thread, because a checkpoint may be a terabyte."""
 
     folder: Path
     keep: int
@@ -26,28 +27,28 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def complete(self) -> list[int]:
-        """Steps of the valid checkpoints, in order."""
+        """Return the steps of the complete checkpoints, ascending."""
         return sorted(step for step, path in self._all() if (path / COMPLETE).exists())
 
     def clean(self) -> None:
-        """Delete what saves and deletions that died have left."""
+        """Delete what failed saves and interrupted deletions have left."""
         if self.is_main_rank and self.folder.is_dir():
-            left = [path for _, path in self._all() if not (path / COMPLETE).exists()]
-            self._delete(left, [*self.folder.glob(f"{DELETED}*")])
+            incomplete = [path for _, path in self._all() if not (path / COMPLETE).exists()]
+            self._delete(incomplete, [*self.folder.glob(f"{DELETED}*")])
 
     def prune(self, best: int | None) -> None:
-        """Keep the newest `keep` and the best."""
+        """Delete all but the newest `keep` checkpoints and the best."""
         if self.is_main_rank:
             self._delete([self.path(step) for step in self.complete()[: -self.keep] if step != best])
 
     def _delete(self, checkpoints: list[Path], renamed: list[Path] | None = None) -> None:
-        """Take the folders out of sight at once, and delete them in the background."""
-        gone = renamed or []
+        """Rename the folders at once, and delete them and those in `renamed` in the background."""
+        doomed = renamed or []
         for path in checkpoints:
-            # Renamed first: a deletion that is cut short must not leave a checkpoint that looks whole.
-            gone.append(path.rename(path.with_name(f"{DELETED}{path.name}-{time.time_ns()}")))
-        if gone:
-            threading.Thread(target=_remove, args=(gone,), name="delete checkpoints").start()
+            # Renamed first: an interrupted deletion must not leave a folder that looks like a whole checkpoint.
+            doomed.append(path.rename(path.with_name(f"{DELETED}{path.name}-{time.time_ns()}")))
+        if doomed:
+            threading.Thread(target=_remove, args=(doomed,), name="delete checkpoints").start()
 
     def _all(self) -> list[tuple[int, Path]]:
         if not self.folder.is_dir():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token index: a file of records tokenized once, then read from memory-mapped arrays by every process.
+"""The token index: records tokenized once, then read from memory-mapped arrays by every process.
 
-Knows how units lie on disk; what a record means is the objective's, how records become arrays is `tokenize.py`'s. An
+Defines how units are stored on disk; the objective interprets records, and `tokenize.py` turns them into arrays. An
 index is keyed by the content of the files and everything its tokens depend on, so a stale one is never read. The
 launcher builds it before a job holds its devices; the job's processes open it by its key, without hashing or locking.
 """
@@ -31,19 +31,22 @@ from steerlm.training.tokenize import DTYPES, available_cpus, tokenize
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Raise it when the same records would become other arrays."""
+"""Version of the stored arrays; raise it when the same records would become other arrays."""
 
-SAY_EVERY = 5.0
-"""Seconds between lines of progress where there is no terminal for a bar."""
+PROGRESS_SECONDS = 5.0
+"""Seconds between progress lines where no terminal shows a bar."""
 
 ReportProgress = Callable[[str], None]
 
 
 class TokenDataset:
-    """Units in the order of the files. `counts`: what the objective counted, and records, units, samples, tokens.
+    """Units in the order of the files.
 
-    `lengths` [samples] int32: tokens per sample; `denominators` [samples] int32: what each adds to the loss's
-    denominator. `key`: the digest that names the index.
+    Attributes:
+        key: Digest that identifies the index.
+        counts: What the objective counted, and the numbers of records, units, samples and tokens.
+        lengths: Tokens of each sample, [samples] int32.
+        denominators: What each sample adds to the loss's denominator, [samples] int32.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,11 +70,17 @@ class TokenDataset:
         report_progress: ReportProgress | None = None,
         processes: int | None = None,
     ) -> Self:
-        """The index of `paths` under `cache`, made by the first process that asks and waited for by the others.
+        """Open the index of `paths` under `cache`, building it first if it does not exist.
 
-        `report_progress` gets a line every few seconds where there is no terminal for a bar; default: the log.
-        `processes`: how many may tokenize; default: one per CPU. Raises `RecordError` naming file and line for a record
-        the objective refuses, `InputError` if nothing is left.
+        One process builds it while others that call this wait.
+
+        Args:
+            report_progress: Receives a line every few seconds where no terminal shows a bar; default: the log.
+            processes: Most processes that tokenize; default: one per CPU.
+
+        Raises:
+            RecordError: The objective refuses a record; names file and line.
+            InputError: No unit is left.
         """
         files = [Path(path) for path in paths]
         method = _method(objective)
@@ -87,17 +96,16 @@ class TokenDataset:
                     _write(files, objective, folder, meta, report_progress or log.info, processes or available_cpus())
         dataset = cls(folder)
         if not len(dataset):
-            raise InputError(
-                f"nothing to learn from in {', '.join(map(str, files))}: {_spoken(dataset.counts) or 'no record'}"
-            )
-        log.info("%s: %s", ", ".join(path.name for path in files), _spoken(dataset.counts))
+            counts = _format_counts(dataset.counts) or "no record"
+            raise InputError(f"nothing to learn from in {', '.join(map(str, files))}: {counts}")
+        log.info("%s: %s", ", ".join(path.name for path in files), _format_counts(dataset.counts))
         return dataset
 
     @classmethod
     def open(cls, key: str, paths: Sequence[Path], objective: Objective, cache: Path) -> Self | None:
-        """The index `key` that was built of `paths` for the same objective; None if there is none.
+        """Open the index `key` if it was built from `paths` for the same objective; None otherwise.
 
-        The files are not read: of their content only the sizes are compared, and not even those if they are not there.
+        The files are not read: only their sizes are compared, and only if the files exist.
         """
         folder, method = _folder(cache, key), _method(objective)
         try:
@@ -105,7 +113,7 @@ class TokenDataset:
         except FileNotFoundError:
             return None
         sizes = [path.stat().st_size if path.exists() else None for path in paths]
-        same = all(size in (None, then) for size, then in zip(sizes, meta.get("sizes", []), strict=False))
+        same = all(size in (None, built) for size, built in zip(sizes, meta.get("sizes", []), strict=False))
         if meta["key"] != key or meta.get("method", method) != method or not same:
             return None
         return cls(folder)
@@ -114,20 +122,21 @@ class TokenDataset:
         return len(self._arrays["units"])
 
     def samples(self, unit: int) -> range:
-        """The samples of a unit, as indices into `lengths`."""
+        """Return the samples of a unit, as indices into `lengths`."""
         ends = self._arrays["units"]
         return range(int(ends[unit - 1]) if unit else 0, int(ends[unit]))
 
     def in_one_row(self, unit: int) -> bool:
+        """Whether the samples of a unit must share a row."""
         return bool(self._arrays["together"][unit])
 
     def longest(self) -> int:
-        """Tokens of the longest thing that must lie in one row: a sample, or a whole unit that says so."""
+        """Return the tokens of the longest sample, or of the longest unit whose samples must share a row."""
         units = np.flatnonzero(self._arrays["together"])
         return max([int(self.lengths.max()), *(int(self.lengths[list(self.samples(u))].sum()) for u in units.tolist())])
 
     def sample(self, index: int) -> Sample:
-        """A sample, copied out of the map."""
+        """Return a sample, copied from the memory map."""
         offsets = self._arrays["offsets"]
         start, end = int(offsets[index - 1]) if index else 0, int(offsets[index])
         weights = (
@@ -142,7 +151,7 @@ def _folder(cache: Path, key: str) -> Path:
 
 
 def _method(objective: Objective) -> dict[str, Any]:
-    """What the arrays depend on besides the files, as JSON has it."""
+    """Return what the arrays depend on besides the files, normalized as JSON."""
     method = {"format": FORMAT, "prompt": PROMPT_VERSION, "objective": objective.fingerprint()}
     plain: dict[str, Any] = json.loads(json.dumps(method))
     return plain
@@ -156,11 +165,11 @@ def _write(
     report_progress: ReportProgress,
     processes: int,
 ) -> None:
-    """Tokenize every record into a folder of its own, which takes `folder`'s name when it is whole."""
+    """Tokenize every record into `folder`, which appears under its name once it is complete."""
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
     counts: Counter[str] = Counter()
     try:
-        with atomic_folder(folder) as partial:  # we hold the lock of this machine
+        with atomic_folder(folder) as partial:  # this process holds the machine's lock
             with contextlib.ExitStack() as stack:
                 out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
                 progress = stack.enter_context(_Progress(files, report_progress))
@@ -174,23 +183,23 @@ def _write(
                     totals["samples"] += len(part.arrays["offsets"])
                     totals["tokens"] += len(part.arrays["ids"])
                     counts.update(part.counts)
-                    for what, message in part.warnings.items():
-                        objective.warn_once(what, message)
+                    for name, message in part.warnings.items():
+                        objective.warn_once(name, message)
                     progress.update(part.size, totals)
             write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
     except OSError:
-        if not (folder / "meta.json").exists():  # else made meanwhile on a machine our lock does not reach: the same
+        if not (folder / "meta.json").exists():  # else a machine that does not share our lock has built the same index
             raise
 
 
 class _Progress:
-    """A bar of the bytes that were read; elsewhere than on a terminal, a line every few seconds."""
+    """A progress bar of the bytes read; without a terminal, a line every few seconds."""
 
     def __init__(self, files: Sequence[Path], report_progress: ReportProgress) -> None:
-        packed = any(path.suffix == ".gz" for path in files)
-        self._total = None if packed else sum(path.stat().st_size for path in files)
+        compressed = any(path.suffix == ".gz" for path in files)
+        self._total = None if compressed else sum(path.stat().st_size for path in files)
         self._bar = tqdm(desc="tokenize", total=self._total, unit="B", unit_scale=True, disable=None)
-        self._report_progress, self._said, self._read = report_progress, time.monotonic(), 0
+        self._report_progress, self._reported, self._read = report_progress, time.monotonic(), 0
 
     def __enter__(self) -> Self:
         return self
@@ -201,14 +210,14 @@ class _Progress:
     def update(self, size: int, totals: dict[str, int]) -> None:
         self._read += size
         self._bar.update(size)
-        if self._bar.disable and time.monotonic() - self._said > SAY_EVERY:
-            self._said = time.monotonic()
+        if self._bar.disable and time.monotonic() - self._reported > PROGRESS_SECONDS:
+            self._reported = time.monotonic()
             share = f" ({self._read / self._total:.0%})" if self._total else ""
             self._report_progress(f"tokenized {totals['records']:,} records, {totals['tokens']:,} tokens{share}")
 
 
 def _mapped(path: Path, name: str) -> Any:
-    """An array of the file's content; an empty file cannot be mapped."""
+    """Map a file as an array; an empty file cannot be mapped."""
     if path.stat().st_size == 0:
         return np.empty(0, DTYPES[name])
     return np.memmap(path, DTYPES[name], mode="r")
@@ -221,5 +230,5 @@ def _digest(path: Path) -> str:
         raise InputError(f"{path}: no such file") from None
 
 
-def _spoken(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{value} {name}" for name, value in counts.items() if value)

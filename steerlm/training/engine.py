@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training loop drives: the `Engine` and `Objective` protocols. No implementation, no megatron.
+"""What the training loop drives: the `Engine` and `Objective` protocols. No implementation, no megatron, no torch.
 
 `steerlm.megatron.engine.MegatronEngine` is the product; `tests/reference_engine.py` (transformers, AdamW) the oracle.
 """
@@ -25,11 +25,15 @@ Statistics = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """This process's place. `row_multiple`: rows are padded to a multiple of it (sequence parallelism needs TP).
-    `stage`: of the pipeline.
+    """This process's rank in every dimension of the layout, and how its rows are padded.
 
-    `equal_rows`: all rows of a replica's step are padded to its longest, so that the stages of a pipeline know the
-    shape of what they receive without exchanging it.
+    Attributes:
+        dp_rank: Data-parallel rank, of `dp_size`.
+        row_multiple: Rows are padded to a multiple of it; sequence parallelism requires the tensor-parallel size.
+        rank: Global rank, of `world_size`.
+        stage: Pipeline stage.
+        equal_rows: Pad all rows of a replica's step to its longest, so that pipeline stages know the shape of what
+            they receive without exchanging it.
     """
 
     dp_rank: int = 0
@@ -41,51 +45,48 @@ class Layout:
     equal_rows: bool = False
 
     def padding(self, tokens: Iterable[int]) -> int:
-        """What each row of a replica's step is padded to a multiple of; `tokens`: those of all its rows."""
+        """Return the multiple that each row of a replica's step is padded to, given the tokens of all its rows."""
         return padded_length(max(tokens), self.row_multiple) if self.equal_rows else self.row_multiple
 
 
 class Objective(Protocol):
-    """A loss, and how a record becomes what it is computed on.
-
-    `counts` says what happened to the records seen so far: nothing is dropped or cut without being counted there.
-    """
+    """A loss, and how a record becomes the samples that it is computed on."""
 
     counts: Counter[str]
+    """What happened to the records so far. Nothing is dropped or cut without being counted here."""
     warnings: dict[str, str]
-    """What was said once, by the name that `counts` has for it."""
+    """Messages logged so far, by their name in `counts`."""
 
-    def warn_once(self, what: str, message: str) -> None:
-        """Log it unless `what` was logged before."""
+    def warn_once(self, name: str, message: str) -> None:
+        """Log `message`, unless a message of that name was logged before."""
 
     @property
     def output(self) -> Literal["logprobs", "values"]:
-        """What the model's head gives: next-token log-probabilities [T] fp32, or read-out values [K, A] fp32."""
+        """Output of the model's head: next-token log-probabilities [T] fp32, or read-out values [K, A] fp32."""
 
     @property
     def record(self) -> "type[Line]":
-        """The pydantic model of a line of its data."""
+        """The pydantic model of one line of its data."""
 
-    def units(self, record: Any) -> Sequence[Unit]:
-        """What the sampler may yield of one record; empty if it is dropped by a named policy. Raises `InputError`."""
+    def units(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
+        """Yield the units of each record, none if a policy drops it. All records are tokenized together.
 
-    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
-        """The units of each record in turn, tokenized together. What a record, or reading it, raises comes in its
-        place: after the units of all records before it."""
+        An error of a record (`InputError`), or of reading it, is raised after the units of the records before it.
+        """
 
     def fingerprint(self) -> dict[str, Any]:
-        """Everything `units` depends on besides the record, as JSON: settings, schema, a digest of the tokenizer."""
+        """Return everything `units` depends on besides the record, as JSON: settings, schema, tokenizer digest."""
 
     def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
-        """Sum of the loss over the row (fp32 scalar), its denominator, and additive statistics."""
+        """Return the sum of the loss over the row (fp32 scalar), its denominator, and additive statistics."""
 
-    def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
-        """Metrics of the summed statistics (Pearson is not a mean of means); undefined ones are left out."""
+    def summarize(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
+        """Return metrics computed from summed statistics (Pearson is not a mean of means), without undefined ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Sums over the whole global batch, equal on every rank. `grad_norm` is before clipping; 0 for an evaluation."""
+    """Sums over the whole global batch, equal on every rank. `grad_norm`: before clipping; 0 for an evaluation."""
 
     loss_sum: float
     count: int
@@ -99,8 +100,13 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class SaveResult:
-    """A checkpoint that is complete. `size`: bytes of this rank's file. Seconds: `blocked`, in which training waited
-    for the copy to host memory; `writing`, in the background."""
+    """A complete checkpoint.
+
+    Attributes:
+        size: Bytes of this rank's file.
+        blocked: Seconds in which training waited for the copy to host memory.
+        writing: Seconds of writing in the background.
+    """
 
     folder: Path
     size: int
@@ -111,8 +117,10 @@ class SaveResult:
 class Engine(Protocol):
     """A model with its optimizer on this process's share of the devices.
 
-    `shape`, and `outputs` of its reward head if it has one: of the whole model. `device_name`: what the driver calls
-    this process's accelerator, "cpu" without one.
+    Attributes:
+        shape: Shape of the whole model.
+        outputs: Values of its reward head; None for a vocabulary head.
+        device_name: Name of this process's accelerator as the driver reports it; "cpu" without one.
     """
 
     layout: Layout
@@ -121,38 +129,43 @@ class Engine(Protocol):
     device_name: str
 
     def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
-        """Forward and backward over this rank's rows (equally many on every rank), one clipped update at `lr`.
+        """Run forward and backward over this rank's rows, then one clipped update at learning rate `lr`. Collective.
 
-        The gradient is that of sum(loss) / max(1, count), where `count` is the sum of the samples' counts over the
-        global batch, known to every rank from the batch's plan. None: `rows` are the whole batch (one replica). Raises
-        `NonFiniteError` on every rank, before the update, if the loss or the gradient norm is not finite; `ValueError`
-        on every rank, before the update, if the rows of all replicas add up to another count.
+        The gradient is that of sum(loss) / max(1, count).
+
+        Args:
+            rows: Equally many on every rank.
+            count: Sum of the samples' counts over the global batch, which every rank knows from the batch's plan;
+                None if `rows` are the whole batch (one replica).
+
+        Raises:
+            NonFiniteError: The loss or the gradient norm is not finite; on every rank, before the update.
+            ValueError: The rows of all replicas add up to another count; on every rank, before the update.
         """
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
-        """The same sums without a gradient."""
+        """Return the same sums without computing a gradient. Collective."""
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
-        """Each True on every rank if it is True on any (a termination signal reaches ranks at other times)."""
+        """Return each flag as True on every rank if it is True on any. Collective."""
 
     def set_timeout(self, minutes: float) -> None:
-        """How long a collective may wait for a process that does not come. Collective itself, under the timeout that
-        was set before."""
+        """Set how long a collective waits for a missing process. Collective, under the previous timeout."""
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
-        """A few numbers of every rank, equally many, on all; collective."""
+        """Return the values of every rank, equally many from each. Collective."""
 
     def gather_weights(self) -> None:
-        """Bring every replica's weights up to date with the last update, which a forward pass does by itself.
-        Collective."""
+        """Update every replica's weights after the last step, as the next forward pass would. Collective."""
 
     def forward_seconds(self) -> float:
-        """Time of this process's forward passes in `step` since the last call, in seconds."""
+        """Return the seconds of this process's forward passes in `step` since the last call."""
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Begin a checkpoint of weights, optimizer and the loop's `state` (JSON), after finishing the one before.
+        """Start a checkpoint of weights, optimizer and the loop's `state` (JSON), after finishing the previous one.
 
-        Returns when the state is copied; it is written while training goes on. Raises `TrainingError` on every rank.
+        Returns once the state is copied; a thread writes it while training continues. Collective. Raises
+        `TrainingError` on every rank.
         """
 
     @property
@@ -160,17 +173,19 @@ class Engine(Protocol):
         """Whether this rank is still writing its part of a checkpoint."""
 
     def finish_save(self) -> "SaveResult | None":
-        """Wait until the checkpoint that was begun is written on every rank, and mark it complete; None without one.
-        Collective. Raises `TrainingError` on every rank if one could not write its part."""
+        """Wait until every rank has written the started checkpoint and mark it complete; None if none was started.
 
-    def state_of(self, folder: Path) -> dict[str, Any]:
-        """The loop's state in a checkpoint, without its tensors."""
+        Collective. Raises `TrainingError` on every rank if one could not write its part.
+        """
+
+    def read_state(self, folder: Path) -> dict[str, Any]:
+        """Return the loop's state in a checkpoint, without reading its tensors."""
 
     def load(self, folder: Path) -> None:
-        """Restore weights and optimizer from any layout's checkpoint."""
+        """Restore weights and optimizer from a checkpoint of any layout. Collective."""
 
     def load_weights(self, folder: Path) -> None:
-        """Restore the weights alone (to export a best checkpoint that is not the current one)."""
+        """Restore only the weights, to export a checkpoint other than the current step. Collective."""
 
     def write_hf(self, folder: Path) -> None:
-        """Write config-less safetensors shards and their index into `folder`, each rank its share; collective."""
+        """Write safetensors shards and their index into `folder`, each rank its share; no config. Collective."""

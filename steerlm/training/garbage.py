@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When Python collects garbage during training: at the same step in every process. Knows no engine and no data.
+"""Python's garbage collection during training, at the same step in every process.
 
-Left alone, each process collects whenever it has allocated enough, at a step of its own; and as every step waits for
-the slowest process, among some hundred of them hardly a step is spared.
+Left alone, each process collects at steps of its own, whenever it has allocated enough. As every step waits for the
+slowest process, among hundreds of them almost every step would be delayed.
 """
 
 import gc
@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EVERY = 50
-"""Steps between collections, as in torchtitan: what a step leaves behind is some kilobytes, as tensors are freed by
-their reference counts."""
+"""Steps between collections, as in torchtitan. A step leaves only kilobytes behind: reference counts free tensors."""
 
 
 @contextmanager
 def scheduled_collection() -> Iterator[None]:
-    """Within it only `collect_at` collects garbage, and never among what exists already: modules, model, optimizer."""
+    """Within it, only `collect_at` collects garbage, and ignores objects that exist already (modules, optimizer)."""
     enabled = gc.isenabled()
     gc.disable()
     gc.collect(1)
@@ -30,6 +29,6 @@ def scheduled_collection() -> Iterator[None]:
 
 
 def collect_at(step: int) -> None:
-    """To be called after every step; collects the young generations at some."""
+    """Collect the young generations every `EVERY` steps. Call it after every step."""
     if step % EVERY == 0:
         gc.collect(1)

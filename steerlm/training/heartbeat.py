@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heartbeats of a training's processes, so that the one that hangs, was stopped or is gone can be named.
+"""Heartbeats of a training's processes, to name the one that hangs, was stopped or is gone.
 
-Every process writes `rank-N.json` every few seconds from a thread: who it is, how far its main thread has come, how
-many collectives it has entered. Files rather than the process group's store: they can be read when the process that
-keeps the store is the one that hangs, and after all have ended. Ages are differences of modification times, so they
-hang on one clock, the file system's.
+A thread of every process writes `rank-N.json` every few seconds: host and pid, step and phase of the main thread, and
+how many collectives it has entered. Files rather than the process group's store, because they can be read when the
+process that hosts the store hangs, and after all processes have ended. Ages are differences of modification times, so
+they depend on one clock, the file system's.
 """
 
 import contextlib
@@ -29,20 +29,26 @@ from steerlm.files import partial_path
 log = logging.getLogger(__name__)
 
 INTERVAL = 5.0
-"""Seconds between two beats, at most."""
+"""Longest time between two heartbeats, in seconds."""
 SILENT = 4
-"""Beats that a process has missed when it counts as silent, once the others know that something is wrong."""
+"""Missed heartbeats after which a diagnosis calls a process silent."""
 NAMED = 4
-"""Processes that a message names; the others are counted."""
+"""Most processes that a message names; the others are only counted."""
 DUMP = "dump-stacks"
-"""A file whose change asks every process to write down the Python stacks of its threads."""
+"""A file that is touched to make every process dump the Python stacks of its threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """`phases`: how many the main thread has begun. `started`: the process's start time in the kernel's ticks, which
-    with `pid` tells it from a later process of the same number. `stage`: of the pipeline. `ended`: None while it runs,
-    else what the others say of it; empty if it is not the cause of anything."""
+    """The content of a heartbeat file.
+
+    Attributes:
+        started: The process's start time in kernel ticks, which tells it from a later process with the same pid.
+        stage: Pipeline stage.
+        phases: How many phases the main thread has started.
+        collectives: How many collectives it has entered.
+        ended: None while it runs; then why it ended, or an empty string if it is not the cause of a failure.
+    """
 
     rank: int
     host: str
@@ -56,7 +62,7 @@ class Beat:
     ended: str | None = None
 
     @property
-    def who(self) -> str:
+    def process(self) -> str:
         return f"rank {self.rank} ({self.host}, pid {self.pid})"
 
     @property
@@ -65,13 +71,16 @@ class Beat:
 
 
 class Heartbeat:
-    """This process's heartbeat, and what those of the others say. A context manager; without other processes it only
-    remembers the phase.
+    """Writes this process's heartbeat and watches those of the others. A context manager.
 
-    Each process watches the next rank. If that one does not beat for `limit` seconds, `on_lost` gets `diagnosis()`, in
-    the heartbeat's thread: the main thread may wait in a collective that no timeout ends. `dumped`: a file that torch
-    writes when a collective has timed out in this process (the flight recorder's); `on_timeout` gets the diagnosis
-    then. `collectives`: how many this process has entered.
+    Each process watches the next rank. A process without others only keeps its phase.
+
+    Attributes:
+        limit: Seconds without a heartbeat of the next rank after which `on_lost` receives `diagnosis()`. It is called
+            in the heartbeat's thread, as the main thread may wait in a collective that no timeout ends.
+        dumped: A file that torch's flight recorder writes when a collective has timed out in this process;
+            `on_timeout` then receives the diagnosis.
+        collectives: Returns how many collectives this process has entered.
     """
 
     def __init__(
@@ -89,11 +98,11 @@ class Heartbeat:
         self.interval = min(INTERVAL, limit / 10)
         self.on_lost, self.on_timeout, self.dumped = on_lost, on_timeout, dumped
         self.collectives: Callable[[], int] = lambda: 0
-        self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.started(os.getpid()) or "")
+        self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.start_time(os.getpid()) or "")
         self._next = (rank + 1) % world
         self._seen: int | None = None
         self._beats, self._since, self._checked = False, time.monotonic(), time.monotonic()
-        self._asked = self._changed(folder / DUMP)
+        self._dump_requested = self._changed(folder / DUMP)
         self._dumped = self._changed(dumped) if dumped else 0
         self._progress, self._moved = self.beat.progress, time.monotonic()
         self._stop = threading.Event()
@@ -101,7 +110,7 @@ class Heartbeat:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Also for the signals of a crash, which end a process without a word of Python: NCCL aborts by one.
+        # Also after fatal signals, which end a process without a Python traceback: NCCL aborts with one.
         self._stacks = open(self.folder / f"stacks-{self.beat.rank}.txt", "a", encoding="utf-8")
         faulthandler.enable(self._stacks)
         if self.world > 1:
@@ -120,88 +129,89 @@ class Heartbeat:
         self._stacks.close()
 
     def mark(self, phase: str, step: int) -> None:
-        """The main thread begins `phase`. Costs no I/O."""
+        """Record that the main thread starts `phase`. Does no I/O."""
         beat = self.beat
         self.beat = replace(beat, phase=phase, step=step, phases=beat.phases + 1)
 
     def joined(self, stage: int) -> None:
-        """The process groups are made, so every process has begun to beat; this one's pipeline stage is `stage`."""
+        """Record this process's pipeline stage. Call it once process groups exist: all processes beat by then."""
         self.beat = replace(self.beat, stage=stage)
         self._beats = True
 
-    def who(self, rank: int) -> str:
-        """A rank with its host and process."""
+    def describe(self, rank: int) -> str:
+        """Return a rank with its host and pid, such as "rank 1 (node-3, pid 812)"."""
         beat = self._read(rank)
-        return beat[0].who if beat else f"rank {rank}"
+        return beat[0].process if beat else f"rank {rank}"
 
     def diagnosis(self) -> str:
-        """Which processes have ended, are silent or are behind, in one line; empty if none is, or none other exists.
+        """Return which processes have ended, are silent or are behind, in one line; empty if none is.
 
-        Silent ones of this machine are killed: a stopped process takes no other signal, and nothing goes on with it.
+        Kills silent processes of this machine: the training cannot continue with them, and a stopped process reacts to
+        no other signal.
         """
         if self.world == 1:
             return ""
         self._write()
         with contextlib.suppress(OSError):
             (self.folder / DUMP).touch()
-        found = {rank: beat for rank in range(self.world) if (beat := self._read(rank))}
-        now = max((changed for _, changed in found.values()), default=0)
-        lost = [self._lost(beat, (now - changed) / 1e9) for beat, changed in found.values()]
-        said = [text for text in lost if text]
-        if not said and time.monotonic() - self._moved > 2 * self.interval:  # else the beats are older than the trouble
-            said = self._behind([beat for beat, _ in found.values()])
-        more = [f"and {len(said) - NAMED} more"] if len(said) > NAMED else []
-        return "; ".join(said[:NAMED] + more)
+        beats = {rank: beat for rank in range(self.world) if (beat := self._read(rank))}
+        now = max((changed for _, changed in beats.values()), default=0)
+        lost = [self._lost(beat, (now - changed) / 1e9) for beat, changed in beats.values()]
+        problems = [text for text in lost if text]
+        if not problems and time.monotonic() - self._moved > 2 * self.interval:  # else the beats are older than it
+            problems = self._behind([beat for beat, _ in beats.values()])
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        return "; ".join(problems[:NAMED] + more)
 
     def _lost(self, beat: Beat, age: float) -> str:
-        """What to say of a process that has ended or was last heard of `age` seconds ago; empty if it beats."""
+        """Describe a process that has ended or whose last heartbeat is `age` seconds old; empty if it is alive."""
         if beat.ended is not None:
-            return f"{beat.who} {beat.ended}" if beat.ended else ""
+            return f"{beat.process} {beat.ended}" if beat.ended else ""
         here = beat.host == self.beat.host
         state = processes.state(beat.pid) if here else None
         same = state is not None and state[1] == beat.started
         where = f"in step {beat.step} ({beat.phase})"
         if here and not same:
-            last = self._read(beat.rank)  # another process may have killed it since its beat was read, and says why
+            last = self._read(beat.rank)  # another process may have killed it and recorded why
             if last and last[0].ended:
-                return f"{beat.who} {last[0].ended}"
-            return f"{beat.who} is gone, last heard of {where}"
+                return f"{beat.process} {last[0].ended}"
+            return f"{beat.process} is gone, last heartbeat {where}"
         if age < SILENT * self.interval:
             return ""
         stopped = same and state is not None and state[0] in "Tt"
-        reason = f"{'is stopped' if stopped else 'is silent'}, last heard of {age:.0f} s ago {where}"
+        reason = f"{'is stopped' if stopped else 'is silent'}, last heartbeat {age:.0f} s ago {where}"
         if same:
-            # Before the kill: a process that finds this one gone must find the reason too.
+            # Written before the kill, so that others who find the process gone can read why.
             self._write(replace(beat, ended=f"{reason}; killed"))
             processes.kill(beat.pid, beat.started)
-        return f"{beat.who} {reason}"
+        return f"{beat.process} {reason}"
 
     def _behind(self, beats: list[Beat]) -> list[str]:
-        """Processes that all beat: those that have entered fewer phases or collectives than others of their stage."""
-        said = []
+        """Describe the processes that have started fewer phases or collectives than others of their stage."""
+        behind = []
         for beat in beats:
             furthest = max((other for other in beats if other.stage == beat.stage), key=lambda other: other.progress)
             if beat.progress < furthest.progress:
-                said.append(
-                    f"{beat.who} has not arrived: it is in step {beat.step} ({beat.phase}, {beat.collectives} "
-                    f"collectives), others in step {furthest.step} ({furthest.phase}, {furthest.collectives})"
+                behind.append(
+                    f"{beat.process} is behind: it is in step {beat.step} ({beat.phase}, {beat.collectives} "
+                    f"collectives), others are in step {furthest.step} ({furthest.phase}, {furthest.collectives})"
                 )
-        return said
+        return behind
 
     def _run(self) -> None:
         while not self._stop.wait(self.interval):
             try:
                 self._write()
-                self._answer()
+                self._dump_if_requested()
                 self._watch()
-            except OSError as error:  # a file system that is away for a while must not end the watch
+            except OSError as error:  # a file system that fails for a while must not end the watch
                 log.warning("heartbeat: %s", error)
 
-    def _answer(self) -> None:
-        """Dump the stacks if a process has asked for them; report a timeout that only torch has noticed."""
-        asked = self._changed(self.folder / DUMP)
-        if asked != self._asked:
-            self._asked = asked
+    def _dump_if_requested(self) -> None:
+        """Dump the stacks if a process has requested it; report a timeout that torch has recorded."""
+        requested = self._changed(self.folder / DUMP)
+        if requested != self._dump_requested:
+            self._dump_requested = requested
             self._stacks.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self.beat}\n")
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
@@ -210,18 +220,21 @@ class Heartbeat:
             self.on_timeout(self.diagnosis())
 
     def _watch(self) -> None:
-        found, now = self._read(self._next), time.monotonic()
-        changed = found[1] if found else 0
-        paused = now - self._checked > 3 * self.interval  # this process itself: of the other it knows nothing
+        """Call `on_lost` if the next rank has not beaten for too long."""
+        latest, now = self._read(self._next), time.monotonic()
+        changed = latest[1] if latest else 0
+        paused = now - self._checked > 3 * self.interval  # this process did not run, so it missed nothing for sure
         if changed != self._seen:
-            # The first file may be of an earlier start, whose process is not running any more.
-            self._beats = self._beats or self._seen is not None or (found is not None and self._runs_here(found[0]))
+            # The first file may be left from an earlier start, whose process no longer runs.
+            self._beats = self._beats or self._seen is not None or (latest is not None and self._runs_here(latest[0]))
         if changed != self._seen or paused:
             self._seen, self._since = changed, now
         self._checked = now
-        if found is None or found[0].ended is not None or not self._beats:
+        if latest is None or latest[0].ended is not None or not self._beats:
             return
-        if now - self._since > self.limit + 2 * self.interval:  # a collective's own timeout comes first, where it works
+        if (
+            now - self._since > self.limit + 2 * self.interval
+        ):  # later than a collective's own timeout, where that works
             diagnosis, self._since = self.diagnosis(), now
             self._write(replace(self.beat, ended=""))
             self.on_lost(diagnosis)
@@ -231,7 +244,7 @@ class Heartbeat:
         return state is not None and state[1] == beat.started
 
     def _write(self, beat: Beat | None = None) -> None:
-        """Write this process's beat, or in place of a process that is dead, its last."""
+        """Write this process's heartbeat, or `beat` for another process that is about to be killed."""
         if beat is None:
             beat = replace(self.beat, collectives=self.collectives())
             if beat.progress != self._progress:
@@ -239,15 +252,15 @@ class Heartbeat:
         path = self._path(beat.rank)
         partial = partial_path(path, f"{self.beat.rank}-{threading.get_ident()}")
         try:
-            partial.write_text(json.dumps(asdict(beat)), encoding="utf-8")  # not synced: it is for the living
+            partial.write_text(json.dumps(asdict(beat)), encoding="utf-8")  # not synced: only for running processes
             partial.replace(path)
-        except OSError as error:  # a full disk must not end a training here, nor hide what else it has ended
+        except OSError as error:  # a full disk must neither end a training here nor hide another error
             log.warning("heartbeat: %s", error)
 
     def _read(self, rank: int) -> tuple[Beat, int] | None:
-        """Its last beat and when that was, in ns of the file system's clock."""
+        """Return the last heartbeat of `rank` and its time in ns of the file system's clock; None without one."""
         try:
-            with open(self._path(rank), encoding="utf-8") as file:  # (NFS asks its server when a file is opened)
+            with open(self._path(rank), encoding="utf-8") as file:  # opened before fstat: NFS then asks its server
                 return Beat(**json.load(file)), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which units a step takes: an order that depends on the seed and the units consumed so far, and on nothing else."""
+"""Which units a step trains on: an order that depends only on the seed and on how many units were consumed."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,9 +15,14 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass
 class Sampler:
-    """Yields indices of `size` units, one random order per epoch, epoch after epoch without a seam.
+    """Yields indices of `size` units in one random order per epoch; a batch may span two epochs.
 
-    State is (seed, consumed): what is taken next never depends on batch sizes or on how many processes there are.
+    Its state is (seed, consumed), so the order depends neither on batch sizes nor on the number of processes.
+
+    >>> sampler = Sampler(size=3, seed=1)
+    >>> order = sampler.take(3).tolist()
+    >>> sorted(order), Sampler(size=3, seed=1, consumed=1).take(2).tolist() == order[1:]
+    ([0, 1, 2], True)
     """
 
     size: int
@@ -27,11 +32,11 @@ class Sampler:
     _order: Indices = field(default_factory=lambda: np.empty(0, np.int64), init=False, repr=False)
 
     def take(self, count: int) -> Indices:
-        """The next `count` unit indices [count] int64."""
+        """Return the next `count` unit indices, [count] int64."""
         parts = []
         while count > 0:
-            epoch, at = divmod(self.consumed, self.size)
-            part = self._permutation(epoch)[at : at + count]
+            epoch, start = divmod(self.consumed, self.size)
+            part = self._permutation(epoch)[start : start + count]
             parts.append(part)
             self.consumed += len(part)
             count -= len(part)
@@ -46,15 +51,18 @@ class Sampler:
 
 
 def total_steps(settings: TrainSettings, units: int) -> tuple[int, int]:
-    """(number of updates, units that the epochs asked for but no whole global batch takes).
+    """Return the number of updates, and how many units of the epochs are left over because they fill no global batch.
 
     Raises `ConfigError` if the epochs hold less than one global batch.
+
+    >>> total_steps(TrainSettings(epochs=2.5, global_batch=4), units=18)
+    (11, 1)
     """
     if settings.epochs is None:
-        assert settings.max_steps is not None, "TrainSettings asks for one of the two"
+        assert settings.max_steps is not None, "TrainSettings requires one of the two"
         return settings.max_steps, 0
-    asked = math.floor(settings.epochs * units + 1e-9)
-    steps = asked // settings.global_batch
+    available = math.floor(settings.epochs * units + 1e-9)
+    steps = available // settings.global_batch
     if settings.max_steps is not None and settings.max_steps <= steps:
         return settings.max_steps, 0
     if steps == 0:
@@ -62,4 +70,4 @@ def total_steps(settings: TrainSettings, units: int) -> tuple[int, int]:
             f"{settings.epochs:g} epochs of {units} units hold no global batch of {settings.global_batch}; "
             "give more epochs, a smaller global_batch or more data"
         )
-    return steps, asked - steps * settings.global_batch
+    return steps, available - steps * settings.global_batch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The learning rate of a step: warm-up, cosine, minimum, in the two forms of NeMo (behaviour spec 2.7). Pure."""
+"""The learning rate of a step: warm-up, cosine, minimum, as in NeMo: `docs/upstream.md#optimizer-and-schedule`."""
 
 import math
 
@@ -8,11 +8,11 @@ from steerlm.training.config import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, step: int, max_steps: int) -> float:
-    """The rate of update `step`, counted from 0, of `max_steps`; it is `min_lr` beyond.
+    """Return the learning rate of update `step`, counted from 0; beyond `max_steps` it is `min_lr`.
 
     With W warm-up steps and no constant ones: lr (s+1) / (W+1) up to s = W, then half a cosine that ends at max_steps.
     With C constant steps: lr s / W up to s = W (the first update has rate 0), half a cosine over max_steps - W - C
-    steps, then min_lr. Raises `ConfigError` if warm-up and constant steps leave no room for the cosine.
+    steps, then min_lr. Raises `ConfigError` if warm-up and constant steps leave no step for the cosine.
 
     >>> [round(learning_rate(OptimizerSettings(lr=6e-6, min_lr=5e-6, warmup_steps=1, constant_steps=200), s, 800), 10)
     ...  for s in (0, 1, 300, 600)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where metrics go: a protocol, a file, the terminal, and several at once. Trackers live outside and are handed in."""
+"""Where metrics go: the `Sink` protocol, a file, the terminal, several at once. Trackers are passed in from outside."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ Metrics = Mapping[str, float]
 
 
 class Sink(Protocol):
-    """Takes metrics as they come. A step may be logged in parts, and again after a resume."""
+    """Receives metrics. A step may be logged in several parts, and again after a resume."""
 
     def log(self, metrics: Metrics, step: int) -> None: ...
 
@@ -28,7 +28,7 @@ class Sink(Protocol):
 
 
 class Sinks:
-    """Several sinks as one; with none, a sink that takes everything and keeps nothing."""
+    """Several sinks as one; without any, a sink that discards everything."""
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
         self.sinks = tuple(sinks)
@@ -51,8 +51,8 @@ class Sinks:
 class JsonlSink:
     """One line of JSON per call, with its `step` and `time` (seconds since 1970).
 
-    Steps a killed run had logged beyond its last checkpoint are logged again after the resume: the new line replaces
-    every line of a later step, and a line of the same step that has any of its keys.
+    After a resume, steps beyond the last checkpoint are logged again: a new line replaces every line of a later step,
+    and a line of the same step that has any of its keys.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class JsonlSink:
         self._keys |= line.keys() - {"step", "time"}
 
     def _lines(self) -> list[dict[str, Any]]:
-        """What the file holds; a last line that a killed process has left unfinished is cut off."""
+        """Return the lines of the file, removing an unfinished last line that a killed process has left."""
         if not self.path.exists():
             return []
         whole, newline, torn = self.path.read_text(encoding="utf-8").rpartition("\n")
@@ -103,7 +103,7 @@ class JsonlSink:
 
 
 class ProgressSink:
-    """A progress bar on a terminal; elsewhere a log line at most every `every` seconds, and for each validation."""
+    """A progress bar on a terminal; elsewhere a log line at most every `every` seconds and for each validation."""
 
     SHOWN = ("train/loss", "train/lr", "train/grad_norm", "train/tokens_per_second", "train/real_token_share")
 
@@ -120,7 +120,7 @@ class ProgressSink:
             return
         if self._bar is not None:
             if self._last < 0:
-                self._bar.initial = step - 1  # of a resumed run: the rate counts only what this process did
+                self._bar.initial = step - 1  # after a resume, the rate counts only this process's steps
             self._last = self._bar.n = step
             self._bar.set_postfix(shown)
         elif "validation/loss" in metrics or time.monotonic() - self._last >= self.every or step == self.total:

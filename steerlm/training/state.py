@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a training has come: the state that a checkpoint carries, and the result that is left at the end."""
+"""The state of a training that its checkpoints carry, and the result it ends with."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,7 +10,19 @@ from steerlm.errors import TrainingError
 
 @dataclass
 class TrainState:
-    """JSON in a checkpoint. `run` names what must not change between a run and its resume."""
+    """Progress of a training, stored as JSON in its checkpoints.
+
+    Attributes:
+        run: What must not change between a run and its resume: seed, global batch, objective, data.
+        step: Updates so far.
+        consumed: Units consumed so far; with the seed, the state of the sampler.
+        tokens: Tokens trained on, without padding.
+        computed: Tokens computed, with padding.
+        seconds: Time of steps and validations.
+        validated: The last step whose weights were validated.
+        metrics: Metrics of the last validation.
+        best_step: Step of the best validation loss, its loss and its metrics.
+    """
 
     run: dict[str, Any]
     step: int = 0
@@ -19,22 +31,23 @@ class TrainState:
     computed: int = 0
     seconds: float = 0.0
     validated: int = 0
-    """The last step whose weights were validated."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last validation."""
     best_step: int | None = None
     best_loss: float | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
 
-    def state(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def resumed(cls, state: dict[str, Any], run: dict[str, Any], where: str) -> "TrainState":
-        """Raises `TrainingError` if the checkpoint is of another run: its sampler state would mean other units."""
-        for name, found, value in _differences(state["run"], run):
+    def resumed(cls, state: dict[str, Any], run: dict[str, Any], source: str) -> "TrainState":
+        """Restore the state of a checkpoint, which `source` names in errors.
+
+        Raises `TrainingError` if it belongs to another run, in which its sampler state would mean other units.
+        """
+        for name, saved, current in _differences(state["run"], run):
             raise TrainingError(
-                f"{where}: was made with another {name} ({found}, now {value}); "
+                f"{source}: was made with another {name} ({saved}, now {current}); "
                 "remove the checkpoints or use another folder"
             )
         return cls(**{**state, "run": run})
@@ -44,23 +57,29 @@ class TrainState:
         return self.tokens / max(1, self.computed)
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(name, found, wanted) of each leaf that differs."""
-    for name, value in wanted.items():
-        other = found.get(name)
+def _differences(saved: dict[str, Any], current: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted name, saved value, current value) of each leaf that differs."""
+    for name, value in current.items():
+        other = saved.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(other, value, f"{above}{name}.")
+            yield from _differences(other, value, f"{prefix}{name}.")
         elif other != value:
-            yield f"{above}{name}", other, value
+            yield f"{prefix}{name}", other, value
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training came to.
+    """The outcome of a training.
 
-    `exported_step`: whose weights the engine holds; `metrics`: of that step's validation, `last_metrics`: of the last.
-    `counts`: what happened to the records of each set; `unused_units`: left at the end. `tokens`: real tokens trained
-    on; `seconds`: of stepping and validating, over all resumes.
+    Attributes:
+        steps: Updates in total.
+        exported_step: The step whose weights the engine holds.
+        metrics: Validation metrics of `exported_step`.
+        last_metrics: Metrics of the last validation.
+        counts: What happened to the records of each data set.
+        unused_units: Units at the end that fill no global batch.
+        tokens: Tokens trained on, without padding.
+        seconds: Time of steps and validations, over all resumes.
     """
 
     steps: int

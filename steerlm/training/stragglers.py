@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process is slower than the others: a few numbers exchanged every so many steps, never one per step.
+"""Finds the slowest process of a training by exchanging a few numbers every N steps.
 
-A process's time is what it does by itself: reading its rows and the forward pass of its part of the model. A whole
-step takes the same time on all, because they wait for each other. So would a forward pass that gathers the weights of
-the last update, which are therefore gathered before it in a step that is measured. Processes are compared within their
-pipeline stage, whose parts of the model are alike. In a tensor parallel group the forward pass holds waiting for the
-slowest of the group, so one slow process shows as a slow group.
+A process's own time is reading its rows and the forward pass of its part of the model. The time of a whole step is
+the same everywhere, because processes wait for each other. A forward pass would also wait if it gathered the weights of
+the last update, so a measured step gathers them before. Processes are compared within their pipeline stage, where all
+have the same work. In a tensor-parallel group a forward pass includes waiting for the group's slowest process, so a
+slow process shows up as a slow group.
 
-megatron-core's StragglerDetector measures the same but needs CUDA and NVML, listens on a port of every interface, and
-only prints.
+megatron-core's StragglerDetector measures the same, but it needs CUDA and NVML, listens on a port of every interface,
+and only prints.
 """
 
 import logging
@@ -18,30 +18,33 @@ from collections.abc import Callable
 from steerlm.training.engine import Engine
 
 SLOW = 1.2
-"""Times the median of its stage; above it in so many reports one after the other, a process is warned of."""
+"""Ratio to the median of its stage above which a process counts as slow."""
 REPORTS = 3
+"""Consecutive reports of the same slow process that turn the log line into a warning."""
 log = logging.getLogger(__name__)
 
 
 class Stragglers:
-    """Measures every `every`-th step. `who`: says which machine and process a rank is."""
+    """Measures every `every`-th step. `describe` names the host and process of a rank."""
 
-    def __init__(self, engine: Engine, every: int | None, who: Callable[[int], str]) -> None:
-        self.engine, self.who = engine, who
+    def __init__(self, engine: Engine, every: int | None, describe: Callable[[int], str]) -> None:
+        self.engine, self.describe = engine, describe
         self.every = every if engine.layout.world_size > 1 else None
         self._steps = 0
         self._slow: list[int] = []
 
     def before_step(self) -> None:
-        """Collective before a step that is measured."""
+        """Prepare the measurement of a step. Collective if the step is measured."""
         self._steps += 1
         if self._due:
             self.engine.gather_weights()
             self.engine.forward_seconds()
 
     def after_step(self, reading: float) -> dict[str, float]:
-        """After each step, with the seconds it took to read this process's rows; metrics of one that was measured.
-        Collective then."""
+        """Log the slowest process and return its metrics, if the step was measured. Collective then.
+
+        `reading`: seconds this process took to read its rows.
+        """
         if not self._due:
             return {}
         layout = self.engine.layout
@@ -50,7 +53,7 @@ class Stragglers:
         self._slow = [*self._slow, rank][-REPORTS:] if ratio > SLOW else []
         if layout.rank == 0:
             again = len(self._slow) == REPORTS and len(set(self._slow)) == 1
-            log.log(logging.WARNING if again else logging.INFO, "slowest: %s: %s", self.who(rank), text)
+            log.log(logging.WARNING if again else logging.INFO, "slowest: %s: %s", self.describe(rank), text)
         return {"train/slowest_rank": rank, "train/slowest_over_median": ratio}
 
     @property
@@ -59,12 +62,15 @@ class Stragglers:
 
 
 def slowest(times: list[list[float]]) -> tuple[int, float, str]:
-    """(rank, its time over the median of its stage, both in words), of (stage, reading, forward) of each rank."""
+    """Return the slowest rank, the ratio of its time to the median of its stage, and both as text.
+
+    `times`: (stage, reading, forward) of each rank, in seconds.
+    """
     totals: dict[float, list[float]] = {}
     for stage, reading, forward in times:
         totals.setdefault(stage, []).append(reading + forward)
-    # Of two, the lower: half of the slow one's time would hide in the mean.
-    median = {stage: max(statistics.median_low(those), 1e-9) for stage, those in totals.items()}
+    # Of two, the lower: the mean would hide half of the slow one's time.
+    median = {stage: max(statistics.median_low(seconds), 1e-9) for stage, seconds in totals.items()}
     ratios = [(reading + forward) / median[stage] for stage, reading, forward in times]
     rank = max(range(len(times)), key=ratios.__getitem__)
     stage, reading, forward = times[rank]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row as tensors on a device. Knows padding and the shift by one; nothing of models, losses or processes.
+"""Converts a row to tensors on a device: concatenation, padding and the shift by one.
 
-Whatever needs only the row's content is computed here on the host, and all of it reaches the device in one copy: the
-host never waits for the device to learn what it knew before.
+Everything that depends only on the row's content is computed here, on the host, and reaches the device in one copy, so
+that the host never waits for the device for something it could have computed itself.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,17 @@ from steerlm.training.packing import padded_length
 
 
 def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width: int | None = None) -> RowTensors:
-    """`row`'s samples one after another, the whole rounded up to a multiple of `multiple` tokens by one tail segment.
+    """Concatenate the samples of `row` and pad them to a multiple of `multiple` tokens by one tail segment.
 
-    A row is only as long as its content asks; an empty row is a tail of `multiple` tokens. The tail is token 0 at
-    positions from 0, weight 0, and belongs to no sample (`sample_of` = number of samples). `label_width`: the number of
-    attributes; labels are then [K, label_width] fp32 (also for an empty row, K = 0), all masked for a sample that has
-    none. None: labels are None. Raises ValueError for labels of another width.
+    The tail is token 0 at positions from 0 with weight 0, and belongs to no sample (`sample_of` is the number of
+    samples). An empty row is a tail of `multiple` tokens.
+
+    Args:
+        label_width: Number of attributes. Labels are then [K, label_width] fp32, also for an empty row (K = 0), and all
+            masked for a sample without labels. None: the row has no labels.
+
+    Raises:
+        ValueError: A sample has labels of another width.
     """
     real = row.tokens
     total = padded_length(real, multiple)
@@ -68,17 +73,19 @@ def row_tensors(row: Row, multiple: int, device: torch.device | str, label_width
 
 
 def on_device(arrays: Mapping[str, npt.NDArray[Any]], device: torch.device | str) -> dict[str, torch.Tensor]:
-    """`arrays` as tensors on `device`, in one copy: views of one buffer, which the device fills from pinned memory
-    while the host goes on."""
+    """Copy `arrays` to `device` at once, as views of one buffer.
+
+    A GPU reads the buffer from pinned memory while the host continues.
+    """
     starts, total = {}, 0
     for name, array in arrays.items():
         starts[name] = total
-        total += -(-array.nbytes // 8) * 8  # where a view of any dtype may start
+        total += -(-array.nbytes // 8) * 8  # aligned for a view of any dtype
     host = torch.empty(total, dtype=torch.uint8, pin_memory=torch.device(device).type != "cpu")
     for name, array in arrays.items():
         host.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
-    packed = host.to(device, non_blocking=True)
+    buffer = host.to(device, non_blocking=True)
     return {
-        name: packed[starts[name] : starts[name] + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        name: buffer[starts[name] : starts[name] + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
         for name, array in arrays.items()
     }

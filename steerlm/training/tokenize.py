@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of records into the arrays of a token index: chunks of lines, tokenized in this process or in several.
+"""Turns files of records into the arrays of a token index: chunks of lines, tokenized in one process or several.
 
-Whatever the number of processes, the arrays, the counts and the first error are those of reading line by line. Memory
-is bounded by the chunks on their way. Imports no torch: a launcher without it builds the index.
+Arrays, counts and the first error do not depend on the number of processes. Memory is bounded by the chunks in flight.
+Imports no torch, so that a launcher without it can build the index.
 """
 
 import logging
@@ -30,10 +30,10 @@ from steerlm.training.engine import Objective
 
 CHUNK_BYTES = 1 << 18
 PARALLEL_BYTES = 64 << 20
-"""Less text than this is tokenized in this process: the tokenizer's own threads share most of the work already, and
+"""Less text than this is tokenized in this process: the tokenizer's own threads parallelize most of the work, and
 another process takes about two seconds to start."""
 MOST_PROCESSES = 32
-"""One process reads and writes for all; it keeps no more than about so many busy."""
+"""Beyond about this many, the one process that reads and writes for all cannot keep them busy."""
 
 DTYPES = {
     "ids": np.int32,
@@ -44,13 +44,13 @@ DTYPES = {
     "units": np.int64,
     "together": np.uint8,
 }
-"""Per token: ids, weights (absent where all are 0). Per sample: offsets (ends, in tokens), counts, labels (absent where
-there are none). Per unit: units (ends, in samples), together (1: one row)."""
+"""Per token: ids, weights (empty if all are 0). Per sample: offsets (ends, in tokens), counts, labels (empty without
+labels). Per unit: units (ends, in samples), together (1: in one row)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Numbered lines of one file, `size` bytes of UTF-8; `error` is what reading on raised."""
+    """Numbered lines of one file, `size` bytes of UTF-8; `error`: raised when reading the line after them."""
 
     path: Path
     lines: list[tuple[int, str]]
@@ -60,7 +60,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tokenized chunk: an array per name of `DTYPES`, `offsets` and `units` counted from its own beginning."""
+    """A tokenized chunk: an array per name of `DTYPES`; its `offsets` and `units` start at 0."""
 
     arrays: dict[str, npt.NDArray[Any]]
     records: int
@@ -70,7 +70,7 @@ class Part:
 
 
 def available_cpus() -> int:
-    """CPUs this process may use: its affinity, and the quota of its container (cgroup v2)."""
+    """Return how many CPUs this process may use: its affinity, limited by its container's quota (cgroup v2)."""
     cpus = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -80,10 +80,11 @@ def available_cpus() -> int:
 
 
 def tokenize(paths: Sequence[Path], objective: Objective, processes: int) -> Iterator[Part]:
-    """The parts of all files in order, by up to `processes` processes where the files are large enough for that.
+    """Yield the parts of all files in order, using up to `processes` processes if the files are large enough.
 
-    Raises `RecordError` naming file and line for the first record that cannot be read or that the objective refuses,
-    `TrainingError` if a process is killed.
+    Raises:
+        RecordError: A record cannot be read or the objective refuses it; names file and line of the first one.
+        TrainingError: A process was killed.
     """
     processes = min(processes, MOST_PROCESSES)
     if processes > 1 and sum(path.stat().st_size for path in paths) >= PARALLEL_BYTES:
@@ -94,7 +95,7 @@ def tokenize(paths: Sequence[Path], objective: Objective, processes: int) -> Ite
 
 
 def tokenize_chunk(chunk: Chunk, objective: Objective) -> Part:
-    """Raises `RecordError` for the first bad line."""
+    """Tokenize a chunk. Raises `RecordError` for the first bad line."""
     objective.counts.clear()
 
     def records() -> Iterator[Any]:
@@ -103,16 +104,16 @@ def tokenize_chunk(chunk: Chunk, objective: Objective) -> Part:
         if chunk.error is not None:
             raise chunk.error
 
-    done: list[Sequence[Unit]] = []
+    record_units: list[Sequence[Unit]] = []
     try:
-        for units in objective.units_of(records()):
-            done.append(units)
+        for units in objective.units(records()):
+            record_units.append(units)
     except RecordError:
         raise
     except InputError as error:
-        raise RecordError(chunk.path, chunk.lines[len(done)][0], str(error)) from None
-    arrays = _arrays([unit for units in done for unit in units], objective.output == "logprobs")
-    return Part(arrays, len(done), chunk.size, Counter(objective.counts), dict(objective.warnings))
+        raise RecordError(chunk.path, chunk.lines[len(record_units)][0], str(error)) from None
+    arrays = _arrays([unit for units in record_units for unit in units], objective.output == "logprobs")
+    return Part(arrays, len(record_units), chunk.size, Counter(objective.counts), dict(objective.warnings))
 
 
 def _arrays(units: Sequence[Unit], weighted: bool) -> dict[str, npt.NDArray[Any]]:
@@ -133,7 +134,7 @@ def _arrays(units: Sequence[Unit], weighted: bool) -> dict[str, npt.NDArray[Any]
 
 
 def _chunks(paths: Sequence[Path]) -> Iterator[Chunk]:
-    """Lines in the order of the files; after an error there is no more."""
+    """Yield chunks in the order of the files, up to the first error."""
     for path in paths:
         lines: list[tuple[int, str]] = []
         size = 0
@@ -152,34 +153,32 @@ def _chunks(paths: Sequence[Path]) -> Iterator[Chunk]:
 
 
 def _in_processes(chunks: Iterable[Chunk], objective: Objective, processes: int) -> Iterator[Part]:
-    """Spawned, not forked: this process may have threads of torch or of the tokenizer."""
+    """Tokenize chunks in spawned processes: not forked, as this one may have threads of torch or the tokenizer."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _begin, (pickle.dumps(objective),))
-    waiting: deque[Future[Part]] = deque()
+    pool = ProcessPoolExecutor(processes, context, _start_process, (pickle.dumps(objective),))
+    pending: deque[Future[Part]] = deque()
     try:
         for chunk in chunks:
-            waiting.append(pool.submit(_tokenize, chunk))
-            if len(waiting) > 2 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(_tokenize, chunk))
+            if len(pending) > 2 * processes:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     except BrokenProcessPool:
-        raise TrainingError(
-            "a process that tokenizes was killed (out of memory?); run the same command again"
-        ) from None
+        raise TrainingError("a tokenizing process was killed (out of memory?); run the same command again") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 _objective: Objective
-"""Of a process that tokenizes, unpickled once."""
+"""The objective of a tokenizing process, unpickled once."""
 
 
-def _begin(objective: bytes) -> None:
+def _start_process(objective: bytes) -> None:
     global _objective
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.disable()  # the parent repeats the warnings, once for all processes
+    logging.disable()  # the parent logs the warnings, once for all processes
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _objective = pickle.loads(objective)
 

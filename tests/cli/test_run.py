@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm run` and `steerlm train` before anything runs, and the display of a run."""
+"""Bad input to `steerlm run` and `steerlm train`, and the display of a run."""
 
 import io
 from pathlib import Path
@@ -12,11 +12,20 @@ from steerlm.cli.run import Display
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["run", "demoo"], "no recipe 'demoo' is shipped; did you mean 'demo'?"),
         (["run", "demo", "--set", "sft.lr=1"], "--set sft.lr: unknown key; did you mean 'sft.optimizer.lr'?"),
         (["run", "demo", "--stage", "train"], "unknown stage 'train'"),
+        (["run", "demo", "--again", "train"], "unknown stage 'train'"),
+        (
+            ["run", "demo", "--again", "fetch_model"],
+            "--again fetch_model: the step does not run: the recipe",
+        ),
+        (
+            ["run", "demo", "--again", "train_sft", "--stage", "train_reward"],
+            "--again train_sft: the step does not run: not requested",
+        ),
         (["run", "demo", "--profile", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
         (
@@ -52,13 +61,17 @@ from steerlm.cli.run import Display
     ],
 )
 def test_bad_input_is_one_line_and_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(words) == 2
+    assert call(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -74,20 +87,19 @@ EVENTS = [
     event("progress", 101.0, text="step 2/9 loss=1"),
     event("progress", 120.0, text="step 8/9 loss=0"),
     event("end"),
-    event("outcome", what="run", why="never run before", seconds=12.34),
+    event("outcome", status="run", reason="never run before", seconds=12.34),
 ]
 
 
 def show(live: bool) -> str:
-    display = Display()
-    display.out, display.live = io.StringIO(), live
+    output = io.StringIO()
+    display = Display(output, live=live)
     for one in EVENTS:
         display(one)
-    found: str = display.out.getvalue()
-    return found
+    return output.getvalue()
 
 
-def test_a_log_gets_a_line_now_and_then() -> None:
+def test_a_file_gets_a_progress_line_now_and_then() -> None:
     assert show(live=False).splitlines() == [
         "train_sft          step 1/9 loss=2",
         "train_sft          step 8/9 loss=0",
@@ -95,7 +107,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     ]
 
 
-def test_a_terminal_shows_what_runs_in_place() -> None:
+def test_a_terminal_shows_the_running_step_in_place() -> None:
     shown = show(live=True)
     assert shown.count("\n") == 1
     parts = [part.removeprefix("\x1b[K") for part in shown.split("\r")[1:]]

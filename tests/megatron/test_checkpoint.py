@@ -51,7 +51,7 @@ def _resumed(folders: list[Path], outputs: int | None, layout: dict[str, Any], p
     curve(of, outputs, range(50, 51))
     found = []
     for folder in folders:
-        assert of.state_of(folder / "step") == STATE
+        assert of.read_state(folder / "step") == STATE
         of.load(folder / "step")
         of.write_hf(folder / f"loaded-{layout}")
         if of.layout.rank == 0:
@@ -118,14 +118,14 @@ def _refused(folder: Path) -> None:
     of.save(folder / "one", {})
     of.save(folder / "one", {"again": True})
     of.finish_save()
-    assert of.state_of(folder / "one") == {"again": True}
+    assert of.read_state(folder / "one") == {"again": True}
     of.load(folder / "one")
     with pytest.raises(TrainingError, match=r"another model \(num_key_value_heads 2, here 4\)"):
         engine(SHAPES["mha"]).load(folder / "one")
     with pytest.raises(TrainingError, match=r"another model \(outputs None, here 9\)"):
         engine(GQA, OUTPUTS).load_weights(folder / "one")
     (folder / "one" / "COMPLETE").unlink()
-    for read in (of.state_of, of.load):
+    for read in (of.read_state, of.load):
         with pytest.raises(TrainingError, match="COMPLETE is missing"):
             read(folder / "one")
 
@@ -181,7 +181,7 @@ def _damaged(folder: Path) -> dict[str, str]:
         said[name] = str(caught.value)
         if name.startswith(("state", "empty")):
             with pytest.raises(TrainingError) as caught:
-                of.state_of(folder / name)
+                of.read_state(folder / name)
             assert str(caught.value) == said[name]
     of.write_hf(folder / "after")
     of.load(folder / "sound")

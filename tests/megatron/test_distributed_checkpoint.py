@@ -40,7 +40,7 @@ def _saved_and_loaded(folder: Path, precision: str, bucket_size: int | None) -> 
     save_as_version_0_1(of, folder)
     wanted = curve(of, OUTPUTS, range(3, 5))
     of = engine(GQA, OUTPUTS, layout=layout, precision=precision, seed=99)
-    assert of.state_of(folder) == {"step": 3}
+    assert of.read_state(folder) == {"step": 3}
     try:
         of.load(folder)
     except TrainingError as error:

@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import LabelError
 from steerlm.models.chat_template import chat_template, readout_template
-from steerlm.pipeline.code_digest import modules
+from steerlm.pipeline.provenance import modules
 from steerlm.prompt import MARKS, SYSTEM_PROMPT, marks_in, render, render_prompt, render_readout, text_of
 from steerlm.records import Conversation, Turn, read_records
 from tests.models.conftest import OWN

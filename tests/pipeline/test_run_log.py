@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal: whole lines, read as they come."""
+"""The run log: whole lines, read as they are appended."""
 
 from pathlib import Path
 
 from steerlm.pipeline.run_log import RunLog, RunLogReader
 
 
-def test_lines_are_read_once_and_when_they_are_whole(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
+def test_a_line_is_read_once_and_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "run_log.jsonl"
     reader, run_log = RunLogReader(path), RunLog(path)
     assert list(reader.new()) == []
     run_log.emit("progress", "a", text="one")
@@ -21,7 +21,7 @@ def test_lines_are_read_once_and_when_they_are_whole(tmp_path: Path) -> None:
     assert [e["text"] for e in reader.new()] == ["three"]
 
 
-def test_a_file_that_was_cut_back_is_read_anew(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
     reader = RunLogReader(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow through a real SQLite store: what a run's journal becomes, and that nothing is lost when it fails."""
+"""MLflow with a real SQLite store: the runs written from a run log, and failures that stop nothing."""
 
 import logging
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerlm.pipeline.run_log import RunLog
-from steerlm.pipeline.tracking import MlflowSink, Recorder, recording, tracking_uri
+from steerlm.pipeline.tracking import Recorder, recording
 from steerlm.recipe import TrackingSettings
 from steerlm.training.sink import JsonlSink
 
@@ -18,47 +18,47 @@ PARTS = {"code": "abc", "config": {"optimizer": {"lr": 0.1}, "names": ["a", "b"]
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A client of a store that has seen one run of two stages, one of which failed."""
+    """A client of a store with one run of two stages, one of which failed."""
     root = tmp_path_factory.mktemp("store")
     folder = root / "train_sft" / "k1"
-    run_log = RunLog(root / "journal.jsonl")
+    run_log = RunLog(root / "run_log.jsonl")
     settings = TrackingSettings(experiment="test")
-    with recording("demo", root / "journal.jsonl", settings, root):
+    with recording("demo", root / "run_log.jsonl", settings, root):
         run_log.emit("step", "prepare_data")
-        run_log.emit("outcome", "prepare_data", what="hit", why="", seconds=0.1)
+        run_log.emit("outcome", "prepare_data", status="hit", reason="", seconds=0.1)
         run_log.start("train_sft", "train_sft", "k1", folder, PARTS)
         sink = JsonlSink(folder / "work" / "metrics.jsonl")
         for step in (1, 2, 3):
             sink.log({"train/loss": 1.0 / step, "train/lr": 0.1}, step)
         time.sleep(1.5)
         sink.log({"train/loss": 0.2, "train/lr": 0.1}, 4)
-        (folder / "logs").mkdir()  # the stage puts its work away before the recorder has read the last line
+        (folder / "logs").mkdir()  # the stage finishes before the recorder has read the last line
         (folder / "work" / "metrics.jsonl").rename(folder / "logs" / "metrics.jsonl")
         run_log.end("train_sft", "k1", "FINISHED", {"steps": 4}, "e" * 64)
         run_log.start("evaluate", "evaluate", "k2", root / "evaluate" / "k2", PARTS)
         run_log.end("evaluate", "k2", "FAILED", {}, None)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri(settings, root)), root
+    return MlflowClient(settings.resolve_uri(root)), root
 
 
 def runs(client: Any) -> dict[str, Any]:
     experiment = client.get_experiment_by_name("test")
-    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert len(found) == 3, "one parent, one run per stage that really ran, none for a hit"
-    return found
+    by_name = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(by_name) == 3, "one parent, one run per executed stage, none for a hit"
+    return by_name
 
 
 def test_one_parent_and_a_nested_run_per_stage(tracked: tuple[Any, Path]) -> None:
-    found = runs(tracked[0])
-    parent = found["demo"].info.run_id
-    assert {n: r.info.status for n, r in found.items()} == {
+    recorded = runs(tracked[0])
+    parent = recorded["demo"].info.run_id
+    assert {n: r.info.status for n, r in recorded.items()} == {
         "demo": "FINISHED",
         "train_sft": "FINISHED",
         "evaluate": "FAILED",
     }
     for name in ("train_sft", "evaluate"):
-        assert found[name].data.tags["mlflow.parentRunId"] == parent
+        assert recorded[name].data.tags["mlflow.parentRunId"] == parent
 
 
 def test_params_metrics_and_tags(tracked: tuple[Any, Path]) -> None:
@@ -84,43 +84,29 @@ def test_params_metrics_and_tags(tracked: tuple[Any, Path]) -> None:
     assert run.data.metrics["final/steps"] == 4
 
 
-def test_a_worker_writes_to_its_run_itself(tracked: tuple[Any, Path]) -> None:
-    client, root = tracked
-    experiment = client.create_experiment("direct")
-    run = client.create_run(experiment).info.run_id
-    sink = MlflowSink(f"sqlite:///{root / 'mlflow.db'}", run)
-    sink.log({"train/loss": 0.5}, 7)
-    sink.close()
-    (metric,) = client.get_metric_history(run, "train/loss")
-    assert (metric.step, metric.value) == (7, 0.5)
-
-
 def test_a_failure_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = TrackingSettings(uri="nosuch://place")
-    journal = tmp_path / "journal.jsonl"
-    with caplog.at_level(logging.WARNING), recording("demo", journal, settings, tmp_path):
-        RunLog(journal).start("fake", "fake", "k", tmp_path, PARTS)
+    path = tmp_path / "run_log.jsonl"
+    with caplog.at_level(logging.WARNING), recording("demo", path, settings, tmp_path):
+        RunLog(path).start("fake", "fake", "k", tmp_path, PARTS)
     (message,) = [r.getMessage() for r in caplog.records if r.name == "steerlm.pipeline.tracking"]
     assert message.startswith("MLflow at nosuch://place: ")
-    sink = MlflowSink("nosuch://place", "r")
-    sink.log({"x": 1.0}, 1)
-    sink.close()
 
 
-def test_nothing_is_imported_or_made_for_a_run_of_hits(tmp_path: Path) -> None:
-    recorder = Recorder("demo", tmp_path / "journal.jsonl", TrackingSettings(), tmp_path)
+def test_a_run_of_hits_imports_and_writes_nothing(tmp_path: Path) -> None:
+    recorder = Recorder("demo", tmp_path / "run_log.jsonl", TrackingSettings(), tmp_path)
     recorder.start()
-    RunLog(tmp_path / "journal.jsonl").emit("outcome", "a", what="hit", why="", seconds=0.0)
+    RunLog(tmp_path / "run_log.jsonl").emit("outcome", "a", status="hit", reason="", seconds=0.0)
     recorder.close("FINISHED")
     assert recorder._client is None
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_the_address_is_the_profiles_then_the_environments_then_a_file(
+def test_the_address_is_from_the_profile_then_the_environment_then_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri(TrackingSettings(), tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert TrackingSettings().resolve_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert tracking_uri(TrackingSettings(), tmp_path) == "http://server"
-    assert tracking_uri(TrackingSettings(uri="http://other"), tmp_path) == "http://other"
+    assert TrackingSettings().resolve_uri(tmp_path) == "http://server"
+    assert TrackingSettings(uri="http://other").resolve_uri(tmp_path) == "http://other"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A global batch as rows: the same samples on any layout, and an honest count of computed tokens."""
+"""A global batch as rows: the same samples on every layout, and the exact number of computed tokens."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steerlm.errors import ConfigError
-from steerlm.training.batches import batch, check_fits, in_order
+from steerlm.training.batches import build_batch, check_fits, validation_batches
 from steerlm.training.config import TextSettings
 from steerlm.training.data import Unit
 from steerlm.training.dataset import TokenDataset
@@ -24,9 +24,9 @@ def data(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> TokenDat
 
 
 @pytest.mark.parametrize(("ranks", "row_tokens", "multiple"), [(1, 16, 1), (2, 16, 4), (3, 64, 8), (16, 64, 2)])
-def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_tokens: int, multiple: int) -> None:
+def test_all_ranks_together_have_the_batch(data: TokenDataset, ranks: int, row_tokens: int, multiple: int) -> None:
     units = [3, 9, 1, 4, 10]
-    parts = [batch(data, units, row_tokens, Layout(rank, ranks, multiple)) for rank in range(ranks)]
+    parts = [build_batch(data, units, row_tokens, Layout(rank, ranks, multiple)) for rank in range(ranks)]
     ids = sorted(sample.ids.tolist() for part in parts for row in part.rows for sample in row.samples)
     assert ids == sorted(read_unit(data, u).samples[0].ids.tolist() for u in units)
     assert len({len(part.rows) for part in parts}) == 1
@@ -39,25 +39,23 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
         assert [load.squares for load in part.loads] == squares
 
 
-def test_rows_of_equal_length_are_computed_at_the_longest_of_their_replica(data: TokenDataset) -> None:
-    parts = [batch(data, range(7), 13, Layout(rank, 2, 4, equal_rows=True)) for rank in range(2)]
+def test_equal_rows_are_padded_to_the_longest_of_their_replica(data: TokenDataset) -> None:
+    parts = [build_batch(data, range(7), 13, Layout(rank, 2, 4, equal_rows=True)) for rank in range(2)]
     assert [[row.tokens for row in part.rows] for part in parts] == [[13, 8, 6], [11, 9, 6]]
     assert [part.computed for part in parts] == [3 * 16 + 3 * 12] * 2
 
 
-def test_samples_that_belong_together_lie_in_one_row(
-    tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_samples_of_a_unit_share_a_row(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     class Pairs(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 2, "row")]
 
     lines = [{"text": "x" * n} for n in (3, 5, 4, 6)]
     pairs = TokenDataset.build(
         [jsonl("p.jsonl", *lines)], Pairs(TextSettings(max_steps=1, window=8), tokenizer), tmp_path
     )
-    rows = [row for rank in range(2) for row in batch(pairs, range(4), 16, Layout(rank, 2)).rows]
+    rows = [row for rank in range(2) for row in build_batch(pairs, range(4), 16, Layout(rank, 2)).rows]
     lengths = [sorted(len(sample.ids) for sample in row.samples) for row in rows]
     assert all(row.count(n) in (0, 2) for row in lengths for n in (4, 6, 5, 7))
     assert all(row.unit_ends == tuple(range(2, len(row.samples) + 1, 2)) for row in rows)
@@ -74,17 +72,17 @@ def test_units_that_only_share_a_step_end_after_each_sample(
     tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Groups(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 3)]
 
     groups = TokenDataset.build(
         [jsonl("g.jsonl", {"text": "abc"})], Groups(TextSettings(max_steps=1), tokenizer), tmp_path
     )
-    (row,) = batch(groups, [0], 64, Layout()).rows
+    (row,) = build_batch(groups, [0], 64, Layout()).rows
     assert row.unit_ends == (1, 2, 3)
 
 
 def test_validation_reads_in_order_and_keeps_the_last_partial_batch(data: TokenDataset) -> None:
-    assert [list(b) for b in in_order(data, 4, None)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert [list(b) for b in in_order(data, 4, 1)] == [[0, 1, 2, 3]]
+    assert [list(b) for b in validation_batches(data, 4, None)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [list(b) for b in validation_batches(data, 4, 1)] == [[0, 1, 2, 3]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked regression: the model's values at the read-out position against a label vector with gaps (spec 2.2, 2.4)."""
+"""Masked regression of the values at the read-out position: `docs/upstream.md#masked-regression-loss`."""
 
 import functools
 import math
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class RewardObjective(TextRecords):
-    """L = sum m (o - y)^2 / sum m over the global batch, m = 1 where a sample has a label for an attribute.
+    """L = sum m (o - y)^2 / sum m over the global batch, with m = 1 where a sample has a label for an attribute.
 
-    The read-out position is the text's last token, the end of its read-out mark; an over-long text that is not dropped
-    keeps its end and so the mark. No BOS, no EOS.
+    The read-out position is the text's last token, the end of its read-out mark. A text that is cut keeps its end, and
+    so the mark. No BOS, no EOS.
     """
 
     output: Literal["values"] = "values"
@@ -64,12 +64,12 @@ class RewardObjective(TextRecords):
                 return []
             self.counts["cut_over_long"] += 1
             ids = ids[-self.settings.window :]
-        there = labels != MASKED
-        self.counts.update(f"labels/{name}" for name, yes in zip(self.schema.names, there, strict=True) if yes)
-        return [Unit((Sample(ids, np.zeros(len(ids), np.float32), labels, count=int(there.sum())),))]
+        present = labels != MASKED
+        self.counts.update(f"labels/{name}" for name, yes in zip(self.schema.names, present, strict=True) if yes)
+        return [Unit((Sample(ids, np.zeros(len(ids), np.float32), labels, count=int(present.sum())),))]
 
     def _labels(self, values: list[float]) -> Floats:
-        """The label vector [A] fp32; raises `InputError` for one that does not fit the schema or is wholly masked."""
+        """Return the label vector [A] fp32. Raises `InputError` if it does not fit the schema or has no value."""
         names = self.schema.names
         if len(values) != len(names):
             raise InputError(f"label has {len(values)} values for {len(names)} attributes ({', '.join(names)})")
@@ -81,23 +81,23 @@ class RewardObjective(TextRecords):
         return np.array(values, np.float32)
 
     def loss(self, output: "torch.Tensor", row: RowTensors) -> tuple["torch.Tensor", int, Statistics]:
-        """Sum of the squared errors over the row's labels, their number, and moments per attribute [A] fp64.
+        """Return the sum of squared errors over the row's labels, their number, and moments per attribute [A] fp64.
 
-        `output` [K, A] fp32. The moments are additive: MSE, Pearson and agreement follow from their sums.
+        `output`: [K, A] fp32. The moments are additive: MSE, Pearson and agreement follow from their sums.
         """
-        import torch  # not above: whoever builds a token index need not have it
+        import torch  # imported here: building a token index does not need torch
 
         if row.labels is None:
             raise ValueError("a row for regression needs labels")
-        there = row.labels != MASKED
-        squares = torch.where(there, output - row.labels, 0).square()
+        present = row.labels != MASKED
+        squares = torch.where(present, output - row.labels, 0).square()
         with torch.no_grad():
-            truth = torch.where(there, row.labels, 0).double()
-            value = torch.where(there, output, 0).double()
+            truth = torch.where(present, row.labels, 0).double()
+            value = torch.where(present, output, 0).double()
             low, high = self.schema.low, self.schema.high
-            agree = there & (value.clamp(low, high).round() == truth.round())  # torch rounds half to even
+            agree = present & (value.clamp(low, high).round() == truth.round())  # torch rounds half to even
             moments = {
-                "n": there,
+                "n": present,
                 "truth": truth,
                 "truth2": truth.square(),
                 "value": value,
@@ -109,9 +109,12 @@ class RewardObjective(TextRecords):
             statistics = {name: moment.double().sum(0) for name, moment in moments.items()}
         return squares.sum(), row.count, statistics
 
-    def summarise(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
-        """Per labelled attribute: labels, mse, that of the best constant (the mean of these labels), agreement after
-        clamping and rounding, and Pearson's correlation where neither side is constant; then means over attributes."""
+    def summarize(self, statistics: Mapping[str, "torch.Tensor"]) -> dict[str, float]:
+        """Return metrics per labeled attribute, then the means of Pearson and agreement over attributes.
+
+        Per attribute: number of labels, MSE, MSE of the best constant (the mean of these labels), agreement after
+        clamping and rounding, and Pearson's correlation where neither side is constant.
+        """
         sums = {name: moment.double().cpu().tolist() for name, moment in statistics.items()}
         metrics: dict[str, float] = {}
         for i, name in enumerate(self.schema.names):
@@ -127,8 +130,8 @@ class RewardObjective(TextRecords):
             if spread > 1e-12 and value_spread > 1e-12:
                 covariance = sums["product"][i] / n - truth * value / n**2
                 metrics[f"pearson/{name}"] = covariance / math.sqrt(spread * value_spread)
-        for what in ("pearson", "agreement"):
-            each = [v for k, v in metrics.items() if k.startswith(f"{what}/")]
-            if each:
-                metrics[what] = sum(each) / len(each)
+        for name in ("pearson", "agreement"):
+            values = [v for k, v in metrics.items() if k.startswith(f"{name}/")]
+            if values:
+                metrics[name] = sum(values) / len(values)
         return metrics

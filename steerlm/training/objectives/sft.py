@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attribute-conditioned fine-tuning: a conversation with its labels before the answers, loss on the answers alone.
+"""Attribute-conditioned fine-tuning: a conversation with labels before its answers, loss only on the answers.
 
-The text and its mask are `steerlm.prompt`'s (behaviour spec 4.1, 4.2). This file knows the denominators, the policies
-for conversations that do not fit or teach nothing, and the checks on labels.
+`steerlm.prompt` renders the text and its loss mask (`docs/upstream.md#sft-tokens`, `docs/upstream.md#loss-mask`). This
+file adds denominators, policies for conversations that are too long or have no learned token, and checks of labels.
 """
 
 import functools
@@ -22,8 +22,10 @@ from steerlm.training.objectives.tokens import Draft, TextRecords
 
 
 class SFTObjective(Likelihood, TextRecords):
-    """`denominator: conversations`: a token weighs 1 / (learned tokens of its conversation), a conversation counts 1.
-    `tokens`: a learned token weighs and counts 1. No BOS, no EOS: the turn mark is what the model learns to stop with.
+    """Negative log-likelihood of the answers. No BOS, no EOS: the model learns to stop with the turn mark.
+
+    Denominator `conversations`: a token weighs 1 / (learned tokens of its conversation), a conversation counts 1.
+    Denominator `tokens`: a learned token weighs and counts 1.
     """
 
     record = Conversation
@@ -54,7 +56,7 @@ class SFTObjective(Likelihood, TextRecords):
             if shortened is None:
                 return []
             conversation, encoded = shortened
-        # Nothing comes before the first token, so it cannot be predicted.
+        # The first token has no context to be predicted from.
         learned = np.array([False, *encoded.learned[1:]], np.float32)
         total = int(learned.sum())
         if total == 0:
@@ -71,14 +73,14 @@ class SFTObjective(Likelihood, TextRecords):
         return [Unit((Sample(ids, learned, count=total),))]
 
     def _checked(self, record: Conversation) -> Conversation:
-        """The conversation to learn from; raises `InputError` for one that cannot mean what it says."""
+        """Return the conversation to learn from. Raises `InputError` if it is inconsistent or not supported."""
         if record.type == "TEXT_TO_VALUE":
             raise InputError("type TEXT_TO_VALUE (the label after the answer) is not supported; VALUE_TO_TEXT is")
         speakers = {turn.speaker for turn in record.conversations}
         if record.mask not in speakers:
             raise InputError(f"no turn is from {record.mask!r}, the masked role; turns are from {sorted(speakers)}")
         if not self.settings.conditioned:
-            return _unlabelled(record)
+            return _without_labels(record)
         labels = [turn.label for turn in record.conversations if turn.label]
         if labels and record.type is None:
             self.warn("type_absent", "labels without a type are read as VALUE_TO_TEXT: the label before the answer")
@@ -86,13 +88,11 @@ class SFTObjective(Likelihood, TextRecords):
             values = parse_labels(label)
             self.schema.check(values)
             if self.schema.format(values) != label:
-                self.warn(
-                    "labels_not_canonical", f"label {label!r} is not written as a server writes it, names in order"
-                )
+                self.warn("labels_not_canonical", f"label {label!r} is not in the canonical form, attributes in order")
         return record
 
     def _shortened(self, conversation: Conversation, length: int) -> tuple[Conversation, Encoded] | None:
-        """The longest end that fits, opens with a masked turn as a conversation does, and still teaches something."""
+        """Return the longest end that fits, starts with a masked turn and has a learned token; None without one."""
         if self.settings.over_long == "error":
             raise InputError(
                 f"{length} tokens do not fit the window of {self.settings.window}; set over_long to drop or keep_end"
@@ -112,8 +112,8 @@ class SFTObjective(Likelihood, TextRecords):
         return None
 
 
-def _unlabelled(record: Conversation) -> Conversation:
-    """Without its labels; a turn that its label made learned stays learned, so that a baseline learns the same."""
+def _without_labels(record: Conversation) -> Conversation:
+    """Remove the labels, but keep learning the turns that had one, so that a baseline learns the same turns."""
     turns = [
         turn.model_copy(update={"label": None, "learned": turn.learned or bool(turn.label)})
         for turn in record.conversations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain language modelling: every token of a document after its first is learned. Knows no template and no labels."""
+"""Plain language modeling: every token of a document after its first is learned. No template, no labels."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from steerlm.training.objectives.tokens import Draft, TextRecords
 
 
 class TextObjective(Likelihood, TextRecords):
-    """A document is its text's tokens, without BOS as everywhere in this library, and EOS if the tokenizer has one.
+    """A document is the tokens of its text, and EOS if the tokenizer has one; no BOS, as everywhere in this library.
 
     A document longer than the window is cut into windows that overlap by one token, so that every token but the
     document's first is learned exactly once. Each window is a unit of its own.

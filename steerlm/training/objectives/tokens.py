@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the objectives share: from records to units by way of their texts, which are tokenized many at a time."""
+"""Base of the objectives: from records to units through their texts, which are tokenized in batches."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Encoder:
-    """Token ids of whole texts, without BOS or EOS (behaviour spec 2.4 and 4.1).
+    """Tokenizes whole texts, without BOS or EOS: `docs/upstream.md#sft-tokens`, `docs/upstream.md#reward-dataset`.
 
-    Keeps the Rust part of a fast transformers tokenizer alone, so that a process which unpickles it imports neither
-    transformers nor torch. `tokenizer` None: for an objective that computes losses only.
+    Keeps only the Rust part of a fast transformers tokenizer, so that a process that unpickles it imports neither
+    transformers nor torch. `tokenizer` may be None for an objective that only computes losses.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -29,9 +29,9 @@ class Encoder:
         self._split_special: bool = getattr(tokenizer, "split_special_tokens", False)
 
     def __call__(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
-        """The tokens of each text; their character offsets are left empty unless asked for, which costs a quarter."""
+        """Return the tokens of each text. Their character offsets, a quarter of the time, are computed on request."""
         backend = self._backend
-        backend.no_padding()  # whoever else uses the tokenizer may have switched them on
+        backend.no_padding()  # other users of the tokenizer may have enabled them
         backend.no_truncation()
         backend.encode_special_tokens = self._split_special
         if offsets:
@@ -39,7 +39,7 @@ class Encoder:
         return [Tokens(one.ids, []) for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def digest(self) -> str:
-        """sha256 of everything the ids depend on; the passing padding and truncation state is left out."""
+        """Return the sha256 of everything the ids depend on, without the transient padding and truncation state."""
         content = json.loads(self._backend.to_str())
         content.pop("padding", None)
         content.pop("truncation", None)
@@ -49,14 +49,14 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A checked record before its text is tokenized. `units` makes its units from the tokens of `text`."""
+    """A checked record before its text is tokenized. `units` turns the tokens of `text` into units."""
 
     text: str
     units: Callable[[Tokens], Sequence[Unit]]
 
 
 class TextRecords:
-    """Base of the objectives whose records are one text each: they give `draft`, this tokenizes in batches."""
+    """Base of objectives whose records are one text each: they implement `draft`, this class tokenizes in batches."""
 
     offsets = False
     """Whether `Draft.units` needs the tokens' character offsets."""
@@ -67,34 +67,30 @@ class TextRecords:
         self.warnings: dict[str, str] = {}
 
     def draft(self, record: Any) -> Draft:
-        """Raises `InputError` for a record that the objective refuses."""
+        """Check a record and return its text. Raises `InputError` for a record that the objective refuses."""
         raise NotImplementedError
 
-    def units(self, record: Any) -> Sequence[Unit]:
+    def units(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
         """See `Objective.units`."""
-        return next(self.units_of([record]))
-
-    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
-        """See `Objective.units_of`."""
         drafts: list[Draft] = []
-        refused = None
+        refusal = None
         try:
             for record in records:
                 drafts.append(self.draft(record))
         except InputError as error:
-            refused = error  # a record before it may still turn out to be refused
+            refusal = error  # an earlier record may still be refused, after it is tokenized
         texts = [draft.text for draft in drafts]
         for draft, tokens in zip(drafts, self.encoder(texts, self.offsets), strict=True):
             yield draft.units(tokens)
-        if refused is not None:
-            raise refused
+        if refusal is not None:
+            raise refusal
 
-    def warn(self, what: str, message: str) -> None:
-        """Say it once and count it as `what`."""
-        self.counts[what] += 1
-        self.warn_once(what, message)
+    def warn(self, name: str, message: str) -> None:
+        """Count a warning under `name`, and log it the first time."""
+        self.counts[name] += 1
+        self.warn_once(name, message)
 
-    def warn_once(self, what: str, message: str) -> None:
-        if what not in self.warnings:
-            self.warnings[what] = message
-            log.warning("%s (said once, counted as %s)", message, what)
+    def warn_once(self, name: str, message: str) -> None:
+        if name not in self.warnings:
+            self.warnings[name] = message
+            log.warning("%s (logged once, counted as %s)", message, name)
