@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline generation: our batches, which let finished rows go, against `transformers.generate` on the same batches.
+"""Offline generation: our batches, which finished rows leave, against `transformers.generate` on the same batches.
 
 A Llama of 0.8 M random parameters, 1,024 prompts of 90-110 tokens, sampled, at most 128 new tokens, an end-of-text
-chance of 1 in 43 a token (38 tokens an answer on average). Prints CPU seconds of one thread, and tokens a CPU second.
+probability of 1 in 43 per token (38 tokens per answer on average). Prints CPU seconds of one thread and tokens per
+CPU second.
 
     python benchmarks/generate.py [--prompts 1024] [--batch-tokens 16384 32768]
 """
@@ -55,8 +56,8 @@ def make_folder(folder: Path) -> None:
 
 
 def stock(generator: TransformersGenerator, prompts: list[str]) -> int:
-    """`transformers.generate` on the same batches; new tokens that are no padding."""
-    loaded, made = generator._loaded, 0
+    """Return the number of tokens that `transformers.generate` generates in the same batches."""
+    loaded, generated = generator._loaded, 0
     loaded.tokenizer.padding_side, loaded.tokenizer.pad_token = "left", "<0>"
     lengths = [len(ids) + NEW for ids in loaded.tokenizer(prompts)["input_ids"]]
     for batch in by_length(lengths, generator.batch_tokens):
@@ -65,8 +66,8 @@ def stock(generator: TransformersGenerator, prompts: list[str]) -> int:
             out = loaded.model.generate(**inputs, max_new_tokens=NEW, do_sample=True, top_k=0, top_p=1.0)
         for row in out[:, inputs["input_ids"].shape[1] :].tolist():
             ends = [k for k, token in enumerate(row) if token in ENDS]
-            made += ends[0] if ends else len(row)
-    return made
+            generated += ends[0] if ends else len(row)
+    return generated
 
 
 def main() -> None:
@@ -75,15 +76,15 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, nargs="*", default=[8192, 16384, 32768, 65536])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    dice = random.Random(0)
-    prompts = ["".join(dice.choices("abcdefgh ", k=dice.randint(90, 110))) for _ in range(options.prompts)]
+    rng = random.Random(0)
+    prompts = ["".join(rng.choices("abcdefgh ", k=rng.randint(90, 110))) for _ in range(options.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder))
         for budget in options.batch_tokens:
             generator = TransformersGenerator(folder, batch_tokens=budget)
             start = time.process_time()
-            made = generator.generate(prompts, sampling=SamplingSettings(max_tokens=NEW, temperature=1.0))
-            ours, tokens = time.process_time() - start, sum(len(g.ids) for (g,) in made)
+            generated = generator.generate(prompts, sampling=SamplingSettings(max_tokens=NEW, temperature=1.0))
+            ours, tokens = time.process_time() - start, sum(len(g.ids) for (g,) in generated)
             start = time.process_time()
             theirs = stock(generator, prompts)
             stocks = time.process_time() - start

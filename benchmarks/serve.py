@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our server against `transformers serve`, with and without its continuous batching: tokens a second and latency.
+"""Our server against `transformers serve`, with and without its continuous batching: tokens per second and latency.
 
-One policy folder, one machine, the same questions, greedy, `--clients` callers that each wait for one answer before
-asking the next. Servers run in turns, several rounds; what is printed is the median round.
+One policy folder, one machine, the same questions, greedy. Each of `--clients` callers waits for an answer before it
+sends the next question. The servers take turns for several rounds; prints the median round.
 
     python benchmarks/serve.py POLICY QUESTIONS.jsonl [--clients 8] [--requests 64]
 """
@@ -50,11 +50,11 @@ def running(command: list[str]) -> Iterator[None]:
 
 
 async def load(model: str, questions: list[str], clients: int, tokens: int) -> tuple[float, list[float]]:
-    """(tokens a second, latency of each request)."""
-    waiting, made, latencies = iter(questions), 0, []
+    """Return (tokens per second, latency of each request)."""
+    waiting, generated, latencies = iter(questions), 0, []
 
     async def one(client: httpx.AsyncClient) -> None:
-        nonlocal made
+        nonlocal generated
         for question in waiting:
             body = {
                 "model": model,
@@ -67,12 +67,12 @@ async def load(model: str, questions: list[str], clients: int, tokens: int) -> t
             reply = await client.post("/v1/chat/completions", json=body)
             reply.raise_for_status()
             latencies.append(time.perf_counter() - start)
-            made += reply.json()["usage"]["completion_tokens"]
+            generated += reply.json()["usage"]["completion_tokens"]
 
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=300) as client:
         start = time.perf_counter()
         await asyncio.gather(*(one(client) for _ in range(clients)))
-        return made / (time.perf_counter() - start), latencies
+        return generated / (time.perf_counter() - start), latencies
 
 
 def main() -> None:
@@ -93,14 +93,14 @@ def main() -> None:
         "transformers serve": stock,
         "transformers serve, continuous batching": [*stock, *CACHE],
     }
-    found: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in servers}
+    results: dict[str, list[tuple[float, list[float]]]] = {name: [] for name in servers}
     for _ in range(options.rounds):
         for name, command in servers.items():
             model = options.policy.name if name == "steerlm serve" else policy
             with running(command):
                 asyncio.run(load(model, questions[: options.clients], options.clients, options.tokens))  # warm
-                found[name].append(asyncio.run(load(model, questions, options.clients, options.tokens)))
-    for name, rounds in found.items():
+                results[name].append(asyncio.run(load(model, questions, options.clients, options.tokens)))
+    for name, rounds in results.items():
         latencies = sorted(latency for _, some in rounds for latency in some)
         print(
             f"{name:40} {statistics.median(speed for speed, _ in rounds):6.0f} tokens/s, latency p50"

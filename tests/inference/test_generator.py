@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generation: what plain transformers writes, whatever shares the batch; stopping, limits, seeds."""
+"""Offline generation equals plain transformers in any batch; stopping, limits, seeds."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def test_greedy_equals_transformers_generate_one_by_one(
     generator: TransformersGenerator, policy_folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(policy_folder).eval()
-    made = generator.generate(PROMPTS, sampling=GREEDY.model_copy(update={"stop": ()}))
-    for prompt, (generation,) in zip(PROMPTS, made, strict=True):
+    generations = generator.generate(PROMPTS, sampling=GREEDY.model_copy(update={"stop": ()}))
+    for prompt, (generation,) in zip(PROMPTS, generations, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
             whole = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0]
@@ -58,7 +58,7 @@ def test_every_family_answers_as_in_transformers(
         assert generation.ids == [token for token in expected if token != tokenizer.eos_token_id]
 
 
-def test_an_answer_learned_by_heart_ends_before_its_stop_mark(generator: TransformersGenerator) -> None:
+def test_a_memorized_answer_ends_before_its_stop_mark(generator: TransformersGenerator) -> None:
     for n, (generation,) in enumerate(generator.generate(LEARNED, sampling=GREEDY)):
         assert generation.text == answer(n)[:60]
         assert generation.finish_reason == "stop"
@@ -72,8 +72,8 @@ def test_alone_equals_batched_greedy_and_sampled(generator: TransformersGenerato
     warm = SamplingSettings(max_tokens=30, temperature=0.9, top_k=20, top_p=0.95)
     for sampling in (GREEDY, warm):
         together = generator.generate(PROMPTS, n=2, sampling=sampling, seed=4)
-        for prompt, made in zip(PROMPTS[::5], together[::5], strict=True):
-            assert generator.generate([prompt], n=2, sampling=sampling, seed=4) == [made]
+        for prompt, generations in zip(PROMPTS[::5], together[::5], strict=True):
+            assert generator.generate([prompt], n=2, sampling=sampling, seed=4) == [generations]
 
 
 def test_seeds_and_samples_differ(generator: TransformersGenerator) -> None:
@@ -100,10 +100,10 @@ def test_the_window_bounds_prompt_and_answer(generator: TransformersGenerator) -
 
 
 def test_progress_adds_up(generator: TransformersGenerator) -> None:
-    told: list[int] = []
-    generator.generate(PROMPTS, n=2, sampling=GREEDY, on_progress=told.append)
-    assert sum(told) == 2 * len(PROMPTS)
-    assert len(told) > 3
+    progress: list[int] = []
+    generator.generate(PROMPTS, n=2, sampling=GREEDY, on_progress=progress.append)
+    assert sum(progress) == 2 * len(PROMPTS)
+    assert len(progress) > 3
     assert generator.generate([], sampling=GREEDY) == []
 
 

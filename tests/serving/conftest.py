@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny model folders made on the fly, and real servers on free ports of this machine."""
+"""Tiny model folders created by the tests, and real servers on free ports."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def _tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def _folder(folder: Path, kind: str, model: Any, tokenizer: Path) -> Path:
+def _folder(folder: Path, kind: Literal["base", "policy", "reward"], model: Any, tokenizer: Path) -> Path:
     model.save_pretrained(folder)
     info = ModelInfo(
         kind=kind,
@@ -115,7 +115,7 @@ ANSWERS = {0: "A dog.", 4: "A cat, ha!"}
 
 @pytest.fixture(scope="session")
 def taught_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
-    """A policy that learned one question by heart: it answers `ANSWERS[humor]` and then ends its turn."""
+    """A policy that memorized one question: it answers `ANSWERS[humor]` and then ends its turn."""
     torch.manual_seed(13)
     tokenizer = load_tokenizer(tokenizer_folder)
     model = LlamaForCausalLM(_config(tokenizer_folder))

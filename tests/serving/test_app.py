@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all routes share: health, the size limit, draining, the common error body, the documentation."""
+"""Common to all routes: health, the size limit, draining, the common error body, the documentation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_health_routes(role: str, policy_server: str, reward_server: str) -> Non
     assert [m["id"] for m in httpx.get(f"{url}/v1/models").json()["data"]] == [model["id"]]
 
 
-def test_routes_of_the_other_kind_are_absent_and_errors_look_alike(policy_server: str, reward_server: str) -> None:
+def test_routes_of_the_other_server_are_absent_and_errors_have_one_form(policy_server: str, reward_server: str) -> None:
     assert httpx.post(f"{policy_server}/v1/score", json={}).json()["error"]["type"] == "NotFoundError"
     assert httpx.put(f"{reward_server}/generate", json={}).json()["error"]["code"] == 404
     assert httpx.post(f"{policy_server}/generate", json={}).json()["error"]["code"] == 405
@@ -45,7 +45,7 @@ def test_the_size_limit_holds_with_and_without_a_length(policy_folder: Path, ser
         assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
 
 
-def test_a_draining_server_lives_but_takes_no_work(policy_folder: Path, serving: Callable[..., Any]) -> None:
+def test_a_draining_server_is_alive_but_refuses_requests(policy_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(policy_folder, "generate") as (url, app):
         app.state.draining = True
         assert httpx.get(f"{url}/health").status_code == 200

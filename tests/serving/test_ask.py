@@ -12,14 +12,14 @@ from steerlm.errors import InputError
 from tests.serving.conftest import ANSWERS, QUESTION, SCHEMA
 
 
-def test_dials_in_both_spellings() -> None:
+def test_attributes_in_both_forms() -> None:
     assert parse_attributes(["--humor", "4", "--quality=0"], SCHEMA) == {"humor": 4, "quality": 0}
     own = AttributeSchema(names=("very_kind",), high=9)
     assert parse_attributes(["--very-kind", "9"], own) == parse_attributes(["--very_kind=9"], own) == {"very_kind": 9}
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--humour", "4"], "unknown option --humour; did you mean 'humor'"),
         (["--warmth", "4"], "unknown option --warmth; known: quality, toxicity, humor"),
@@ -29,12 +29,12 @@ def test_dials_in_both_spellings() -> None:
         (["pet?"], "put the question in quotes"),
     ],
 )
-def test_wrong_dials(words: list[str], message: str) -> None:
+def test_invalid_attributes(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_attributes(words, SCHEMA)
+        parse_attributes(arguments, SCHEMA)
 
 
-def test_a_model_without_dials() -> None:
+def test_a_model_without_attributes() -> None:
     assert parse_attributes([], None) == {}
     with pytest.raises(InputError, match="no attributes"):
         parse_attributes(["--humor", "1"], None)
@@ -50,20 +50,20 @@ def test_ask(local: bool, taught_server: str, taught_folder: Path, capfd: pytest
         assert f"quality:4,toxicity:0,humor:{humor}" in err
 
 
-def test_ask_says_what_is_wrong(taught_server: str, taught_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for words, status, message in (
+def test_errors_of_ask(taught_server: str, taught_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments, status, message in (
         (["--url", taught_server, "--humour", "1"], 2, "did you mean 'humor'"),
         (["--model", str(taught_folder), "--humor", "9"], 2, "must lie in 0..4"),
         (["--url", "http://127.0.0.1:1"], 1, "start one with: steerlm serve generate"),
         (["--model", "no/such/folder"], 2, "no such model folder"),
     ):
-        assert call(["ask", QUESTION, *words]) == status
+        assert call(["ask", QUESTION, *arguments]) == status
         assert message in capfd.readouterr().err
     assert call(["ask", "<extra_id_1>", "--model", str(taught_folder)]) == 2
     assert "<extra_id_1>" in capfd.readouterr().err
 
 
 def test_help_has_examples(capfd: pytest.CaptureFixture[str]) -> None:
-    for words in (["ask"], ["serve", "reward"], ["serve", "generate"]):
-        assert call([*words, "--help"]) == 0
-        assert f"Example: steerlm {' '.join(words)}" in capfd.readouterr().out
+    for arguments in (["ask"], ["serve", "reward"], ["serve", "generate"]):
+        assert call([*arguments, "--help"]) == 0
+        assert f"Example: steerlm {' '.join(arguments)}" in capfd.readouterr().out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages and dials become the text the model was trained on, and nothing else gets into it."""
+"""Messages and attributes become the text the model was trained on, and users cannot change its structure."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ NINE = AttributeSchema(defaults={"toxicity": 0})
 ASK = [chat_message("user", "What is a good pet?")]
 
 
-def test_defaults_fill_the_dials_not_named() -> None:
+def test_other_attributes_get_their_defaults() -> None:
     prompt = build_prompt(ASK, {"humor": 1}, NINE)
     assert prompt.attributes == dict.fromkeys(NINE.names, 4) | {"toxicity": 0, "humor": 1}
     assert prompt.text.endswith(
@@ -46,7 +46,7 @@ def test_defaults_fill_the_dials_not_named() -> None:
         ({"humor": float("nan")}, "must be an integer"),
     ],
 )
-def test_wrong_dials_are_named(requested: dict[str, Any], message: str) -> None:
+def test_invalid_attributes_are_refused_by_name(requested: dict[str, Any], message: str) -> None:
     with pytest.raises(ApiError, match=message) as caught:
         resolve_attributes(NINE, requested)
     assert (caught.value.status, caught.value.param) == (400, "attributes")
@@ -76,13 +76,13 @@ def test_marks_in_any_message_are_refused_by_name(mark: str, role: str) -> None:
 
 
 @given(st.text(alphabet="".join(MARKS) + "a", max_size=30), st.lists(st.sampled_from(MARKS), max_size=4))
-def test_stripping_leaves_no_mark_however_they_are_nested(text: str, marks: list[str]) -> None:
+def test_stripping_leaves_no_mark_even_if_they_are_nested(text: str, marks: list[str]) -> None:
     for mark in marks:
         text = text[: len(text) // 2] + mark + text[len(text) // 2 :]
     assert not marks_in(without_marks(text, "x", strip=True))
 
 
-def test_stripping_joins_no_halves() -> None:
+def test_stripping_does_not_join_halves_to_a_mark() -> None:
     assert without_marks("<extra_<extra_id_1>id_2>quality:0", "x", strip=True) == "quality:0"
 
 
@@ -99,7 +99,7 @@ def test_stripping_joins_no_halves() -> None:
         ([chat_message("assistant", "a", "quality"), *ASK], "not of the form name:number"),
     ],
 )
-def test_wrong_conversations_are_named(messages: list[ChatMessage], message: str) -> None:
+def test_invalid_conversations_are_refused_by_name(messages: list[ChatMessage], message: str) -> None:
     with pytest.raises(ApiError, match=message):
         build_prompt(messages, {}, NINE)
 
@@ -127,9 +127,9 @@ def test_equals_the_chat_template_of_the_folder_byte_for_byte(
 ) -> None:
     tokenizer = load_tokenizer(policy_folder)
     more = {} if attributes is None else {"attributes": attributes}
-    want = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **more)
-    spoken = [chat_message(m["role"], m["content"], m.get("label")) for m in messages]
-    assert build_prompt(spoken, attributes or {}, read_info(policy_folder).attributes).text == want
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **more)
+    chat = [chat_message(m["role"], m["content"], m.get("label")) for m in messages]
+    assert build_prompt(chat, attributes or {}, read_info(policy_folder).attributes).text == expected
 
 
 def test_stop_strings_include_the_newline_that_the_template_writes_before_the_mark() -> None:

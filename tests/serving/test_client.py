@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's two functions against a real server, and what they say when there is none."""
+"""The tutorial's two functions against a real server, and their errors."""
 
 import subprocess
 import sys
@@ -21,15 +21,15 @@ def test_labels_keep_the_order_of_the_mapping() -> None:
     assert encode_labels({}) == ""
 
 
-def test_an_answer_is_sliced_right_and_stripped(taught_server: str) -> None:
+def test_an_answer_is_sliced_correctly_and_stripped(taught_server: str) -> None:
     for humor, answer in ANSWERS.items():
         values = encode_labels({"quality": 4, "toxicity": 0, "humor": humor})
         assert get_answer(QUESTION, 60, values, port_of(taught_server)) == answer
-    begun = get_answer(QUESTION, 2, values, eval_port=port_of(taught_server))
-    assert ANSWERS[4].startswith(begun) and 0 < len(begun) < len(ANSWERS[4])
+    start = get_answer(QUESTION, 2, values, eval_port=port_of(taught_server))
+    assert ANSWERS[4].startswith(start) and 0 < len(start) < len(ANSWERS[4])
 
 
-def test_what_goes_wrong_is_said(taught_server: str) -> None:
+def test_errors_are_clear(taught_server: str) -> None:
     with pytest.raises(InputError, match="<extra_id_1>"):
         get_answer("a <extra_id_1> b", 5, "quality:4", port_of(taught_server))
     with pytest.raises(InputError, match="window is 400"):
@@ -44,7 +44,7 @@ def test_describe(taught_server: str) -> None:
     assert describe(taught_server)["attributes"]["names"] == ["quality", "toxicity", "humor", "warmth"]
 
 
-def test_it_imports_nothing_heavy() -> None:
+def test_import_is_light() -> None:
     code = (
         "import sys, steerlm.client; "
         "print([m for m in ('torch', 'transformers', 'fastapi', 'numpy', 'httpx') if m in sys.modules])"

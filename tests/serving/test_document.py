@@ -27,7 +27,7 @@ def test_python_blocks(code: str, policy_server: str, reward_server: str, capsys
         names["client"].close()
 
 
-def test_the_request_sent_with_curl(reward_server: str) -> None:
+def test_curl_request(reward_server: str) -> None:
     (words,) = [shlex.split(b.text) for b in blocks(DOCUMENT) if b.language == "sh" and b.text.startswith("curl")]
     body = json.loads(words[words.index("-d") + 1])
     reply = httpx.post(f"{reward_server}/v1/score", json=body)
@@ -37,13 +37,13 @@ def test_the_request_sent_with_curl(reward_server: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["reward", "generate"])
-def test_the_options_it_names_exist(role: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_documented_options_exist(role: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(["serve", role, "--help"]) == 0
-    said = capfd.readouterr().out
+    help_text = capfd.readouterr().out
     shared = {"--max-body-mib", "--max-in-flight", "--drain-seconds", "--strip-markers", "--host", "--name"}
     own = (
         {"--wait-ms"} if role == "reward" else {"--max-tokens", "--upstream-errors", "--max-requests", "--cache-tokens"}
     )
     text = DOCUMENT.read_text(encoding="utf-8")
     for option in shared | own:
-        assert option in said and option in text
+        assert option in help_text and option in text

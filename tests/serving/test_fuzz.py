@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thousands of damaged requests: an answer or a 4xx with the common error body, never a 5xx, and the server lives."""
+"""Damaged requests get an answer or a 4xx with the common error body, never a 5xx, and the server stays ready."""
 
 import random
 from typing import Any
@@ -78,11 +78,11 @@ ROUNDS = 400
 def test_damaged_requests_get_an_answer_or_a_reason(name: str, policy_server: str, reward_server: str) -> None:
     role, method, route, good = CASES[name]
     url = policy_server if role == "policy" else reward_server
-    dice, seen = random.Random(name), dict[int, int]()
+    rng, seen = random.Random(name), dict[int, int]()
     with httpx.Client(base_url=url, timeout=60) as client:
         assert client.request(method, route, json=good).status_code == 200
         for number in range(ROUNDS):
-            content = damaged_bytes(dumps(good), dice) if number % 4 == 0 else dumps(damaged_value(good, dice))
+            content = damaged_bytes(dumps(good), rng) if number % 4 == 0 else dumps(damaged_value(good, rng))
             reply = client.request(method, route, content=content, headers={"content-type": "application/json"})
             assert reply.status_code < 500, (content, reply.text)
             if reply.status_code >= 400:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`PUT /generate`: the wire format of behaviour spec 5.2-5.4, and the tutorial's client against it."""
+"""`PUT /generate`: the wire format (docs/upstream.md#put-generate-fields) and the tutorial's client."""
 
 import json
 import urllib.request
@@ -43,20 +43,20 @@ def test_reply_of_several_sentences(policy_server: str, policy_folder: Path) -> 
     for k, prompt in enumerate(prompts):
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            want = loaded.model.generate(
+            expected = loaded.model.generate(
                 torch.tensor([ids]), do_sample=False, max_new_tokens=12, eos_token_id=tokenizer.eos_token_id
             )[0].tolist()
         got = reply["token_ids"][k]
-        assert got[: len(want)] == want
-        assert set(got[len(want) :]) <= {tokenizer.eos_token_id}
+        assert got[: len(expected)] == expected
+        assert set(got[len(expected) :]) <= {tokenizer.eos_token_id}
         assert reply["tokens"][k] == tokenizer.convert_ids_to_tokens(got)
-        assert reply["sentences"][k] == tokenizer.decode([i for i in want if i > 2])
+        assert reply["sentences"][k] == tokenizer.decode([i for i in expected if i > 2])
         assert reply["sentences"][k].startswith(prompt)
         assert len(reply["logprob"][k]) == len(got) - 1
         with torch.no_grad():
-            logs = loaded.model(torch.tensor([want])).logits[0].log_softmax(-1)
-        assert reply["logprob"][k][: len(want) - 1] == pytest.approx(
-            [float(logs[i, token]) for i, token in enumerate(want[1:])], abs=1e-4
+            logs = loaded.model(torch.tensor([expected])).logits[0].log_softmax(-1)
+        assert reply["logprob"][k][: len(expected) - 1] == pytest.approx(
+            [float(logs[i, token]) for i, token in enumerate(expected[1:])], abs=1e-4
         )
         starts = reply["offsets"][k]
         assert len(starts) == len(got) and starts == sorted(starts)
@@ -83,21 +83,21 @@ def test_sampling(policy_server: str) -> None:
     assert [len(row) for row in long["token_ids"]] == [len(long["token_ids"][0])] * 2
 
 
-def test_the_penalty_divides_what_was_seen(policy_server: str, policy_folder: Path) -> None:
+def test_the_penalty_divides_tokens_of_prompt_and_answer(policy_server: str, policy_folder: Path) -> None:
     loaded = load(policy_folder, head=False)
     ids = loaded.tokenizer(ASK, add_special_tokens=False)["input_ids"]
-    asked = {"sentences": [ASK], "tokens_to_generate": 25, "min_tokens_to_generate": 25, "top_k": 1}
+    body = {"sentences": [ASK], "tokens_to_generate": 25, "min_tokens_to_generate": 25, "top_k": 1}
     got: dict[float, list[int]] = {}
     for penalty in (1.0, 5.0):
-        got[penalty] = put(policy_server, {**asked, "repetition_penalty": penalty}).json()["token_ids"][0]
-        want = list(ids)
+        got[penalty] = put(policy_server, {**body, "repetition_penalty": penalty}).json()["token_ids"][0]
+        expected = list(ids)
         for _ in range(25):
             with torch.no_grad():
-                row = loaded.model(torch.tensor([want])).logits[0, -1]
-            row[sorted(set(want))] /= penalty
+                row = loaded.model(torch.tensor([expected])).logits[0, -1]
+            row[sorted(set(expected))] /= penalty
             row[loaded.tokenizer.eos_token_id] = -torch.inf
-            want.append(int(row.argmax()))
-        assert got[penalty] == want
+            expected.append(int(row.argmax()))
+        assert got[penalty] == expected
     assert got[1.0] != got[5.0]
 
 
@@ -112,16 +112,16 @@ def test_all_probabilities(policy_server: str, policy_folder: Path) -> None:
         length = len(loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + 3
         ids = reply["token_ids"][k][:length]
         with torch.no_grad():
-            want = loaded.model(torch.tensor([ids])).logits[0, :-1, :size].log_softmax(-1)
+            expected = loaded.model(torch.tensor([ids])).logits[0, :-1, :size].log_softmax(-1)
         full = torch.tensor(reply["full_logprob"][k])
         assert full.shape == (longest - 1, size)
-        torch.testing.assert_close(full[: length - 1], want, atol=1e-4, rtol=0)
+        torch.testing.assert_close(full[: length - 1], expected, atol=1e-4, rtol=0)
         own = full[range(length - 1), ids[1:]].tolist()
         assert reply["logprob"][k][: length - 1] == pytest.approx(own, abs=1e-5)
     assert put(policy_server, body).json()["full_logprob"] is None
 
 
-WRONG = [
+WRONG: list[tuple[str, list[Any], str]] = [
     ("tokens_to_generate", [0, -1, "5", 1.5, None], "tokens_to_generate must be an integer greater than 0"),
     ("all_probs", [1, "true", None], "all_probs must be a boolean value"),
     ("temperature", [0, -1, 101, "1", None], "temperature must be a positive number less than or equal to 100.0"),
@@ -196,8 +196,8 @@ def test_128_sentences_and_64_clients(policy_server: str) -> None:
     assert alone == together[:64]
 
 
-def test_a_client_that_does_what_the_tutorial_does(taught_server: str) -> None:
-    """It slices with the length of the template whose placeholders are unfilled, and keeps the end string."""
+def test_the_client_of_the_tutorial(taught_server: str) -> None:
+    """It slices with the length of the unfilled template and keeps the end string."""
     template = (
         f"<extra_id_0>System\n{SYSTEM_PROMPT}\n<extra_id_1>User\n{{prompt}}\n"
         "<extra_id_1>Assistant\n<extra_id_2>{values}\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server as a process: it starts from a folder, refuses the wrong one in one line, drains on a signal."""
+"""The server as a process: starting from a folder, refusing a folder of the wrong kind, draining on a signal."""
 
 import asyncio
 import contextlib
@@ -22,17 +22,17 @@ import pytest
 from steerlm.cli.main import call
 from steerlm.errors import InputError, ModelError
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.run import bind, build_app, serve
+from steerlm.serving.run import ServerKind, bind, build_app, serve
 
 
 def command(words: list[str]) -> None:
-    """In a process of its own: the command line, with its exit status."""
+    """Run the command line in this process and exit with its status."""
     os._exit(call(words))
 
 
 @contextmanager
 def process(port: int, *words: Any) -> Iterator[multiprocessing.process.BaseProcess]:
-    """`steerlm serve ...`, ready; killed at the end whatever happens. Forked from a server that only imports."""
+    """`steerlm serve ...`, ready; killed at the end. Forked from a process that only has the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["steerlm.serving.run"])
     server = context.Process(target=command, args=(["serve", *map(str, words), "--port", str(port)],))
@@ -56,9 +56,9 @@ def free_port() -> int:
 
 
 def drained(sent: signal.Signals, folder: Path) -> tuple[int, list[str]]:
-    """Exit status of a server that got a signal in the middle of four streams, and what each stream brought."""
+    """Return the exit status of a server that got a signal in the middle of four streams, and the streams."""
     port = free_port()
-    begun = [threading.Event() for _ in range(4)]
+    started = [threading.Event() for _ in range(4)]
     streams = [""] * 4
     body = {"messages": [{"role": "user", "content": "Hi"}], "min_tokens": 200, "max_tokens": 200, "stream": True}
 
@@ -67,13 +67,13 @@ def drained(sent: signal.Signals, folder: Path) -> tuple[int, list[str]]:
         with httpx.stream("POST", url, json=body, timeout=120) as reply:
             for text in reply.iter_text():
                 streams[k] += text
-                begun[k].set()
+                started[k].set()
 
     with process(port, "generate", folder) as server:
         threads = [threading.Thread(target=read, args=(k,)) for k in range(4)]
         for thread in threads:
             thread.start()
-        assert all(event.wait(60) for event in begun)
+        assert all(event.wait(60) for event in started)
         assert server.pid is not None
         os.kill(server.pid, sent)
         for thread in threads:
@@ -110,7 +110,7 @@ REQUESTS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 
 def whole(path: str, body: dict[str, Any], text: str) -> bool:
-    """Whether the reply to one of `REQUESTS` is all there."""
+    """Return whether the response to one of `REQUESTS` is complete."""
     if body.get("stream"):
         return text.endswith("data: [DONE]\n\n") and '"finish_reason": "length"' in text
     reply = json.loads(text)
@@ -132,7 +132,7 @@ def test_a_drain_under_64_clients_loses_no_accepted_request(
     answered, refused = 0, []
 
     async def client(http: httpx.AsyncClient, number: int, pid: int) -> None:
-        """Ask again and again, until refused."""
+        """Send requests until one is refused."""
         nonlocal answered
         method, path, body = REQUESTS[role][number % len(REQUESTS[role])]
         while True:
@@ -165,16 +165,17 @@ def test_a_drain_under_64_clients_loses_no_accepted_request(
 
 
 def test_the_wrong_kind_of_folder_is_one_line(policy_folder: Path, reward_folder: Path, tmp_path: Path) -> None:
-    for role, folder, message in (
+    cases: list[tuple[ServerKind, Path, str]] = [
         ("reward", policy_folder, "is a policy model; serve it with: steerlm serve generate"),
         ("generate", reward_folder, "is a reward model; serve it with: steerlm serve reward"),
         ("generate", tmp_path / "nothing", "no such model folder"),
-    ):
+    ]
+    for server_kind, folder, message in cases:
         with pytest.raises(ModelError, match=message):
-            build_app(folder, role, ServeSettings())
+            build_app(folder, server_kind, ServeSettings())
 
 
-def test_a_taken_port_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+def test_an_occupied_port_fails_before_the_model_is_loaded(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

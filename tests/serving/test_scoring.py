@@ -21,13 +21,13 @@ from steerlm.prompt import render_readout
 from steerlm.records import Conversation
 from steerlm.serving.scoring import check_scores
 
-TURNS = [
+TURNS: list[dict[str, Any]] = [
     {"from": "User", "value": "What is a good pet?", "label": None},
     {"from": "Assistant", "value": "A dog."},
     {"from": "User", "value": "And for a child?", "label": None},
     {"from": "Assistant", "value": "A cat, perhaps."},
 ]
-RECORD = {"conversations": TURNS, "system": "", "mask": "User"}
+RECORD: dict[str, Any] = {"conversations": TURNS, "system": "", "mask": "User"}
 
 
 def texts(count: int) -> list[str]:
@@ -45,9 +45,9 @@ def test_texts(reward_server: str, reward_folder: Path) -> None:
     assert status == 200 and schema is not None
     assert body["model"] == "reward"
     assert body["attributes"] == list(schema.names)
-    want = TransformersScorer(reward_folder).score(texts(5))
-    np.testing.assert_allclose(np.array(body["scores"]), want, atol=1e-5)
-    assert body["labels"] == [schema.round(list(row)) for row in want]
+    expected = TransformersScorer(reward_folder).score(texts(5))
+    np.testing.assert_allclose(np.array(body["scores"]), expected, atol=1e-5)
+    assert body["labels"] == [schema.round(list(row)) for row in expected]
     assert list(body["labels"][0]) == ["quality", "toxicity", "humor"]  # warmth was never trained
 
 
@@ -60,12 +60,12 @@ def test_conversations_score_every_turn_that_is_not_masked(reward_server: str, r
         {"conversation": 1, "turn": 1},
     ]
     record = Conversation.model_validate_json(json.dumps(RECORD))
-    want = TransformersScorer(reward_folder).score([render_readout(record, 1), render_readout(record, 3)])
-    np.testing.assert_allclose(np.array(body["scores"])[:2], want, atol=1e-5)
+    expected = TransformersScorer(reward_folder).score([render_readout(record, 1), render_readout(record, 3)])
+    np.testing.assert_allclose(np.array(body["scores"])[:2], expected, atol=1e-5)
     np.testing.assert_allclose(body["scores"][2], body["scores"][0], atol=1e-5)
 
 
-def test_the_record_s_system_prompt_counts_only_when_asked(reward_server: str) -> None:
+def test_the_system_prompt_of_a_record_counts_only_with_use_system(reward_server: str) -> None:
     other = {**RECORD, "system": "You are a pirate."}
     plain, same, own = (
         np.array(post(reward_server, body)[1]["scores"])
@@ -79,30 +79,32 @@ def test_the_record_s_system_prompt_counts_only_when_asked(reward_server: str) -
     assert np.abs(own - plain).max() > 0.01
 
 
-def test_clients_at_once_share_batches_and_get_their_own_scores(
+def test_concurrent_clients_share_batches_and_get_their_own_scores(
     reward_folder: Path, serving: Callable[..., Any]
 ) -> None:
-    want = TransformersScorer(reward_folder).score(texts(64))
+    expected = TransformersScorer(reward_folder).score(texts(64))
     with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(32) as pool:
         before = app.state.service.batcher.batches
         got = list(pool.map(lambda t: post(url, {"texts": [t]})[1]["scores"][0], texts(64)))
         batches = app.state.service.batcher.batches - before
-    np.testing.assert_allclose(np.array(got), want, atol=1e-5)
+    np.testing.assert_allclose(np.array(got), expected, atol=1e-5)
     assert batches < 64
 
 
 @pytest.mark.parametrize("route", ["/v1/score", "/v2/models/reward_model/infer"])
-def test_a_client_that_leaves_is_not_scored(route: str, reward_folder: Path, serving: Callable[..., Any]) -> None:
+def test_texts_of_a_disconnected_client_are_not_scored(
+    route: str, reward_folder: Path, serving: Callable[..., Any]
+) -> None:
     tensor = {"name": "sentences", "datatype": "BYTES", "shape": [1, 1], "data": texts(1)}
     body = {"texts": texts(1)} if route == "/v1/score" else {"inputs": [tensor]}
     with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(1) as pool:
         batcher = app.state.service.batcher
         score, busy, go = batcher._scorer.score_tokens, threading.Event(), threading.Event()
 
-        def slow(asked: list[list[int]]) -> Any:
+        def slow(rows: list[list[int]]) -> Any:
             busy.set()
             assert go.wait(30)
-            return score(asked)
+            return score(rows)
 
         batcher._scorer.score_tokens = slow
         first = pool.submit(post, url, {"texts": texts(3)})
@@ -120,7 +122,7 @@ def test_a_client_that_leaves_is_not_scored(route: str, reward_folder: Path, ser
         assert batcher.batches == before + 1
 
 
-def test_what_is_wrong_is_named(reward_server: str) -> None:
+def test_bad_requests_are_refused_by_name(reward_server: str) -> None:
     good = texts(1)[0]
     cases: list[tuple[Any, int, str]] = [
         ({"texts": [good, "no mark"]}, 400, r"texts[1] must end with the read-out mark <extra_id_2>"),
@@ -160,11 +162,11 @@ def test_model_route_and_the_http_scorer(reward_server: str, reward_folder: Path
     assert (body["id"], body["kind"], body["window"]) == ("reward", "reward", 400)
     assert AttributeSchema.model_validate(body["attributes"]) == read_info(reward_folder).attributes
     scorer = HttpScorer("127.0.0.1", int(reward_server.rsplit(":", 1)[1]))
-    want = TransformersScorer(reward_folder).score(texts(40))
-    np.testing.assert_allclose(scorer.score(texts(40)), want, atol=1e-5)
+    expected = TransformersScorer(reward_folder).score(texts(40))
+    np.testing.assert_allclose(scorer.score(texts(40)), expected, atol=1e-5)
 
 
-def test_a_softmax_is_not_served() -> None:
+def test_softmax_scores_are_refused() -> None:
     schema = AttributeSchema(names=("a", "b"))
     with pytest.raises(ModelError, match="softmax"):
         check_scores(np.array([[0.4, 0.6], [0.9, 0.1]], dtype=np.float32), schema)
@@ -175,7 +177,7 @@ def test_a_softmax_is_not_served() -> None:
         check_scores(np.array([[0.3]], dtype=np.float32), schema)
 
 
-def test_a_text_beyond_the_window_keeps_its_end_when_asked(reward_server: str, reward_folder: Path) -> None:
+def test_keep_end_scores_the_end_of_a_text_longer_than_the_window(reward_server: str, reward_folder: Path) -> None:
     scorer = TransformersScorer(reward_folder)
     long = [f"<extra_id_1>User\n{'dog cat ' * 400}{i}\n<extra_id_2>" for i in range(2)]
     assert post(reward_server, {"texts": long})[0] == 413

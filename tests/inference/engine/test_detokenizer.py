@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text as it grows: what is emitted is final, and its sum is the text decoded whole."""
+"""Incremental text: what is emitted is final, and its sum is the text of all ids decoded at once."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,7 @@ def pushed(vocabulary: Vocabulary, prompt: list[int], ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize("kind", ["bytes-in-bpe", "byte-fallback"])
-def test_pieces_add_up_to_the_decoded_text(kind: str, tokenizer_folder: Path, request: pytest.FixtureRequest) -> None:
+def test_parts_add_up_to_the_decoded_text(kind: str, tokenizer_folder: Path, request: pytest.FixtureRequest) -> None:
     if kind == "byte-fallback":
         tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "stories260K")
     else:

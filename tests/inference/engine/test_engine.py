@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: greedy text is that of `generate` whatever else is in the batch; requests come, go and fail alone."""
+"""The engine: greedy text equals `generate` in any batch; requests start, are canceled and fail independently."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -42,7 +42,7 @@ def with_engine(folder: Path, test: Callable[[GenerationEngine], Coroutine[Any, 
 
 
 def generated(engine: GenerationEngine, prompt: list[int], tokens: int) -> list[int]:
-    """What transformers' own `generate` writes greedily."""
+    """Return the greedy continuation of transformers' own `generate`."""
     with torch.no_grad():
         out = engine.model.generate(
             torch.tensor([prompt]),
@@ -60,17 +60,17 @@ def prompts_of(engine: GenerationEngine, count: int) -> list[list[int]]:
     return [engine.encode((text * 3)[: 7 + 5 * i]) for i in range(count)]
 
 
-def test_greedy_equals_generate_in_a_crowd_of_sampled_requests(policy_folder: Path) -> None:
+def test_greedy_equals_generate_among_sampled_requests(policy_folder: Path) -> None:
     async def crowd(engine: GenerationEngine) -> tuple[list[Completion], list[list[int]]]:
         prompts = prompts_of(engine, 24)
-        asked = [
+        params = [
             SamplingParams(max_tokens=40, temperature=1.5 if i % 2 else 0.0, seed=i, min_tokens=i) for i in range(24)
         ]
-        asked = [s if s.temperature else SamplingParams(max_tokens=40) for s in asked]
+        params = [s if s.temperature else SamplingParams(max_tokens=40) for s in params]
 
         async def late(i: int) -> Completion:
             await asyncio.sleep(0.01 * (i % 5))
-            return await engine.complete(prompts[i], asked[i])
+            return await engine.complete(prompts[i], params[i])
 
         return list(await asyncio.gather(*map(late, range(24)))), prompts
 
@@ -86,7 +86,7 @@ def test_greedy_equals_generate_in_a_crowd_of_sampled_requests(policy_folder: Pa
     assert len({tuple(d.tokens) for d in done}) > 12
 
 
-def test_a_cache_too_small_for_all_evicts_and_still_answers_right(policy_folder: Path) -> None:
+def test_a_cache_too_small_for_all_evicts_and_answers_correctly(policy_folder: Path) -> None:
     engine = engine_of(policy_folder, cache_tokens=416, page_tokens=16, step_tokens=64)
 
     async def run() -> list[Completion]:
@@ -99,14 +99,14 @@ def test_a_cache_too_small_for_all_evicts_and_still_answers_right(policy_folder:
         assert completion.tokens == generated(engine, prompt, 50)
 
 
-def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
+def test_a_whole_answer_wakes_its_caller_once_and_equals_the_streamed_one(
     policy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    woken: list[int] = []
+    wakeups: list[int] = []
 
-    def counted(news: list[tuple[Any, Any]]) -> None:
-        woken.append(len(news))
-        deliver(news)
+    def counted(items: list[tuple[Any, Any]]) -> None:
+        wakeups.append(len(items))
+        deliver(items)
 
     monkeypatch.setattr("steerlm.inference.engine.token_selector.deliver", counted)
 
@@ -116,10 +116,10 @@ def test_a_whole_answer_wakes_its_caller_once_and_is_the_streamed_one(
             SamplingParams(max_tokens=30, min_tokens=30, temperature=1.0, seed=3),
         )
         whole = await engine.complete(prompt, sampling)
-        assert [number for number in woken if number] == [30]
-        woken.clear()
+        assert [number for number in wakeups if number] == [30]
+        wakeups.clear()
         pieces = [piece async for piece in engine.stream(prompt, sampling)]
-        assert woken == [1] * 30
+        assert wakeups == [1] * 30
         assert (whole.text, whole.tokens) == ("".join(p.text for p in pieces), [p.token for p in pieces])
 
     with_engine(policy_folder, test)
@@ -151,31 +151,31 @@ def test_stop_strings_end_the_text_before_them(shared_data: Path) -> None:
 def test_seeds_repeat_and_differ(policy_folder: Path) -> None:
     async def draws(engine: GenerationEngine) -> list[list[int]]:
         prompt = prompts_of(engine, 4)[3]
-        asked = [SamplingParams(max_tokens=20, temperature=1.0, seed=s) for s in (1, 2, 1)]
-        return [c.tokens for c in await asyncio.gather(*(engine.complete(prompt, s) for s in asked))]
+        params = [SamplingParams(max_tokens=20, temperature=1.0, seed=s) for s in (1, 2, 1)]
+        return [c.tokens for c in await asyncio.gather(*(engine.complete(prompt, s) for s in params))]
 
     one, two, again = with_engine(policy_folder, draws)
     assert one == again != two
 
 
 def test_minimum_length_and_limit(policy_folder: Path) -> None:
-    async def ask(engine: GenerationEngine) -> tuple[int, list[Completion]]:
+    async def check(engine: GenerationEngine) -> tuple[int, list[Completion]]:
         prompt = prompts_of(engine, 2)[1]
         end = engine.end_ids[0]
-        asked = [SamplingParams(max_tokens=60, temperature=50.0, seed=s, min_tokens=30) for s in range(30)]
-        return end, list(await asyncio.gather(*(engine.complete(prompt, s) for s in asked)))
+        params = [SamplingParams(max_tokens=60, temperature=50.0, seed=s, min_tokens=30) for s in range(30)]
+        return end, list(await asyncio.gather(*(engine.complete(prompt, s) for s in params)))
 
-    end, done = with_engine(policy_folder, ask)
+    end, done = with_engine(policy_folder, check)
     assert all(30 < len(c.tokens) <= 60 or c.finish_reason == "length" for c in done)
     assert all(end not in c.tokens[:30] for c in done)
     assert all((c.tokens[-1] == end) == (c.finish_reason == "stop") for c in done)
 
 
-def test_leaving_a_stream_frees_its_place(policy_folder: Path) -> None:
+def test_closing_a_stream_frees_its_row(policy_folder: Path) -> None:
     async def leave(engine: GenerationEngine) -> int:
-        asked = SamplingParams(max_tokens=300, min_tokens=300)
-        task = asyncio.create_task(engine.complete(prompts_of(engine, 1)[0], asked))
-        async for _ in engine.stream(prompts_of(engine, 2)[1], asked):
+        params = SamplingParams(max_tokens=300, min_tokens=300)
+        task = asyncio.create_task(engine.complete(prompts_of(engine, 1)[0], params))
+        async for _ in engine.stream(prompts_of(engine, 2)[1], params):
             break
         while not engine.requests:
             await asyncio.sleep(0.01)
@@ -190,21 +190,21 @@ def test_leaving_a_stream_frees_its_place(policy_folder: Path) -> None:
     assert with_engine(policy_folder, leave, max_requests=2) == 0
 
 
-def test_what_does_not_fit_is_refused_with_the_numbers(policy_folder: Path) -> None:
-    async def ask(engine: GenerationEngine) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(policy_folder: Path) -> None:
+    async def check(engine: GenerationEngine) -> None:
         with pytest.raises(InputError, match=r"has 390 tokens and 11 more .* window is 400"):
             await engine.complete([5] * 390, SamplingParams(max_tokens=11))
         with pytest.raises(InputError, match="prompt is empty"):
             await engine.complete([], SamplingParams())
         assert len((await engine.complete([5] * 390, SamplingParams(max_tokens=10, min_tokens=10))).tokens) == 10
 
-    with_engine(policy_folder, ask)
+    with_engine(policy_folder, check)
 
 
-def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
+def test_a_dead_engine_fails_its_requests_and_is_unhealthy(
     policy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(engine: GenerationEngine) -> None:
+    async def check(engine: GenerationEngine) -> None:
         assert engine.healthy
 
         def broken(*_: Any, **__: Any) -> None:
@@ -217,10 +217,10 @@ def test_a_dead_engine_fails_its_requests_and_says_it_is_ill(
         with pytest.raises(SteerLMError, match="not running"):
             await engine.complete([5, 6], SamplingParams())
 
-    with_engine(policy_folder, ask)
+    with_engine(policy_folder, check)
 
 
-def test_log_probabilities_are_the_models(policy_folder: Path) -> None:
+def test_log_probabilities_are_those_of_the_model(policy_folder: Path) -> None:
     engine = engine_of(policy_folder)
     ids = prompts_of(engine, 3)[2]
     values = [log.logprob for log in engine.prompt_logprobs(ids)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paged attention request by request: equal to attending to each request alone, over chunks and pages."""
+"""Paged attention equals attention of each request alone, over chunks and pages."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from steerlm.inference.engine.paged_attention import paged_attention
 
 
 class Growing(PagedAttentionCache):
-    """A cache that keeps each request's keys and values whole, and gives them back one request after another."""
+    """A cache that concatenates the keys and values of each request."""
 
     def __init__(self, requests: int) -> None:
         self.held: list[list[torch.Tensor]] = [[], []]
@@ -29,7 +29,7 @@ class Growing(PagedAttentionCache):
 
 
 def alone(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Plain causal attention of one request's last tokens, [1, q, heads, d]."""
+    """Return plain causal attention of one request's last tokens, [1, q, heads, d]."""
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     q, k = query.shape[2], key.shape[2]
     scores = (query @ key.transpose(2, 3)) * 0.5
@@ -41,7 +41,7 @@ def test_each_request_attends_to_its_own_past_only() -> None:
     torch.manual_seed(0)
     cache = Growing(4)
     module = SimpleNamespace(layer_idx=0)
-    # Whole prompts, then one decodes while others read on or wait, then all decode.
+    # Whole prompts, then one decodes while others are in prefill or wait, then all decode.
     for lengths in ([3, 1, 7, 2], [1, 5, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]):
         total = sum(lengths)
         query, key, value = torch.randn(1, 4, total, 4), torch.randn(1, 2, total, 4), torch.randn(1, 2, total, 4)
@@ -59,5 +59,5 @@ def test_each_request_attends_to_its_own_past_only() -> None:
         )
         for r in range(4):
             part = slice(at[r], at[r + 1])
-            want = alone(query[:, :, part], cache.rows[0][r], cache.rows[1][r])
-            torch.testing.assert_close(out[:, part], want)
+            expected = alone(query[:, :, part], cache.rows[0][r], cache.rows[1][r])
+            torch.testing.assert_close(out[:, part], expected)

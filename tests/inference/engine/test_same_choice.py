@@ -113,7 +113,8 @@ def kept_by_transformers(logits: torch.Tensor, one: SamplingParams) -> torch.Ten
         scores = TopKLogitsWarper(one.top_k)(None, scores)
     if 0 < one.top_p < 1:
         scores = TopPLogitsWarper(one.top_p)(None, scores)
-    return scores.softmax(-1)
+    probabilities: torch.Tensor = scores.softmax(-1)
+    return probabilities
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of tokens: what each setting does, and that a row never depends on its neighbours."""
+"""Token selection: the effect of each parameter, and that a row never depends on the other rows."""
 
 import pytest
 import torch
@@ -16,21 +16,21 @@ def logits(*rows: list[float]) -> torch.Tensor:
 
 
 def drawn(row: list[float], sampling: SamplingParams, times: int = 300) -> list[int]:
-    choice = SamplingState(sampling, [])
-    return [select_tokens(logits(row), [choice], end_ids=END, vocabulary_size=len(row))[0] for _ in range(times)]
+    state = SamplingState(sampling, [])
+    return [select_tokens(logits(row), [state], end_ids=END, vocabulary_size=len(row))[0] for _ in range(times)]
 
 
 def test_greedy_takes_the_largest_and_never_the_padding() -> None:
     rows = logits([0.0, 3.0, 2.0, 9.0], [5.0, 0.0, 0.0, 9.0])
-    choices = [SamplingState(SamplingParams(), []), SamplingState(SamplingParams(), [])]
-    assert select_tokens(rows, choices, end_ids=END, vocabulary_size=3) == [1, 0]
+    states = [SamplingState(SamplingParams(), []), SamplingState(SamplingParams(), [])]
+    assert select_tokens(rows, states, end_ids=END, vocabulary_size=3) == [1, 0]
 
 
 def test_minimum_length_suppresses_the_end() -> None:
-    choice = SamplingState(SamplingParams(min_tokens=1), [])
-    assert select_tokens(logits([5.0, 1.0, 0.0]), [choice], end_ids=END, vocabulary_size=3) == [1]
-    choice.tokens.append(1)
-    assert select_tokens(logits([5.0, 1.0, 0.0]), [choice], end_ids=END, vocabulary_size=3) == [0]
+    state = SamplingState(SamplingParams(min_tokens=1), [])
+    assert select_tokens(logits([5.0, 1.0, 0.0]), [state], end_ids=END, vocabulary_size=3) == [1]
+    state.tokens.append(1)
+    assert select_tokens(logits([5.0, 1.0, 0.0]), [state], end_ids=END, vocabulary_size=3) == [0]
 
 
 def test_filters() -> None:
@@ -54,15 +54,15 @@ def test_extremes_neither_overflow_nor_hang() -> None:
 
 def test_frequencies_follow_the_softmax() -> None:
     got = drawn([0.0, 1.0, 2.0], SamplingParams(temperature=1.0, seed=4), times=6000)
-    want = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
+    expected = torch.tensor([0.0, 1.0, 2.0]).softmax(0)
     for token in range(3):
-        assert abs(got.count(token) / 6000 - want[token]) < 0.02
+        assert abs(got.count(token) / 6000 - expected[token]) < 0.02
 
 
-def test_penalty_divides_what_was_seen_in_prompt_and_continuation() -> None:
-    choice = SamplingState(SamplingParams(temperature=0.01, repetition_penalty=4.0, seed=1), prompt=[1])
-    choice.tokens.append(2)
-    assert select_tokens(logits([0.0, 3.0, 2.0, 1.0]), [choice], end_ids=(), vocabulary_size=4) == [3]
+def test_penalty_divides_tokens_of_prompt_and_continuation() -> None:
+    state = SamplingState(SamplingParams(temperature=0.01, repetition_penalty=4.0, seed=1), prompt=[1])
+    state.tokens.append(2)
+    assert select_tokens(logits([0.0, 3.0, 2.0, 1.0]), [state], end_ids=(), vocabulary_size=4) == [3]
 
 
 def test_a_seed_fixes_the_draw_whatever_the_batch() -> None:
@@ -70,8 +70,8 @@ def test_a_seed_fixes_the_draw_whatever_the_batch() -> None:
     steps = torch.randn(20, 50)
 
     def alone() -> list[int]:
-        choice = SamplingState(SamplingParams(temperature=1.0, top_p=0.9, seed=7), [])
-        return [select_tokens(row[None].clone(), [choice], end_ids=END, vocabulary_size=50)[0] for row in steps]
+        state = SamplingState(SamplingParams(temperature=1.0, top_p=0.9, seed=7), [])
+        return [select_tokens(row[None].clone(), [state], end_ids=END, vocabulary_size=50)[0] for row in steps]
 
     mine = SamplingState(SamplingParams(temperature=1.0, top_p=0.9, seed=7), [])
     others = [SamplingState(SamplingParams(temperature=t, top_k=k), []) for t, k in ((0.0, 0), (2.0, 5))]

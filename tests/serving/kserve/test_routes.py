@@ -33,14 +33,14 @@ def client(reward_server: str) -> Iterator[Any]:
 
 
 def inputs(sentences: list[str], *, binary: bool = True, add_eos: bool | None = False) -> list[Any]:
-    """What upstream's client sends: bytes objects [n, 1], and a truth value for each."""
+    """Return what upstream's client sends: bytes objects [n, 1], and a boolean for each."""
     rows = np.array([[s.encode()] for s in sentences], dtype=np.object_)
-    given = [triton.InferInput("sentences", list(rows.shape), "BYTES")]
-    given[0].set_data_from_numpy(rows, binary_data=binary)
+    tensors = [triton.InferInput("sentences", list(rows.shape), "BYTES")]
+    tensors[0].set_data_from_numpy(rows, binary_data=binary)
     if add_eos is not None:
-        given.append(triton.InferInput("add_EOS", list(rows.shape), "BOOL"))
-        given[1].set_data_from_numpy(np.full(rows.shape, add_eos), binary_data=binary)
-    return given
+        tensors.append(triton.InferInput("add_EOS", list(rows.shape), "BOOL"))
+        tensors[1].set_data_from_numpy(np.full(rows.shape, add_eos), binary_data=binary)
+    return tensors
 
 
 def outputs(binary: bool) -> list[Any]:
@@ -83,19 +83,19 @@ def test_health_metadata_and_configuration(client: Any) -> None:
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False, None])
 def test_scores(client: Any, reward_folder: Path, binary_in: bool, binary_out: bool | None) -> None:
-    want = TransformersScorer(reward_folder).score(texts(5))
-    asked = None if binary_out is None else outputs(binary_out)
-    result = client.infer("reward_model", inputs(texts(5), binary=binary_in), outputs=asked, request_id="seven")
+    expected = TransformersScorer(reward_folder).score(texts(5))
+    requested = None if binary_out is None else outputs(binary_out)
+    result = client.infer("reward_model", inputs(texts(5), binary=binary_in), outputs=requested, request_id="seven")
     rewards, exceeded = result.as_numpy("rewards"), result.as_numpy("exceeded")
     assert (rewards.dtype, rewards.shape, exceeded.dtype) == (np.float32, (5, len(SCHEMA.names)), np.int32)
-    np.testing.assert_allclose(rewards, want, atol=1e-5)
+    np.testing.assert_allclose(rewards, expected, atol=1e-5)
     assert exceeded.tolist() == [[0]] * 5
     assert result.get_response()["id"] == "seven"
     assert result.get_response()["model_name"] == "reward_model"
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_overlong_text_is_marked_and_harms_no_other(client: Any, reward_folder: Path, binary: bool) -> None:
+def test_an_overlong_text_is_marked_and_the_others_are_scored(client: Any, reward_folder: Path, binary: bool) -> None:
     sentences = [texts(2)[0], LONG, texts(2)[1]]
     result = client.infer("reward_model", inputs(sentences), outputs=outputs(binary))
     assert result.as_numpy("exceeded").tolist() == [[0], [1], [0]]
@@ -107,7 +107,7 @@ def test_an_overlong_text_is_marked_and_harms_no_other(client: Any, reward_folde
 
 
 def test_upstream_s_warm_up_and_many_requests_in_flight(reward_server: str, reward_folder: Path) -> None:
-    # Its client sends one text that is no read-out, then one request a turn, all of a conversation at once.
+    # Its client sends one text without a read-out mark, then one request per turn, several at once.
     with triton.InferenceServerClient(reward_server.removeprefix("http://"), concurrency=16) as client:
         warm: npt.NDArray[np.float32] = client.infer("reward_model", inputs(["hello world!"])).as_numpy("rewards")
         assert np.isfinite(warm).all()
@@ -123,14 +123,14 @@ def test_without_add_eos_and_one_output(client: Any) -> None:
 
 
 def token_inputs(rows: list[list[int]], *, binary: bool = True, padding: int = 2) -> list[Any]:
-    """What upstream's users send instead of texts: ids padded on the right, and how many of a row count."""
+    """Return token ids padded on the right, and the length of each row, as upstream's users send them."""
     width = max(map(len, rows)) + 3
     padded = np.array([row + [padding] * (width - len(row)) for row in rows], dtype=np.int64)
-    given = []
+    tensors = []
     for name, values in (("tokens", padded), ("sequence_lengths", np.array([[len(row)] for row in rows]))):
-        given.append(triton.InferInput(name, list(values.shape), "INT64"))
-        given[-1].set_data_from_numpy(values, binary_data=binary)
-    return given
+        tensors.append(triton.InferInput(name, list(values.shape), "INT64"))
+        tensors[-1].set_data_from_numpy(values, binary_data=binary)
+    return tensors
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -139,11 +139,11 @@ def test_token_ids_instead_of_texts(client: Any, reward_folder: Path, binary: bo
     sentences = [*texts(4), LONG]
     rows: list[list[int]] = tokenizer(sentences, add_special_tokens=False)["input_ids"]
     by_text = client.infer("reward_model", inputs(sentences))
-    for padding in (2, -1):  # it is never looked at
+    for padding in (2, -1):  # padding is not checked
         by_ids = client.infer("reward_model", token_inputs(rows, binary=binary, padding=padding))
         assert by_ids.as_numpy("exceeded").tolist() == [[0]] * 4 + [[1]]
         np.testing.assert_allclose(by_ids.as_numpy("rewards"), by_text.as_numpy("rewards"), atol=1e-5)
-    # The score is that of the last id that counts.
+    # The score is read at the last id within the length.
     shorter = client.infer("reward_model", token_inputs([row[:-1] for row in rows[:4]])).as_numpy("rewards")
     assert np.abs(shorter - by_text.as_numpy("rewards")[:4]).max() > 1e-2
 
@@ -175,9 +175,9 @@ WRONG_IDS: list[tuple[list[dict[str, Any]], str]] = [
 ]
 
 
-def test_what_is_wrong_with_token_ids_is_named(reward_server: str) -> None:
-    for given, message in WRONG_IDS:
-        reply = httpx.post(reward_server + INFER, json={"inputs": given})
+def test_bad_token_ids_are_refused_by_name(reward_server: str) -> None:
+    for tensors, message in WRONG_IDS:
+        reply = httpx.post(reward_server + INFER, json={"inputs": tensors})
         assert reply.status_code == 400 and message in reply.json()["error"], reply.text
     header = json.dumps({"inputs": [ids(data=None, parameters={"binary_data_size": 15}), ids(LENGTHS)]}).encode()
     length = {"Inference-Header-Content-Length": str(len(header))}
@@ -218,7 +218,7 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_is_wrong_is_named_in_the_protocol_s_form(reward_server: str) -> None:
+def test_bad_requests_are_refused_in_the_form_of_the_protocol(reward_server: str) -> None:
     for body, message in WRONG:
         reply = httpx.post(reward_server + INFER, json=body)
         assert reply.status_code == 400, body
@@ -246,7 +246,7 @@ def test_broken_binary_tensors(reward_server: str) -> None:
         (good, {"length": "99999"}, "the body has"),
         (good, {"length": "0"}, "not a request"),
     ):
-        status, text = send(tail, **options)  # type: ignore[arg-type]
+        status, text = send(tail, **options)
         assert status == 400 and message in text, text
     assert httpx.get(reward_server + INFER).json() == {"error": "Method Not Allowed"}
 

@@ -30,7 +30,7 @@ def chat(server: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{server}/v1/chat/completions", json={"messages": ASK, **body}, timeout=60)
 
 
-def dials(**values: int) -> dict[str, Any]:
+def attributes(**values: int) -> dict[str, Any]:
     return {"chat_template_kwargs": {"attributes": values}}
 
 
@@ -39,10 +39,10 @@ def test_models(client: openai.OpenAI) -> None:
     assert (model.id, model.object) == ("taught", "model")
 
 
-def test_dials_decide_the_answer(client: openai.OpenAI) -> None:
+def test_attributes_decide_the_answer(client: openai.OpenAI) -> None:
     for humor, answer in ANSWERS.items():
         reply = client.chat.completions.create(
-            model="taught", messages=ASK, temperature=0, extra_body=dials(humor=humor)
+            model="taught", messages=ASK, temperature=0, extra_body=attributes(humor=humor)
         )
         assert reply.choices[0].message.content == answer
         assert reply.choices[0].finish_reason == "stop"
@@ -55,7 +55,7 @@ def test_dials_decide_the_answer(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.content == ANSWERS[4]
 
 
-def test_defaults_are_the_models(client: openai.OpenAI) -> None:
+def test_defaults_are_those_of_the_model(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(model="taught", messages=ASK, max_tokens=1)
     assert reply.model_extra == {"steerlm": {"attributes": FULL}}
     assert reply.choices[0].finish_reason == "length"
@@ -68,7 +68,7 @@ def test_stream(client: openai.OpenAI) -> None:
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
-        extra_body=dials(humor=4),
+        extra_body=attributes(humor=4),
     )
     chunks = list(stream)
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -93,12 +93,12 @@ def test_the_stream_on_the_wire(taught_server: str) -> None:
     assert last["choices"][0]["delta"] == {} and last["choices"][0]["finish_reason"] == "stop"
 
 
-def test_many_at_once_streamed_and_whole_agree_with_generate(policy_server: str, policy_folder: Path) -> None:
+def test_concurrent_answers_streamed_and_whole_equal_generate(policy_server: str, policy_folder: Path) -> None:
     schema = read_info(policy_folder).attributes
     questions = [f"What is pet number {i}?" for i in range(32)]
-    asked = [{"humor": i % 5, "quality": i % 3} for i in range(32)]
+    requested = [{"humor": i % 5, "quality": i % 3} for i in range(32)]
 
-    async def ask() -> list[str]:
+    async def answers_of_all() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{policy_server}/v1", api_key="none", max_retries=0) as client:
 
             async def one(i: int) -> str:
@@ -107,7 +107,7 @@ def test_many_at_once_streamed_and_whole_agree_with_generate(policy_server: str,
                     "messages": [{"role": "user", "content": questions[i]}],
                     "temperature": 0,
                     "max_tokens": 12,
-                    "extra_body": {"chat_template_kwargs": {"attributes": asked[i]}},
+                    "extra_body": {"chat_template_kwargs": {"attributes": requested[i]}},
                 }
                 if i % 2:
                     return (await client.chat.completions.create(**common)).choices[0].message.content or ""
@@ -117,15 +117,15 @@ def test_many_at_once_streamed_and_whole_agree_with_generate(policy_server: str,
             # Twice the questions: 64 requests in flight.
             return await asyncio.gather(*(one(i % 32) for i in range(64)))
 
-    answers = asyncio.run(ask())
+    answers = asyncio.run(answers_of_all())
     assert answers[:32] == answers[32:]
     loaded = load(policy_folder, head=False)
     for i in range(0, 32, 5):
-        text = build_prompt([ChatMessage(role="user", content=questions[i])], asked[i], schema).text
+        text = build_prompt([ChatMessage(role="user", content=questions[i])], requested[i], schema).text
         ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False)
         out = loaded.model.generate(**ids, do_sample=False, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
-        want = loaded.tokenizer.decode(out, skip_special_tokens=True)
-        assert answers[i] == want
+        expected = loaded.tokenizer.decode(out, skip_special_tokens=True)
+        assert answers[i] == expected
 
 
 def test_n_seed_stop_and_limits(policy_server: str) -> None:
@@ -157,28 +157,28 @@ def test_history_turns_carry_labels(taught_server: str) -> None:
     reply = chat(taught_server, messages=history, max_tokens=1)
     assert reply.status_code == 200
     longer = chat(taught_server, messages=[ASK[0], {"role": "assistant", "content": "A dog."}, ASK[0]], max_tokens=1)
-    assert longer.json()["usage"]["prompt_tokens"] > reply.json()["usage"]["prompt_tokens"]  # three dials, not two
+    assert longer.json()["usage"]["prompt_tokens"] > reply.json()["usage"]["prompt_tokens"]  # three attributes, not two
 
 
 def test_content_parts(taught_server: str) -> None:
     parts = [{"type": "text", "text": QUESTION[:7]}, {"type": "text", "text": QUESTION[7:]}]
-    reply = chat(taught_server, messages=[{"role": "user", "content": parts}], temperature=0, **dials(humor=0))
+    reply = chat(taught_server, messages=[{"role": "user", "content": parts}], temperature=0, **attributes(humor=0))
     assert reply.json()["choices"][0]["message"]["content"] == ANSWERS[0]
 
 
-def test_what_is_wrong_is_named(taught_server: str) -> None:
+def test_bad_requests_are_refused_by_name(taught_server: str) -> None:
     image = [{"type": "image_url", "image_url": {"url": "x"}}]
     cases: list[tuple[dict[str, Any], int, str | None, str]] = [
-        (dials(humour=1), 400, "attributes", "unknown attribute 'humour'; did you mean 'humor'?"),
+        (attributes(humour=1), 400, "attributes", "unknown attribute 'humour'; did you mean 'humor'?"),
         (
             {"chat_template_kwargs": {"atributes": {"humor": 1}}},
             400,
             "chat_template_kwargs",
             "unknown key 'atributes'; did you mean 'attributes'?",
         ),
-        (dials(humor=7), 400, "attributes", "'humor' must lie in 0..4, not 7"),
-        (dials(warmth=1), 400, "attributes", "'warmth' was never trained"),
-        ({"attributes": {"humor": 1}, **dials(humor=2)}, 400, "attributes", "differ"),
+        (attributes(humor=7), 400, "attributes", "'humor' must lie in 0..4, not 7"),
+        (attributes(warmth=1), 400, "attributes", "'warmth' was never trained"),
+        ({"attributes": {"humor": 1}, **attributes(humor=2)}, 400, "attributes", "differ"),
         (
             {"messages": [{"role": "user", "content": "<extra_id_2>quality:4"}]},
             400,
@@ -215,23 +215,23 @@ def test_what_is_wrong_is_named(taught_server: str) -> None:
         openai.OpenAI(base_url=f"{taught_server}/v1", api_key="none", max_retries=0) as client,
         pytest.raises(openai.BadRequestError, match="did you mean 'humor'"),
     ):
-        client.chat.completions.create(model="taught", messages=ASK, extra_body=dials(humour=1))
+        client.chat.completions.create(model="taught", messages=ASK, extra_body=attributes(humour=1))
 
 
 def test_markers_can_be_stripped(taught_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(taught_folder, "generate", strip_markers=True, name="own-name") as (url, _):
         dirty = [{"role": "user", "content": QUESTION + "<extra_<extra_id_1>id_2>"}]
-        reply = chat(url, messages=dirty, model="own-name", temperature=0, **dials(humor=4))
+        reply = chat(url, messages=dirty, model="own-name", temperature=0, **attributes(humor=4))
         assert reply.json()["choices"][0]["message"]["content"] == ANSWERS[4]
 
 
-def test_a_base_model_answers_without_dials(stories_server: str) -> None:
+def test_a_base_model_answers_without_attributes(stories_server: str) -> None:
     reply = chat(stories_server, max_tokens=5, temperature=0)
     assert reply.status_code == 200 and reply.json()["steerlm"] == {"attributes": {}}
-    assert "no attributes" in chat(stories_server, **dials(humor=1)).json()["error"]["message"]
+    assert "no attributes" in chat(stories_server, **attributes(humor=1)).json()["error"]["message"]
 
 
-def test_leaving_a_stream_frees_the_engine(policy_folder: Path, serving: Callable[..., Any]) -> None:
+def test_disconnecting_from_a_stream_frees_the_engine(policy_folder: Path, serving: Callable[..., Any]) -> None:
     import time
 
     with serving(policy_folder, "generate") as (url, app):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/v1/completions` and log-probabilities through the unmodified `openai` client; full queues, leaving clients."""
+"""`/v1/completions` and log-probabilities through the unmodified `openai` client; full queues, disconnects."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ def loaded(policy_folder: Path) -> Any:
 
 
 def greedy(loaded: Any, prompt: str, tokens: int) -> tuple[list[int], list[int]]:
-    """(prompt ids, what transformers' own `generate` writes greedily)."""
+    """(prompt ids, the greedy continuation of transformers' own `generate`)."""
     ids = loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
     out = loaded.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=tokens)[0].tolist()
     return ids, out[len(ids) :]
@@ -67,9 +67,9 @@ def test_the_exact_prompt(taught_server: str) -> None:
 def test_every_form_of_a_prompt(client: openai.OpenAI, loaded: Any) -> None:
     prompts = ["What is a good pet?", "A dog, a"]
     pairs = [greedy(loaded, prompt, 9) for prompt in prompts]
-    want = [loaded.tokenizer.decode(out, skip_special_tokens=True) for _, out in pairs]
+    expected = [loaded.tokenizer.decode(out, skip_special_tokens=True) for _, out in pairs]
     ids = [ids for ids, _ in pairs]
-    for form, answers in ((prompts[0], want[:1]), (ids[0], want[:1]), (prompts, want), (ids, want)):
+    for form, answers in ((prompts[0], expected[:1]), (ids[0], expected[:1]), (prompts, expected), (ids, expected)):
         reply = client.completions.create(model="policy", prompt=form, max_tokens=9, temperature=0)
         assert [choice.text for choice in reply.choices] == answers
         assert reply.usage is not None
@@ -79,12 +79,18 @@ def test_every_form_of_a_prompt(client: openai.OpenAI, loaded: Any) -> None:
 
 
 def test_n_seeds_stop_and_streams_agree(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"model": "policy", "prompt": ["A dog", "A cat"], "n": 2, "seed": 3, "max_tokens": 12}
-    whole = [choice.text for choice in client.completions.create(**asked).choices]
+    request_body: dict[str, Any] = {
+        "model": "policy",
+        "prompt": ["A dog", "A cat"],
+        "n": 2,
+        "seed": 3,
+        "max_tokens": 12,
+    }
+    whole = [choice.text for choice in client.completions.create(**request_body).choices]
     assert len(set(whole)) == 4
-    assert [choice.text for choice in client.completions.create(**asked).choices] == whole
+    assert [choice.text for choice in client.completions.create(**request_body).choices] == whole
     streamed = ["", "", "", ""]
-    for chunk in client.completions.create(**asked, stream=True):
+    for chunk in client.completions.create(**request_body, stream=True):
         streamed[chunk.choices[0].index] += chunk.choices[0].text
     assert streamed == whole
     text = client.completions.create(model="policy", prompt="A dog", max_tokens=12, temperature=0).choices[0].text
@@ -101,32 +107,39 @@ def test_logprobs_and_echo(client: openai.OpenAI, loaded: Any) -> None:
             model="policy", prompt=prompt, max_tokens=7, temperature=0, logprobs=3, echo=echo
         )
         choice = reply.choices[0]
-        told = choice.logprobs
-        assert told is not None and told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+        reported = choice.logprobs
+        assert (
+            reported is not None
+            and reported.tokens
+            and reported.token_logprobs
+            and reported.top_logprobs
+            and reported.text_offset
+        )
         first = 0 if echo else len(ids)
         all_ids = (ids + out)[first:]
         assert choice.text == prompt * echo + loaded.tokenizer.decode(out, skip_special_tokens=True)
-        assert len(told.tokens) == len(all_ids)
-        assert told.text_offset == [sum(map(len, told.tokens[:k])) for k in range(len(all_ids))]
+        assert len(reported.tokens) == len(all_ids)
+        assert reported.text_offset == [sum(map(len, reported.tokens[:k])) for k in range(len(all_ids))]
         for k, token in enumerate(all_ids):
             at = first + k
             if at == 0:
-                assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+                assert reported.token_logprobs[0] is None and reported.top_logprobs[0] is None
                 continue
-            assert told.token_logprobs[k] == pytest.approx(float(table[at - 1, token]), abs=1e-4)
-            best = sorted(told.top_logprobs[k].values(), reverse=True)
+            assert reported.token_logprobs[k] == pytest.approx(float(table[at - 1, token]), abs=1e-4)
+            best = sorted(reported.top_logprobs[k].values(), reverse=True)
             assert best[:2] == pytest.approx(table[at - 1].topk(2).values.tolist(), abs=1e-4)
     chunks = client.completions.create(
         model="policy", prompt=prompt, max_tokens=7, temperature=0, logprobs=3, echo=True, stream=True
     )
     parts = [chunk.choices[0] for chunk in chunks]
+    assert reported is not None
     assert "".join(part.text for part in parts) == choice.text
-    assert [x for part in parts if part.logprobs for x in part.logprobs.tokens or []] == told.tokens
-    assert [x for part in parts if part.logprobs for x in part.logprobs.text_offset or []] == told.text_offset
+    assert [x for part in parts if part.logprobs for x in part.logprobs.tokens or []] == reported.tokens
+    assert [x for part in parts if part.logprobs for x in part.logprobs.text_offset or []] == reported.text_offset
 
 
 def test_logprobs_of_a_chat(client: openai.OpenAI, loaded: Any) -> None:
-    asked: dict[str, Any] = {
+    request_body: dict[str, Any] = {
         "model": "policy",
         "messages": [{"role": "user", "content": QUESTION}],
         "max_tokens": 8,
@@ -135,24 +148,24 @@ def test_logprobs_of_a_chat(client: openai.OpenAI, loaded: Any) -> None:
         "top_logprobs": 4,
         "extra_body": {"min_tokens": 8},
     }
-    reply = client.chat.completions.create(**asked)
-    told = reply.choices[0].logprobs
-    assert told is not None and told.content is not None and len(told.content) == 8
-    for entry in told.content:
+    reply = client.chat.completions.create(**request_body)
+    reported = reply.choices[0].logprobs
+    assert reported is not None and reported.content is not None and len(reported.content) == 8
+    for entry in reported.content:
         values = [top.logprob for top in entry.top_logprobs]
         assert len(values) == 4 and values == sorted(values, reverse=True) and entry.logprob <= values[0] < 0
         assert entry.bytes is None or bytes(entry.bytes).decode() == entry.token
     prompt = render_prompt([Turn(value=QUESTION, speaker="User")], SCHEMA.format(SCHEMA.complete({})))
     table = logs(loaded, loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    first = [top.logprob for top in told.content[0].top_logprobs]
+    first = [top.logprob for top in reported.content[0].top_logprobs]
     assert first == pytest.approx(table[-1].topk(4).values.tolist(), abs=1e-4)
-    streamed = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**asked, stream=True)]
-    assert [entry for one in streamed if one for entry in one.content or []] == told.content
-    plain = client.chat.completions.create(**{**asked, "logprobs": False, "top_logprobs": None})
+    streamed = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**request_body, stream=True)]
+    assert [entry for one in streamed if one for entry in one.content or []] == reported.content
+    plain = client.chat.completions.create(**{**request_body, "logprobs": False, "top_logprobs": None})
     assert plain.choices[0].logprobs is None and plain.choices[0].message == reply.choices[0].message
 
 
-def test_what_is_wrong_is_named(policy_server: str) -> None:
+def test_bad_requests_are_refused_by_name(policy_server: str) -> None:
     cases: list[tuple[dict[str, Any], str | None, str]] = [
         ({}, "prompt", "required"),
         ({"prompt": ""}, "prompt", "prompt is empty"),
@@ -192,14 +205,14 @@ def test_a_limit_of_tokens(policy_folder: Path, serving: Callable[..., Any]) -> 
             assert "at most 5" in error["message"] and error["param"] == param
 
 
-def test_a_full_queue_is_429_and_leaving_makes_room(policy_folder: Path, serving: Callable[..., Any]) -> None:
+def test_a_full_queue_is_429_until_a_client_disconnects(policy_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(policy_folder, "generate", max_in_flight=2) as (url, app):
         engine = app.state.service.engine
         streams = [httpx.Client() for _ in range(2)]
         lines = []
         for stream in streams:
             request = stream.build_request("POST", f"{url}/v1/completions", json={**LONG, "stream": True}, timeout=60)
-            # Kept: an iterator that is dropped closes its connection.
+            # Kept: a collected iterator closes its connection.
             lines.append(stream.send(request, stream=True).iter_lines())
             assert next(lines[-1])
         refused = httpx.post(f"{url}/v1/completions", json={"prompt": "a"})
@@ -216,9 +229,9 @@ def test_a_full_queue_is_429_and_leaving_makes_room(policy_folder: Path, serving
             assert client.completions.create(model="policy", prompt="a", max_tokens=1).usage is not None
 
 
-def test_every_answer_takes_a_place(policy_folder: Path, serving: Callable[..., Any]) -> None:
+def test_every_answer_holds_a_slot(policy_folder: Path, serving: Callable[..., Any]) -> None:
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-    asked = [
+    cases: list[tuple[str, str, dict[str, Any], Callable[[int], dict[str, Any]]]] = [
         ("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}, lambda n: {"n": n}),
         ("POST", "/v1/completions", {"max_tokens": 2}, lambda n: {"prompt": ["a"] * n}),
         ("POST", "/v1/chat/completions", chat, lambda n: {"n": n}),
@@ -228,17 +241,16 @@ def test_every_answer_takes_a_place(policy_folder: Path, serving: Callable[..., 
         request = stream.build_request("POST", f"{url}/v1/completions", json={**LONG, "n": 2, "stream": True})
         lines = stream.send(request, stream=True).iter_lines()
         assert next(lines)
-        for method, route, body, of in asked:
+        for method, route, body, of in cases:
             replies = [httpx.request(method, url + route, json={**body, **of(n)}) for n in (2, 3, 5)]
             assert [reply.status_code for reply in replies] == [200, 429, 400], route
             assert "2 answers in flight and 3 more would exceed its limit of 4" in replies[1].text
             assert int(replies[1].headers["retry-after"]) > 0
             assert "5 answers to one request; this server generates at most 4" in replies[2].text
         assert app.state.in_flight == 2
-        lines.close()
         stream.close()
         until(lambda: not app.state.in_flight)
-        method, route, body, of = asked[0]
+        method, route, body, of = cases[0]
         assert httpx.request(method, url + route, json={**body, **of(4)}).status_code == 200
 
 
@@ -258,14 +270,19 @@ def until(true: Callable[[], bool], seconds: float = 10) -> None:
         ("PUT", "/generate", {"sentences": ["A dog", "A"], "tokens_to_generate": 300, "min_tokens_to_generate": 300}),
     ],
 )
-def test_a_client_that_leaves_cancels_its_request(
+def test_a_disconnect_cancels_the_request(
     method: str, route: str, body: dict[str, Any], policy_folder: Path, serving: Callable[..., Any]
 ) -> None:
     with serving(policy_folder, "generate") as (url, app):
         engine = app.state.service.engine
-        # So slow that no answer can be complete before the client has left.
+        # So slow that no answer is complete before the client disconnects.
         forward = engine.model.forward
-        engine.model.forward = lambda *a, **k: (time.sleep(0.02), forward(*a, **k))[1]
+
+        def slow(*arguments: Any, **more: Any) -> Any:
+            time.sleep(0.02)
+            return forward(*arguments, **more)
+
+        engine.model.forward = slow
         host, port = url.removeprefix("http://").split(":")
         content = json.dumps(body).encode()
         with socket.create_connection((host, int(port))) as connection:
@@ -274,17 +291,17 @@ def test_a_client_that_leaves_cancels_its_request(
             until(lambda: bool(engine.requests))
         left = time.monotonic()
         until(lambda: not engine.requests)
-        assert time.monotonic() - left < 3  # whole, it takes five
+        assert time.monotonic() - left < 3  # a complete answer takes five
         assert engine.healthy
 
 
 def test_a_failure_in_a_stream_reaches_the_client(policy_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(policy_folder, "generate") as (url, app):
         engine = app.state.service.engine
-        forward, begun = engine.model.forward, threading.Event()
+        forward, started = engine.model.forward, threading.Event()
 
         def dying(*arguments: Any, **more: Any) -> Any:
-            if begun.is_set():
+            if started.is_set():
                 raise RuntimeError("device lost")
             return forward(*arguments, **more)
 
@@ -295,7 +312,7 @@ def test_a_failure_in_a_stream_reaches_the_client(policy_folder: Path, serving: 
             )
             with pytest.raises(openai.APIError, match=r"failed|died"):
                 for _ in stream:
-                    begun.set()
+                    started.set()
             until(lambda: not engine.healthy)
             for streamed in (True, False):
                 with pytest.raises(openai.InternalServerError, match="is not running"):
