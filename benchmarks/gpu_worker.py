@@ -60,14 +60,14 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a step, of the reward model's forward passes, and for which a save keeps training waiting."""
     import torch
 
-    from steerlm.training.footprint import packing
+    from steerlm.training.footprint import simulate_packing
     from steerlm.training.layout import LayoutSettings
 
     engine, objective = build(task)
     count = WARM_UP + task["steps"]
     batches = list(packed(task, engine.layout, count))
     steps = [seconds(engine.step, batch.rows, objective, LR, batch.count) for batch in batches][WARM_UP:]
-    filled = packing(lengths(task, count), settings(task), LayoutSettings(**task["layout"]), count)
+    filled = simulate_packing(lengths(task, count), settings(task), LayoutSettings(**task["layout"]), count)
     result = {
         "step_seconds": statistics.median(steps),
         "tokens_per_second": sum(batch.tokens for batch in batches[WARM_UP:]) / sum(steps),

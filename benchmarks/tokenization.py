@@ -21,9 +21,9 @@ from typing import Any
 from oasst import conversations
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import HelpSteer2Source
 from steerlm.datasets.prepare import prepare_source
 from steerlm.datasets.regression import write_regression
+from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import Tokens
 from steerlm.records import Conversation, Line, read_records

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage makes, and the store that keeps it under its key.
+"""Artifacts: the results of stages, and the store that keeps them by stage and key.
 
-`<store>/<stage>/<key>/` holds the artifact itself in a folder named after its kind (`policy/` is a model folder),
-`manifest.json`, `COMPLETE` (written last), `key.json` (what the key was made of, written first), `logs/` and, until the
-stage is done, `work/`.
-The digest covers what a later stage may depend on; metrics, times and places are provenance beside it. Knows nothing
-of how stages compute their keys or their files.
+`<store>/<stage>/<key>/` contains the artifact's files in a folder named after its kind (`policy/` is a model folder),
+`manifest.json`, `COMPLETE` (written last), `key.json` (the parts of the key, written first), `logs/` and, until the
+stage is done, `work/`. The digest covers everything that a later stage may depend on; metrics, times and paths are
+provenance.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from steerlm.checksums import FileDigest, digest_folder, digest_json, sha256_fil
 from steerlm.errors import StorageError
 from steerlm.files import cache_folder, remove_partial_files, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.storage import S3Place, is_remote
+from steerlm.storage import S3Prefix, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 
 
 class Content(BaseModel):
-    """What a digest covers. `tokenizer`: digest of the tokenizer's files, if there are any."""
+    """Everything that an artifact's digest covers. `tokenizer`: digest of the tokenizer's files, if it has any."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,12 +56,12 @@ class Content(BaseModel):
     tokenizer: str | None = None
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON, lower-case hex."""
+        """Return the sha256 of the canonical JSON in lowercase hex."""
         return digest_json(self.model_dump(mode="json"))
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: the content and its digest; who made it and how is provenance."""
+    """`manifest.json`: the content, its digest, and the provenance (when, where and by which code it was made)."""
 
     stage: str
     key: str
@@ -73,7 +72,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished artifact. `path`: its files, local once `materialise` has seen it; `uri`: its folder in the store."""
+    """A finished artifact. `path`: its files, which are local after `materialize`; `uri`: its folder in the store."""
 
     kind: str
     key: str
@@ -84,7 +83,7 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """The local folder with manifest and logs; `path` is in it."""
+        """The local folder that contains manifest, logs and `path`."""
         return self.path.parent
 
     @property
@@ -95,13 +94,13 @@ class Artifact:
 class Store:
     """Artifacts by stage and key, in a local folder or at `s3://bucket/prefix`.
 
-    Work on an s3 store happens in a local cache folder (`cache`, default below the user's cache folder); an artifact is
-    uploaded when it is complete, and downloaded when a stage that is really run reads it. Locks hold between the
-    processes of one machine.
+    Stages of an S3 store work in a local cache folder (`cache`, by default below the user's cache folder). An artifact
+    is uploaded when it is complete, and downloaded when a stage that reads it actually runs. Locks of an S3 store hold
+    between the processes of one machine.
     """
 
     def __init__(self, uri: str | Path, cache: Path | None = None) -> None:
-        self.remote = S3Place.of(str(uri)) if is_remote(uri) else None
+        self.remote = S3Prefix.open(str(uri)) if is_remote(uri) else None
         if self.remote:
             home = cache or cache_folder() / "stores"
             self.root = home / self.remote.bucket / self.remote.prefix
@@ -115,9 +114,12 @@ class Store:
         return self.root / stage / (f"{key}{REPLACEMENT}" if replace else key)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The finished artifact of a key, or None. Local files are checked (untouched ones by size and time alone).
+        """Return the finished artifact of a key, or None.
 
-        Raises `StorageError` naming a file that is missing or was changed since the artifact was made.
+        Local files are verified: by checksum, or by size and time alone if they were not touched since the last check.
+
+        Raises:
+            StorageError: Names a file that is missing or has changed since the artifact was made.
         """
         folder = self.folder(stage, key)
         if (folder / COMPLETE).exists():
@@ -130,7 +132,7 @@ class Store:
         return None
 
     def open(self, stage: str, key: str, digest: str | None = None) -> Artifact:
-        """The finished artifact of a key; raises `StorageError` if there is none.
+        """Return the finished artifact of a key; raises `StorageError` if it does not exist.
 
         A local copy whose digest is not `digest` is dropped if the remote store has another artifact by now.
         """
@@ -139,17 +141,17 @@ class Store:
             self._drop_copy(artifact)
             artifact = self.find(stage, key)
         if artifact is None:
-            raise StorageError(f"{self.uri}/{stage}/{key}: no finished artifact is there; run the stage {stage} again")
+            raise StorageError(f"{self.uri}/{stage}/{key}: no finished artifact; run the stage {stage} again")
         return artifact
 
-    def materialise(self, artifact: Artifact) -> Artifact:
-        """Bring an artifact's files to this machine, verified, if they are not here yet."""
+    def materialize(self, artifact: Artifact) -> Artifact:
+        """Download an artifact's files and verify them, unless they are local already."""
         if self.remote and not (artifact.folder / COMPLETE).exists():
-            place = self.remote.at(f"{artifact.manifest.stage}/{artifact.key}")
+            prefix = self.remote.at(f"{artifact.manifest.stage}/{artifact.key}")
             files = artifact.manifest.content.files
-            place.at(artifact.kind).download_all({name: artifact.path / name for name in files}, files)
-            logs = place.at(LOGS).list()
-            place.at(LOGS).download_all({name: artifact.folder / LOGS / name for name in logs})
+            prefix.at(artifact.kind).download_all({name: artifact.path / name for name in files}, files)
+            logs = prefix.at(LOGS).list()
+            prefix.at(LOGS).download_all({name: artifact.folder / LOGS / name for name in logs})
             _check_files(artifact)
             (artifact.folder / COMPLETE).write_text(artifact.digest + "\n")
         return artifact
@@ -157,9 +159,9 @@ class Store:
     def begin(
         self, stage: str, key: str, kind: str, parts: Mapping[str, Any], *, replace: bool = False
     ) -> dict[str, Any] | None:
-        """Make the key's folder and record what the key was made of.
+        """Create the key's folder and record the parts of the key.
 
-        Returns the earlier record, with its `started` time, if the key was begun before and never finished.
+        Returns the earlier record, with its `started` time, if the key was started before and never finished.
         """
         folder = self.folder(stage, key, replace=replace)
         for name in (kind, LOGS, WORK):
@@ -180,7 +182,7 @@ class Store:
         *,
         replace: bool = False,
     ) -> Artifact:
-        """Seal what lies in the folder `kind`: digests, manifest, upload, then COMPLETE. Scratch is removed.
+        """Complete the artifact in the folder `kind`: digests, manifest, upload, then COMPLETE; remove scratch files.
 
         With `replace` the artifact then takes the place of the finished one.
         """
@@ -201,18 +203,18 @@ class Store:
         if replace and self.remote:
             self.remote.at(f"{stage}/{key}").remove(first=COMPLETE)
         elif self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
-            log.info("%s/%s: another machine has made it meanwhile; its artifact is the one", stage, key)
+            log.info("%s/%s: another machine has finished it in the meantime; using its artifact", stage, key)
             shutil.rmtree(folder / kind)
             self.remote.download(f"{stage}/{key}/{MANIFEST}", folder / MANIFEST)
             return self._read(folder)
         if self.remote:
-            place = self.remote.at(f"{stage}/{key}")
-            place.at(kind).upload_all({name: folder / kind / name for name in files}, files)
+            prefix = self.remote.at(f"{stage}/{key}")
+            prefix.at(kind).upload_all({name: folder / kind / name for name in files}, files)
             logs = digest_folder(folder / LOGS)
-            place.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
+            prefix.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
             for name in (KEY, MANIFEST):
-                place.upload(folder / name, name)
-            self._check_alone(place, manifest)
+                prefix.upload(folder / name, name)
+            self._check_alone(prefix, manifest)
         (folder / COMPLETE).write_text(manifest.digest + "\n")
         if replace:
             folder = self._move_in(folder, self.folder(stage, key))
@@ -250,13 +252,15 @@ class Store:
                 for path in _unlocked(artifact.folder):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _check_alone(self, place: S3Place, manifest: Manifest) -> None:
-        """Raises `StorageError` if another machine uploads the same key at the same time: its files may be other ones,
-        and a mixture must not be called complete."""
+    def _check_alone(self, prefix: S3Prefix, manifest: Manifest) -> None:
+        """Raise `StorageError` if another machine is uploading the same key.
+
+        Its files may differ from ours, and a mixture must not be marked complete.
+        """
         for name, digest in manifest.content.files.items():
-            if place.at(manifest.content.kind).stat(name) != digest:
+            if prefix.at(manifest.content.kind).stat(name) != digest:
                 raise StorageError(
-                    f"{place.uri()}: another machine writes the same key ({name} is not ours); run again after it"
+                    f"{prefix.uri()}: another machine is writing the same key ({name} is not ours); run again after it"
                 )
 
     @contextlib.contextmanager
@@ -278,9 +282,9 @@ class Store:
             yield
 
     def records(self, stage: str) -> list[dict[str, Any]]:
-        """What the keys of a stage were made of, newest first; those that this machine has seen."""
-        found = sorted((self.root / stage).glob(f"*/{KEY}"), key=lambda p: p.stat().st_mtime, reverse=True)
-        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+        """Return the recorded parts of a stage's keys that this machine has seen, newest first."""
+        paths = sorted((self.root / stage).glob(f"*/{KEY}"), key=lambda p: p.stat().st_mtime, reverse=True)
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     def _read(self, folder: Path) -> Artifact:
         path = folder / MANIFEST
@@ -289,7 +293,7 @@ class Store:
         except (OSError, ValidationError) as error:
             raise StorageError(f"{path}: not a readable manifest ({error}); delete {folder} to make it again") from None
         if manifest.content.digest() != manifest.digest:
-            raise StorageError(f"{path}: its digest does not fit its content; delete {folder} to make it again")
+            raise StorageError(f"{path}: its digest does not match its content; delete {folder} to make it again")
         uri = f"{self.uri}/{manifest.stage}/{manifest.key}"
         kind = manifest.content.kind
         return Artifact(kind, manifest.key, uri, folder / kind, manifest.digest, manifest)
@@ -301,11 +305,11 @@ def _unlocked(folder: Path) -> list[Path]:
 
 
 def _check_files(artifact: Artifact) -> None:
-    found = digest_folder(artifact.path, artifact.folder / HASHES)
+    digests = digest_folder(artifact.path, artifact.folder / HASHES)
     for name, digest in artifact.manifest.content.files.items():
-        if found.get(name) != digest:
-            what = "has changed since it was made" if name in found else "is missing"
-            raise StorageError(f"{artifact.path / name} {what}; delete {artifact.folder} to make it again")
+        if digests.get(name) != digest:
+            problem = "has changed since it was made" if name in digests else "is missing"
+            raise StorageError(f"{artifact.path / name} {problem}; delete {artifact.folder} to make it again")
 
 
 def _tokenizer_digest(files: Mapping[str, FileDigest]) -> str | None:

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML files and `--set a.b=c` overrides into pydantic settings, with errors that name the place and the nearest key.
-
-Knows nothing of recipes: any settings model will do.
-"""
+"""Load YAML files and `--set a.b=c` overrides into pydantic models; errors name the line and the nearest known key."""
 
 import difflib
 import re
@@ -18,11 +15,11 @@ from steerlm.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 ITEM = "*"
-"""Stands for any index of a list and any key of a mapping."""
+"""Placeholder for any index of a list and any key of a mapping."""
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.1's safe loader, which also reads 6e-6 as a number and refuses a key given twice."""
+    """YAML 1.1's safe loader that also reads 6e-6 as a number and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -40,10 +37,16 @@ Loader.add_implicit_resolver(
 
 
 def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] = (), scope: str = "") -> SettingsT:
-    """Read a YAML file, apply overrides of the form `a.b=value` (the value in YAML), validate.
+    """Read a YAML file, apply overrides and validate.
 
-    `scope` is a prefix that the overrides carry and the file's keys do not, such as `profile.`. Raises `ConfigError`
-    naming file, line and the full key: unknown keys with the nearest known one.
+    Args:
+        path: The YAML file.
+        model: The class to validate with.
+        overrides: Of the form `a.b=value`, the value in YAML.
+        scope: A prefix of the overrides' keys that the file's keys do not have, such as `profile.`.
+
+    Raises:
+        ConfigError: Names file, line and full key; for an unknown key also the nearest known one.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -82,9 +85,9 @@ def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] =
 
 
 def nearest_key(name: str, model: type[BaseModel], scope: str = "") -> str:
-    """`; did you mean 'sft.optimizer.lr'?` for an unknown dotted key, or the keys that are known where it goes wrong.
+    """Return `; did you mean 'sft.optimizer.lr'?` for an unknown dotted key, or the known keys of the section.
 
-    Each part is corrected to the nearest known one in turn; where none is near, the last part is looked for below.
+    Each part is replaced by the nearest known one in turn. If none is near, the last part is searched below it.
     """
     parts, here, path = name.split("."), model, list[str]()
     for part in parts:
@@ -105,7 +108,7 @@ def nearest_key(name: str, model: type[BaseModel], scope: str = "") -> str:
 
 
 def key_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key below a model, sections included; `*` stands for an index or a free key."""
+    """Yield every dotted key of a model, sections included; `*` is an index or a free key."""
     for key, inner in _children(annotation).items():
         path = f"{prefix}{key}"
         yield path
@@ -113,7 +116,7 @@ def key_paths(annotation: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _children(annotation: Any) -> dict[str, Any]:
-    """What may stand below a value of this type: the fields of all models it may be, `*` for items."""
+    """Return the keys of a value of this type: the fields of all models it may be, `*` for items."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _children(arguments[0])
@@ -129,7 +132,7 @@ def _children(annotation: Any) -> dict[str, Any]:
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which an anchor's uses are apart, so that an override of one changes no other."""
+    """Copy the data so that aliases of one YAML anchor are separate, and an override of one changes no other."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
@@ -146,7 +149,7 @@ def _parse(override: str) -> tuple[str, Any]:
 
 
 def _apply(data: dict[str, Any], key: str, value: Any, model: type[BaseModel], scope: str) -> None:
-    """Set one key in the nested data, making the sections on the way."""
+    """Set one key in the nested data, creating missing sections."""
     annotation: Any = model
     here: Any = data
     parts = key.split(".")
@@ -172,7 +175,7 @@ def _apply(data: dict[str, Any], key: str, value: Any, model: type[BaseModel], s
 
 
 def _keys(location: Sequence[str | int], data: Any) -> list[str]:
-    """A pydantic location without the tags of unions, which are no keys of the file."""
+    """Return a pydantic location without the tags of unions, which are not keys of the file."""
     keys: list[str] = []
     for depth, part in enumerate(location):
         below = dict(enumerate(data)) if isinstance(data, list) else data if isinstance(data, dict) else {}
@@ -185,7 +188,7 @@ def _keys(location: Sequence[str | int], data: Any) -> list[str]:
 
 
 def _line(node: Any, keys: Sequence[str]) -> int:
-    """The line of a key in the file, or of the innermost section around it that is there."""
+    """Return the line of a key in the file, or of the innermost section around it that exists."""
     line: int = node.start_mark.line + 1
     for key in keys:
         if isinstance(node, yaml.MappingNode):

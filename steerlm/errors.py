@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user may meet. Each is one clear sentence: what was wrong, where, what to do.
+"""The errors that reach a user. Each message is one sentence: the place, what is wrong, what to do.
 
 The command line prints the message without a traceback and exits with `exit_code`: 2 for bad input, 1 for a failure
 at run time, 143 after a termination signal that was handled by saving.
@@ -21,41 +21,41 @@ class SteerLMError(Exception):
 
 
 class InputError(SteerLMError):
-    """Something the user gave is wrong: an option, a value, a model folder."""
+    """Invalid input from the user: an option, a value, a model folder."""
 
     exit_code = 2
 
 
 class RecordError(InputError):
-    """A line of a data file is wrong."""
+    """An invalid line of a data file."""
 
     def __init__(self, path: str | Path, line: int, reason: str) -> None:
         super().__init__(f"{path}:{line}: {reason}")
         self.path, self.line, self.reason = str(path), line, reason
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        """To another process, which an exception's message alone would not bring back."""
+        """Support pickling, so that the error can be raised in another process."""
         return type(self), (self.path, self.line, self.reason)
 
 
 class ConfigError(InputError):
-    """A recipe, a profile or a `--set` override is wrong."""
+    """An invalid recipe, profile or `--set` override."""
 
 
 class LabelError(InputError):
-    """An attribute is unknown or its value is out of range."""
+    """An unknown attribute, or a value out of range."""
 
 
 class ModelError(InputError):
-    """A model folder cannot be used as asked."""
+    """A model folder that is damaged or of an unsupported kind."""
 
 
 class StorageError(SteerLMError):
-    """A transfer, a checksum or a store failed."""
+    """A failed transfer, a wrong checksum or a damaged store."""
 
 
 class SourceUnreachableError(StorageError):
-    """A data source elsewhere cannot be fetched. `source`: as it was given; how to name another, the caller knows."""
+    """A remote data source that cannot be fetched. `source`: its name, as the user wrote it."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(reason)
@@ -63,11 +63,11 @@ class SourceUnreachableError(StorageError):
 
 
 class TrainingError(SteerLMError):
-    """Training cannot go on: a loss that is not finite, a checkpoint that does not fit."""
+    """Training cannot continue: a loss that is not finite, a checkpoint that does not match."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss or gradient norm that is not finite, found before its update. `grad_norm`: None if the loss was it."""
+    """A loss or gradient norm that is not finite, detected before the update. `grad_norm`: None if it is the loss."""
 
     def __init__(self, loss: float, grad_norm: float | None = None) -> None:
         super().__init__(f"the loss is {loss}" if grad_norm is None else f"the gradient norm is {grad_norm}")
@@ -75,7 +75,7 @@ class NonFiniteError(TrainingError):
 
 
 class PeerLostError(TrainingError):
-    """Another process of the job is gone; starting again goes on from the newest checkpoint."""
+    """Another process of the job has died; a restart resumes from the newest checkpoint."""
 
 
 class Interrupted(SteerLMError):  # noqa: N818 (not a failure)
@@ -85,20 +85,20 @@ class Interrupted(SteerLMError):  # noqa: N818 (not a failure)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name nearest to `name`, or the list of known names."""
+    """Return `; did you mean 'x'?` for the known name nearest to `name`, or the list of known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an error of another library says; its type where it says nothing."""
+    """Return the first line of an error's message, or the error's type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def first_problem(error: "ValidationError") -> str:
-    """`key.below: what is wrong there`, of the first thing that pydantic refuses."""
+    """Return `key.subkey: message` of the first error in a pydantic validation."""
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
+    key = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    return f"{key}: {message}" if key else message

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a store holds: list it, verify every byte, clear away what nothing needs. Knows artifacts, not stages."""
+"""List the artifacts of a store, verify every byte, remove artifacts that nothing needs."""
 
 import contextlib
 import json
@@ -19,9 +19,12 @@ from steerlm.errors import InputError, StorageError
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One key of a store. `size`: bytes of everything below it. `inputs`: digests of what it was made from. `label`:
-    the step that first asked for it, such as `train_baseline` of the stage `train_sft`; empty if nothing says."""
+class StoreEntry:
+    """One key of a store.
+
+    `size`: bytes of all its files. `inputs`: digests of the artifacts it was made from. `label`: the pipeline step that
+    first ran it, such as `train_baseline` of the stage `train_sft`; empty if it is not recorded.
+    """
 
     stage: str
     key: str
@@ -39,60 +42,70 @@ class Entry:
         return f"{self.stage}/{self.key}"
 
 
-def entries(store: Store) -> list[Entry]:
-    """Every key, by stage, the newest first. Raises `InputError` if there is no store, `StorageError` if it is away."""
+def list_entries(store: Store) -> list[StoreEntry]:
+    """Return every key, sorted by stage, the newest first.
+
+    Raises:
+        InputError: The store does not exist.
+        StorageError: The store cannot be reached.
+    """
     files = _remote_files(store) if store.remote else _local_files(store)
-    found: dict[str, dict[str, int]] = {}
+    sizes: dict[str, dict[str, int]] = {}
     for name, size in files:
         stage, _, rest = name.partition("/")
         key, _, below = rest.partition("/")
         if below:
-            found.setdefault(f"{stage}/{key}", {})[below] = size
-    made = [_entry(store, name, inside) for name, inside in found.items() if {KEY, MANIFEST, COMPLETE} & set(inside)]
-    return sorted(sorted(made, key=lambda e: e.finished, reverse=True), key=lambda e: e.stage)
+            sizes.setdefault(f"{stage}/{key}", {})[below] = size
+    entries = [_entry(store, name, inside) for name, inside in sizes.items() if {KEY, MANIFEST, COMPLETE} & set(inside)]
+    return sorted(sorted(entries, key=lambda e: e.finished, reverse=True), key=lambda e: e.stage)
 
 
-def problems(store: Store, entry: Entry) -> list[str]:
-    """What is wrong with a complete entry: files that are missing, of another size or of other bytes (all are read)."""
+def verify_entry(store: Store, entry: StoreEntry) -> list[str]:
+    """Read all files of a complete entry and return a line for each that is missing or differs from its manifest."""
     if entry.manifest is None:
         return [f"{entry.name}: {MANIFEST} cannot be read"]
-    told = []
+    problems = []
     if entry.manifest.content.digest() != entry.manifest.digest:
-        told.append(f"{entry.name}/{MANIFEST}: its digest does not fit its content")
-    for name, wanted in entry.manifest.content.files.items():
+        problems.append(f"{entry.name}/{MANIFEST}: its digest does not match its content")
+    for name, expected in entry.manifest.content.files.items():
         path = f"{entry.name}/{entry.kind}/{name}"
-        found = _sha256(store, path)
-        if found is None:
-            told.append(f"{path}: is missing")
-        elif found != wanted.sha256:
-            told.append(f"{path}: sha256 {found[:12]}..., {wanted.sha256[:12]}... was expected")
-    return told
+        actual = _sha256(store, path)
+        if actual is None:
+            problems.append(f"{path}: is missing")
+        elif actual != expected.sha256:
+            problems.append(f"{path}: sha256 {actual[:12]}..., {expected.sha256[:12]}... was expected")
+    return problems
 
 
-def garbage(found: Iterable[Entry], keep: int | None = None) -> list[Entry]:
-    """Entries that may go: those that are not complete and, with `keep`, of each stage all but the newest `keep`,
-    unless something kept was made from them, directly or not."""
-    complete = [entry for entry in found if entry.state == "complete"]
-    going = [entry for entry in found if entry.state != "complete"]
+def removable_entries(entries: Iterable[StoreEntry], keep: int | None = None) -> list[StoreEntry]:
+    """Return the entries that are not complete and, with `keep`, all but the newest `keep` of each stage.
+
+    An artifact that a kept one was made from, directly or indirectly, is kept too.
+    """
+    entries = list(entries)
+    complete = [entry for entry in entries if entry.state == "complete"]
+    incomplete = [entry for entry in entries if entry.state != "complete"]
     if keep is None:
-        return going
-    newest: dict[str, list[Entry]] = {}
+        return incomplete
+    newest: dict[str, list[StoreEntry]] = {}
     for entry in complete:
         newest.setdefault(entry.stage, []).append(entry)
     kept = [entry for several in newest.values() for entry in several[:keep]]
     by_digest = {entry.digest: entry for entry in complete}
-    needed: dict[str, Entry] = {}
+    needed: dict[str, StoreEntry] = {}
     while kept:
         entry = kept.pop()
         if entry.name not in needed:
             needed[entry.name] = entry
             kept.extend(by_digest[digest] for digest in entry.inputs if digest in by_digest)
-    return going + [entry for entry in complete if entry.name not in needed]
+    return incomplete + [entry for entry in complete if entry.name not in needed]
 
 
-def remove(store: Store, entry: Entry, *, delete: bool = True) -> bool:
-    """Delete an entry, its completion first, so that a broken removal leaves nothing that looks whole. False if another
-    process of this machine works on it. Without `delete`: whether it would go."""
+def remove_entry(store: Store, entry: StoreEntry, *, delete: bool = True) -> bool:
+    """Delete an entry, its COMPLETE file first, so that an interrupted removal leaves nothing that looks complete.
+
+    Returns False if another process of this machine is working on it. Without `delete` only this is checked.
+    """
     folder = store.folder(entry.stage, entry.key)
     with contextlib.ExitStack() as held:
         if (folder / LOCK).exists():
@@ -122,20 +135,20 @@ def _remote_files(store: Store) -> Iterator[tuple[str, int]]:
     yield from store.remote.list().items()
 
 
-def _entry(store: Store, name: str, inside: dict[str, int]) -> Entry:
+def _entry(store: Store, name: str, inside: dict[str, int]) -> StoreEntry:
     stage, _, key = name.partition("/")
     size = sum(inside.values())
     label = _label(store, f"{name}/{KEY}") if KEY in inside else ""
     if COMPLETE not in inside:
-        return Entry(stage, key, "unfinished", size, label)
+        return StoreEntry(stage, key, "unfinished", size, label)
     try:
         manifest = Manifest.model_validate_json(_read(store, f"{name}/{MANIFEST}"))
     except (OSError, ValidationError, StorageError):
-        return Entry(stage, key, "unreadable", size, label)
+        return StoreEntry(stage, key, "unreadable", size, label)
     inputs = tuple(one["digest"] for one in manifest.provenance.get("inputs", {}).values())
     finished = str(manifest.provenance.get("finished", ""))
     kind = manifest.content.kind
-    return Entry(stage, key, "complete", size, label, kind, manifest.digest, finished, inputs, manifest)
+    return StoreEntry(stage, key, "complete", size, label, kind, manifest.digest, finished, inputs, manifest)
 
 
 def _label(store: Store, name: str) -> str:
@@ -147,7 +160,7 @@ def _label(store: Store, name: str) -> str:
 
 
 def _read(store: Store, name: str) -> bytes:
-    """A small file of the store, wherever it is."""
+    """Read a small file of the store, local or remote."""
     if store.remote is None:
         return (store.root / name).read_bytes()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exclusive lock of a path, between the processes of all machines that see it.
+"""An exclusive lock on a path, between the processes of all machines that share the file system.
 
-`flock` where the file system has it: the kernel gives the lock of a dead process back. Where it has not (Lustre mounted
-without -o flock, s3fs, some FUSE mounts) the lock is a file that is created exclusively and names its owner. The owner
-touches it while it works, so that others can tell a lock that is held from one that a machine left behind.
+Uses `flock` where the file system supports it: the kernel releases the lock of a dead process. Elsewhere (Lustre
+mounted without -o flock, s3fs, some FUSE mounts) the lock is a file that is created exclusively and names its owner.
+The owner touches it regularly, so that others can tell a lock that is held from one that a dead machine left behind.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from steerlm.errors import StorageError
-from steerlm.processes import started
+from steerlm.processes import start_time
 
 UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""What `flock` raises on a file system without it."""
+"""Error numbers of `flock` on a file system that does not support it."""
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
 LEFT_BEHIND_SECONDS = 120.0
-"""A lock file of another machine that was not touched for so long has no owner any more."""
+"""A lock file of another machine counts as left behind when it was not touched for so long."""
 OWNER = ".owner"
 log = logging.getLogger(__name__)
 
 
 class LockHeldError(StorageError):
-    """Another process holds the lock. `holder`: which, as far as it says."""
+    """Another process holds the lock. `holder`: its description, if known."""
 
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path}: {holder} holds it; wait for it to end")
@@ -45,11 +45,17 @@ class LockHeldError(StorageError):
 def hold(
     path: Path, on_wait: Callable[[str], None] | None = None, *, wait: bool = True, sign: bool = True
 ) -> Iterator[None]:
-    """Hold the lock `path`, a file that stays; its folder must exist.
+    """Hold the lock on `path` during the block. The lock file is kept afterwards.
 
-    `sign`: write the holder into the file, which is made for this purpose; without, its content is left alone.
-    `on_wait` is called once, with the holder, before waiting. Without `wait` a held lock raises `LockHeldError`. Raises
-    `StorageError` naming the file to delete if a machine that no longer works on it left it behind.
+    Args:
+        path: The lock file; its folder must exist.
+        on_wait: Called once with a description of the holder, before waiting.
+        wait: Whether to wait for a lock that is held.
+        sign: Write the holder into the file. False for a file with content of its own.
+
+    Raises:
+        LockHeldError: The lock is held and `wait` is False.
+        StorageError: Another machine left the lock behind; names the file to delete.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
@@ -86,9 +92,9 @@ def _busy(path: Path, holder: str, on_wait: Callable[[str], None] | None, wait: 
 
 @contextlib.contextmanager
 def _owner_file(path: Path, on_wait: Callable[[str], None] | None, wait: bool) -> Iterator[None]:
-    """Hold `path`.owner. Processes of one machine queue at its mutex, so that only one replaces a dead owner."""
+    """Hold the file `path`.owner. Processes of one machine take turns at a mutex: only one replaces a dead owner."""
     owner = path.with_name(path.name + OWNER)
-    own = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
+    own = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "started": start_time(os.getpid())}
     with _machine_mutex(path, lambda: _busy(path, _describe(_read(owner)), on_wait, wait)):
         while not _create(owner, own):
             _wait_for(path, owner, on_wait, wait)
@@ -106,9 +112,9 @@ def _owner_file(path: Path, on_wait: Callable[[str], None] | None, wait: bool) -
 
 @contextlib.contextmanager
 def _machine_mutex(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
-    """One process of this machine at a time: a socket name that the kernel gives to one and frees at its death."""
+    """Admit one process of this machine at a time, by a socket name that the kernel frees when its process dies."""
     name = "\0steerlm-" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-    said = False
+    reported = False
     with socket.socket(socket.AF_UNIX) as mutex:
         while True:
             try:
@@ -117,35 +123,35 @@ def _machine_mutex(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-            if not said:
-                said = True
+            if not reported:
+                reported = True
                 on_busy()
             time.sleep(POLL_SECONDS)
         yield
 
 
 def _wait_for(path: Path, owner: Path, on_wait: Callable[[str], None] | None, wait: bool) -> None:
-    """Return when `owner` is gone: released, or removed because its process on this machine is dead."""
-    said = False
-    touched, since = -1.0, time.monotonic()
+    """Return once `owner` is released, or removed because its process on this machine is dead."""
+    reported = False
+    last_modified, since = -1.0, time.monotonic()
     while (modified := _modified(owner)) is not None:
         other = _read(owner)
         holder = _describe(other)
         if other and other["machine"] == _machine():
-            if started(other["pid"]) != other["started"]:
+            if start_time(other["pid"]) != other["started"]:
                 log.warning("%s: %s, which held this lock, is dead; taking it over", owner, holder)
                 owner.unlink(missing_ok=True)
                 return
             since = time.monotonic()
-        if not said:
-            said = True
+        if not reported:
+            reported = True
             _busy(path, holder, on_wait, wait)
-        if modified != touched:  # judged by our clock: those of two machines may differ
-            touched, since = modified, time.monotonic()
+        if modified != last_modified:  # measured by our clock: those of two machines may differ
+            last_modified, since = modified, time.monotonic()
         if time.monotonic() - since > LEFT_BEHIND_SECONDS:
             raise StorageError(
                 f"{owner}: {holder} holds this lock and has not touched it for {LEFT_BEHIND_SECONDS:g} seconds; "
-                "if it no longer runs, delete this file and start again"
+                "if it is no longer running, delete this file and start again"
             )
         time.sleep(POLL_SECONDS)
 
@@ -161,10 +167,10 @@ def _modified(owner: Path) -> float | None:
         return None
 
 
-def _create(owner: Path, us: dict[str, Any]) -> bool:
+def _create(owner: Path, own: dict[str, Any]) -> bool:
     try:
         with open(owner, "x", encoding="utf-8") as file:
-            json.dump(us, file)
+            json.dump(own, file)
     except FileExistsError:
         return False
     return True
@@ -172,20 +178,20 @@ def _create(owner: Path, us: dict[str, Any]) -> bool:
 
 def _read(owner: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(owner.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(owner.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    return content
 
 
 def _beat(owner: Path, released: threading.Event) -> None:
     while not released.wait(HEARTBEAT_SECONDS):
-        with contextlib.suppress(OSError):  # deleted by hand, or a file system that is away for a moment
+        with contextlib.suppress(OSError):  # deleted by hand, or a file system that does not respond for a moment
             os.utime(owner)
 
 
 def _machine() -> str:
-    """This boot of this machine, and its process numbers: two containers of one host do not share them."""
+    """Identify this boot of this machine and its PID namespace: two containers of one host have different ones."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     try:
         return f"{boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"

@@ -9,22 +9,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
-from steerlm.datasets.config import (
-    ConversationsSource,
-    HelpSteer2Source,
-    HelpSteerSource,
-    OasstSource,
-    OnError,
-    PrepareSettings,
-    Source,
-)
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.outputs import OnError
+from steerlm.datasets.sources.base import SourceSettings
+from steerlm.datasets.sources.registry import Source, settings_union
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.jobs.config import JobSettings
@@ -44,10 +39,10 @@ class ToyworldSource(ToySettings):
     kind: Literal["toyworld"] = "toyworld"
 
 
-AnySource = Annotated[
-    OasstSource | HelpSteerSource | HelpSteer2Source | ConversationsSource | ToyworldSource,
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:
+    AnySource = SourceSettings | ToyworldSource
+else:
+    AnySource = settings_union(ToyworldSource)
 
 
 class PrepareSection(Settings):

@@ -20,12 +20,12 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 class Line(BaseModel):
-    """Base of all records: unknown keys pass through, keys that were absent stay absent."""
+    """Base of all records: unknown keys are kept, absent keys stay absent."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True, strict=True)
 
     def to_json(self) -> str:
-        """One line of JSON with the separators and key order of the upstream preprocessors, without a newline."""
+        """Return one line of JSON in the separators and key order of upstream's preprocessors, without a newline."""
         return json.dumps(self.model_dump(by_alias=True, exclude_unset=True), ensure_ascii=False)
 
 
@@ -61,20 +61,20 @@ class Conversation(Line):
 
 
 class RegressionSample(Line):
-    """One line for the reward model: a text ending in the read-out mark and a label vector in schema order."""
+    """One sample for the reward model: a text that ends in the read-out mark, and a label vector in schema order."""
 
     text: str = Field(min_length=1)
     label: list[float] = Field(min_length=1)
 
 
 class PlainText(Line):
-    """One document of plain language modelling."""
+    """One document of plain language modeling."""
 
     text: str = Field(min_length=1)
 
 
 def parse_line(line: str, model: type[Record], path: str | Path, number: int) -> Record:
-    """One record; raises `RecordError` with file, line and the first thing that is wrong."""
+    """Parse one record; raises `RecordError` with file, line and the first error."""
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
@@ -86,8 +86,8 @@ def read_lines(
 ) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text) of a file or its `.gz` form. Blank lines are skipped.
 
-    A line that is not UTF-8 raises `RecordError`; with `on_error` it is handed there, and reading goes on. A broken
-    gzip file always raises.
+    A line that is not UTF-8 raises `RecordError`, or is passed to `on_error` and skipped. A broken gzip file always
+    raises.
     """
     number = 0
     with open_text(path) as file:
@@ -116,7 +116,7 @@ def read_records(
 ) -> Iterator[tuple[int, Record]]:
     """Yield (line number from 1, record). Blank lines are skipped.
 
-    A bad line raises `RecordError`; with `on_error` it is handed there with its text, and reading goes on.
+    A bad line raises `RecordError`, or is passed to `on_error` with its text and skipped.
     """
     for number, line in read_lines(path, on_error):
         try:

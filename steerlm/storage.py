@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where bytes live: local paths and `s3://bucket/prefix` (MinIO, any S3), and their checksums.
+"""Transfers between this machine and `s3://bucket/prefix` (MinIO, any S3).
 
-Transfers are parallel, resumed file by file and verified by sha256. Knows nothing of what the bytes mean. Credentials
-and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION
-and S3_ENDPOINT (or AWS_ENDPOINT_URL), as `http://host:port`.
+They are parallel, resumed file by file and verified by sha256. Credentials and endpoint come from the environment
+alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and S3_ENDPOINT (or AWS_ENDPOINT_URL), as
+`http://host:port`.
 """
 
 import errno
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -20,10 +19,12 @@ from urllib.parse import urlsplit
 from steerlm.checksums import FileDigest, sha256_file
 from steerlm.errors import InputError, StorageError
 from steerlm.files import atomic_path
+from steerlm.retry import Backoff, retry
 
 TRANSFERS = 8
-RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses between attempts, beside the short ones that the client makes by itself."""
+ATTEMPTS = 6
+BACKOFF = Backoff(first=1.0)
+"""Half a minute in all, besides the short pauses that the client makes by itself."""
 BUSY = (
     "SlowDown",
     "SlowDownRead",
@@ -43,19 +44,22 @@ def is_remote(uri: str | Path) -> bool:
 
 
 def fetch(uri: str | Path, folder: Path) -> Path:
-    """The local path of what `uri` names.
+    """Return a local path of the data at `uri`, downloading it if it is remote.
 
-    A local file or folder is returned as it is: nothing is copied. `s3://bucket/prefix` is downloaded into `folder`:
-    an object of exactly that name becomes `folder/<last part>`, otherwise everything below the prefix becomes
-    `folder/...`, and `folder` is returned. Files already there and equal are not transferred again. Raises
-    `InputError` if nothing is there, `StorageError` if a transfer or a checksum fails.
+    A local file or folder is returned as it is, without a copy. `s3://bucket/prefix` is downloaded into `folder`: an
+    object of exactly that name becomes `folder/<last part>`, otherwise everything below the prefix becomes
+    `folder/...`, and `folder` is returned. Files that are already there and equal are not transferred again.
+
+    Raises:
+        InputError: Nothing exists at `uri`.
+        StorageError: A transfer or a checksum failed.
     """
     if not is_remote(uri):
         path = Path(str(uri).removeprefix("file://")).expanduser()
         if not path.exists():
             raise InputError(f"{uri}: no such file or folder")
         return path
-    place = S3Place.of(str(uri))
+    place = S3Prefix.open(str(uri))
     names = place.list()
     if not names:
         raise InputError(f"{uri}: nothing is stored there")
@@ -67,14 +71,14 @@ def fetch(uri: str | Path, folder: Path) -> Path:
     return folder
 
 
-class S3Place:
-    """A prefix in a bucket. Names are relative to the prefix; "" is the object of the prefix's own name."""
+class S3Prefix:
+    """A prefix in an S3 bucket. Object names are relative to it; "" is the object named exactly like the prefix."""
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self.client, self.bucket, self.prefix = client, bucket, prefix.strip("/")
 
     @classmethod
-    def of(cls, uri: str, environment: Mapping[str, str] = os.environ) -> "S3Place":
+    def open(cls, uri: str, environment: Mapping[str, str] = os.environ) -> "S3Prefix":
         """Open `s3://bucket/prefix` with the environment's endpoint and credentials."""
         parts = urlsplit(uri)
         if parts.scheme != "s3" or not parts.netloc:
@@ -98,48 +102,48 @@ class S3Place:
         )
         return cls(client, parts.netloc, parts.path)
 
-    def at(self, name: str) -> "S3Place":
-        """The place `name` below this one."""
-        return S3Place(self.client, self.bucket, self._key(name))
+    def at(self, name: str) -> "S3Prefix":
+        """Return the prefix `name` below this one."""
+        return S3Prefix(self.client, self.bucket, self._key(name))
 
     def uri(self, name: str = "") -> str:
         return f"s3://{self.bucket}/{self._key(name)}"
 
     def list(self) -> dict[str, int]:
-        """Names and sizes of all objects at and below the prefix."""
+        """Return names and sizes of all objects at and below the prefix."""
         start = f"{self.prefix}/" if self.prefix else ""
 
         def collect() -> dict[str, int]:
             below = self.client.list_objects(bucket_name=self.bucket, prefix=start, recursive=True)
             return {o.object_name[len(start) :]: o.size or 0 for o in below if not o.object_name.endswith("/")}
 
-        found = self._attempt("list", "", collect)
-        if not found and self.prefix and (single := self.stat("")) is not None:
-            found = {"": single.size}
-        return found
+        sizes = self._attempt("list", "", collect)
+        if not sizes and self.prefix and (single := self.stat("")) is not None:
+            sizes = {"": single.size}
+        return sizes
 
     def stat(self, name: str) -> FileDigest | None:
-        """Checksum ("" if the object was not written by us) and size of an object, None if it is absent."""
+        """Return checksum ("" if the object was not written by `upload`) and size; None if it does not exist."""
         from minio.error import S3Error
 
-        def ask() -> FileDigest | None:
+        def head() -> FileDigest | None:
             try:
-                found = self.client.stat_object(bucket_name=self.bucket, object_name=self._key(name))
+                stat = self.client.stat_object(bucket_name=self.bucket, object_name=self._key(name))
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject", "ResourceNotFound"):
                     return None
                 raise
-            return FileDigest((found.metadata or {}).get(SHA256_KEY, ""), found.size or 0)
+            return FileDigest((stat.metadata or {}).get(SHA256_KEY, ""), stat.size or 0)
 
-        return self._attempt("find", name, ask)
+        return self._attempt("find", name, head)
 
     def download(self, name: str, target: Path, expected: FileDigest | None = None) -> None:
-        """One object to `target`, through a partial file, verified; nothing is done if `target` is already equal."""
-        there = self.stat(name)
-        if there is None:
+        """Download one object to `target` and verify it. Skipped if `target` is already equal."""
+        remote = self.stat(name)
+        if remote is None:
             raise StorageError(f"{self.uri(name)}: no such object")
-        wanted = expected or there
-        if target.exists() and _differs(target, wanted) is None:
+        expected = expected or remote
+        if target.exists() and _difference(target, expected) is None:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as partial:
@@ -150,11 +154,11 @@ class S3Place:
                     bucket_name=self.bucket, object_name=self._key(name), file_path=str(partial)
                 ),
             )
-            if wrong := _differs(partial, wanted):
-                raise StorageError(f"{self.uri(name)}: {wrong}; upload it again")
+            if difference := _difference(partial, expected):
+                raise StorageError(f"{self.uri(name)}: {difference}; upload it again")
 
     def upload(self, source: Path, name: str, digest: FileDigest | None = None) -> None:
-        """One file, its sha256 beside it; nothing is done if the object is already equal."""
+        """Upload one file with its sha256 as metadata. Skipped if the object is already equal."""
         digest = digest or FileDigest(sha256_file(source), source.stat().st_size)
         if self.stat(name) == digest:
             return
@@ -168,11 +172,11 @@ class S3Place:
                 metadata={SHA256_KEY: digest.sha256},
             ),
         )
-        if (there := self.stat(name)) is None or there.size != digest.size:
-            raise StorageError(f"{self.uri(name)}: {there and there.size} of {digest.size} bytes arrived; try again")
+        if (remote := self.stat(name)) is None or remote.size != digest.size:
+            raise StorageError(f"{self.uri(name)}: {remote and remote.size} of {digest.size} bytes arrived; try again")
 
     def sha256(self, name: str) -> str | None:
-        """sha256 of an object's bytes, all of them read; None if it is absent."""
+        """Read an object and return the sha256 of its bytes; None if it does not exist."""
         if self.stat(name) is None:
             return None
 
@@ -190,14 +194,14 @@ class S3Place:
         return self._attempt("read", name, read)
 
     def remove(self, first: str) -> None:
-        """Every object at and below the prefix, the object `first` before all others."""
+        """Delete every object at and below the prefix, the object `first` before all others."""
         from minio.deleteobjects import DeleteObject
 
         names = self.list()
 
         def delete(some: Iterable[str]) -> None:
-            wanted = [DeleteObject(self._key(name)) for name in some]
-            for error in self.client.remove_objects(bucket_name=self.bucket, delete_object_list=wanted):
+            objects = [DeleteObject(self._key(name)) for name in some]
+            for error in self.client.remove_objects(bucket_name=self.bucket, delete_object_list=objects):
                 raise StorageError(f"{self.uri()}: cannot delete {error.name} ({error.message})")
 
         if first in names:
@@ -205,44 +209,54 @@ class S3Place:
         self._attempt("delete", "", lambda: delete(names))
 
     def download_all(self, targets: Mapping[str, Path], expected: Mapping[str, FileDigest] | None = None) -> None:
-        """Many objects in parallel; `expected` checksums, where given, are those that must arrive."""
+        """Download many objects in parallel and compare them with the `expected` digests, where given."""
         _parallel(lambda name: self.download(name, targets[name], (expected or {}).get(name)), targets)
 
     def upload_all(self, sources: Mapping[str, Path], digests: Mapping[str, FileDigest] | None = None) -> None:
+        """Upload many files in parallel."""
         _parallel(lambda name: self.upload(sources[name], name, (digests or {}).get(name)), sources)
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.prefix, name) if part)
 
     def _attempt(self, verb: str, name: str, action: Callable[[], T]) -> T:
-        """Do it, again while the server is away or busy, for half a minute; then, or if it refuses, raise."""
+        """Run an action on the server, again for half a minute while the server is unreachable or busy.
+
+        Raises:
+            StorageError: The server refused, did not come back, or the error is one of this machine.
+        """
         from minio.error import MinioException, S3Error
         from urllib3.exceptions import HTTPError
 
-        for delay in (*RETRY_SECONDS, None):
-            try:
-                return action()
-            except (MinioException, HTTPError, OSError) as error:
-                refused = isinstance(error, S3Error) and error.code not in BUSY
-                reason = getattr(error, "message", None) or error
-                if refused or delay is None or _is_local(error):
-                    raise StorageError(f"{self.uri(name)}: cannot {verb} it ({reason})") from error
-                log.warning("%s: cannot %s it (%s); again in %g s", self.uri(name), verb, reason, delay)
-                time.sleep(delay)
-        raise AssertionError("unreachable")
+        def may_pass(error: Exception) -> bool:
+            if not isinstance(error, MinioException | HTTPError | OSError) or _is_local(error):
+                return False
+            return not isinstance(error, S3Error) or error.code in BUSY
+
+        def warn(error: Exception, pause: float) -> None:
+            log.warning("%s: cannot %s it (%s); trying again in %g s", self.uri(name), verb, _reason(error), pause)
+
+        try:
+            return retry(action, BACKOFF, ATTEMPTS, may_pass, on_retry=warn)
+        except (MinioException, HTTPError, OSError) as error:
+            raise StorageError(f"{self.uri(name)}: cannot {verb} it ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "message", None) or error
 
 
 def _is_local(error: Exception) -> bool:
-    """A full disk or a missing right here, which waiting does not mend."""
+    """Whether the error is a full disk or a missing permission of this machine, which waiting does not cure."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT)
 
 
-def _differs(path: Path, wanted: FileDigest) -> str | None:
-    """What is wrong with a file, or None. Without a known checksum the size alone is compared."""
-    if (size := path.stat().st_size) != wanted.size:
-        return f"{size} bytes, {wanted.size} were expected"
-    if wanted.sha256 and (sha := sha256_file(path)) != wanted.sha256:
-        return f"sha256 {sha[:12]}..., {wanted.sha256[:12]}... was expected"
+def _difference(path: Path, expected: FileDigest) -> str | None:
+    """Describe how a file differs from its digest, or return None. Without a checksum only the size is compared."""
+    if (size := path.stat().st_size) != expected.size:
+        return f"{size} bytes, {expected.size} were expected"
+    if expected.sha256 and (sha := sha256_file(path)) != expected.sha256:
+        return f"sha256 {sha[:12]}..., {expected.sha256[:12]}... was expected"
     return None
 
 

@@ -82,7 +82,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     else:
         manifest = artifact.folder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"data"', '"date"'))
-    match = {"change": r"a\.txt has changed", "remove": r"a\.txt is missing", "manifest": "does not fit its content"}
+    match = {"change": r"a\.txt has changed", "remove": r"a\.txt is missing", "manifest": "does not match its content"}
     with pytest.raises(StorageError, match=match[damage] + ".* delete .* to make it again"):
         Store(tmp_path).find("stage", "k1")
 
@@ -130,7 +130,7 @@ def test_an_s3_store_is_found_from_another_machine_and_read_only_when_needed(s3:
     assert found is not None
     assert found.digest == made.digest
     assert s3.fetched == ["bucket/store/stage/k1/manifest.json"]
-    elsewhere.materialise(found)
+    elsewhere.materialize(found)
     assert (found.path / "sub" / "a.txt").read_text() == "hello"
     assert (found.folder / "logs" / "stage.log").read_text() == "said\n"
     s3.fetched.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from steerlm.artifact import Artifact, Store
 from steerlm.cli.main import call
-from steerlm.inventory import entries, garbage, problems, remove
+from steerlm.inventory import list_entries, removable_entries, remove_entry, verify_entry
 from tests.fake_s3 import FakeS3
 
 
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_what_is_there_the_newest_first(store: Store) -> None:
-    found = entries(store)
+    found = list_entries(store)
     assert [(e.name, e.state) for e in found] == [
         ("data/d2", "complete"),
         ("data/d1", "complete"),
@@ -43,7 +43,7 @@ def test_what_is_there_the_newest_first(store: Store) -> None:
         ("model/m1", "complete"),
         ("model/m3", "unfinished"),
     ]
-    assert all(problems(store, e) == [] for e in found if e.state == "complete")
+    assert all(verify_entry(store, e) == [] for e in found if e.state == "complete")
     assert found[0].size > 100 and found[0].kind == "data"
 
 
@@ -54,7 +54,11 @@ def test_a_policy_and_its_baseline_are_told_apart(tmp_path: Path, capsys: pytest
         (store.folder("train_sft", key) / "policy" / "config.json").write_text(key)
         if label:
             store.finish("train_sft", key, "policy", None, {})
-    assert {entry.key: entry.label for entry in entries(store)} == {"a": "train_sft", "b": "train_baseline", "c": ""}
+    assert {entry.key: entry.label for entry in list_entries(store)} == {
+        "a": "train_sft",
+        "b": "train_baseline",
+        "c": "",
+    }
     assert call(["store", "list", str(store.root)]) == 0
     ends = {line.split()[1]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
     assert (ends["a"], ends["b"]) == ("train_sft", "train_baseline")
@@ -65,16 +69,18 @@ def test_labels_are_read_of_a_remote_store_too(s3: FakeS3, tmp_path: Path) -> No
     store.begin("train_sft", "a", "policy", {"label": "train_baseline"})
     (store.folder("train_sft", "a") / "policy" / "config.json").write_text("{}")
     store.finish("train_sft", "a", "policy", None, {})
-    (found,) = entries(Store("s3://bucket/store", cache=tmp_path / "there"))
+    (found,) = list_entries(Store("s3://bucket/store", cache=tmp_path / "there"))
     assert (found.state, found.label) == ("complete", "train_baseline")
 
 
 def test_what_something_kept_was_made_from_stays(store: Store) -> None:
-    found = entries(store)
-    assert [e.name for e in garbage(found)] == ["model/m3"]
-    assert [e.name for e in garbage(found, keep=1)] == ["model/m3", "model/m1"], "d1 made m2, d2 is the newest"
+    found = list_entries(store)
+    assert [e.name for e in removable_entries(found)] == ["model/m3"]
+    assert [e.name for e in removable_entries(found, keep=1)] == ["model/m3", "model/m1"], (
+        "d1 made m2, d2 is the newest"
+    )
     make(store, "data", "d3", "newest", 9)
-    assert [e.name for e in garbage(entries(store), keep=1)] == ["model/m3", "data/d2", "model/m1"]
+    assert [e.name for e in removable_entries(list_entries(store), keep=1)] == ["model/m3", "data/d2", "model/m1"]
 
 
 def test_the_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,15 +97,15 @@ def test_the_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["store", "gc", uri, "--keep", "1"]) == 0
     assert store.folder("model", "m3").exists(), "without --delete nothing goes"
     assert call(["store", "gc", uri, "--keep", "1", "--delete"]) == 0
-    assert sorted(e.name for e in entries(store)) == ["data/d1", "data/d2", "model/m2"]
+    assert sorted(e.name for e in list_entries(store)) == ["data/d1", "data/d2", "model/m2"]
 
 
 def test_a_key_that_is_worked_on_is_left_alone(store: Store) -> None:
-    (begun,) = (e for e in entries(store) if e.key == "m3")
+    (begun,) = (e for e in list_entries(store) if e.key == "m3")
     with store.lock("model", "m3", lambda who: None):
-        assert not remove(store, begun) and not remove(store, begun, delete=False)
-    assert remove(store, begun, delete=False) and store.folder("model", "m3").exists()
-    assert remove(store, begun)
+        assert not remove_entry(store, begun) and not remove_entry(store, begun, delete=False)
+    assert remove_entry(store, begun, delete=False) and store.folder("model", "m3").exists()
+    assert remove_entry(store, begun)
     assert not store.folder("model", "m3").exists()
 
 
@@ -125,5 +131,5 @@ def test_a_key_is_held_until_all_of_it_is_gone(store: Store, monkeypatch: pytest
         rmtree(path, **options)
 
     monkeypatch.setattr(shutil, "rmtree", watched)
-    assert remove(store, next(entry for entry in entries(store) if entry.key == "m3"))
+    assert remove_entry(store, next(entry for entry in list_entries(store) if entry.key == "m3"))
     assert seen == [folder] and not folder.exists()

@@ -115,7 +115,7 @@ def of_another_machine(path: Path) -> Path:
 def test_a_lock_that_another_machine_left_behind_is_named(without_flock: Path) -> None:
     owner = of_another_machine(without_flock / "lock")
     waits: list[str] = []
-    said = r"lock\.owner: process 12 on node7 .* if it no longer runs, delete this"
+    said = r"lock\.owner: process 12 on node7 .* if it is no longer running, delete this"
     with pytest.raises(StorageError, match=said), hold(without_flock / "lock", waits.append):
         pass
     assert waits == ["process 12 on node7"] and owner.exists()

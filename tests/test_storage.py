@@ -7,7 +7,8 @@ import pytest
 
 from steerlm.checksums import digest_folder
 from steerlm.errors import InputError, StorageError
-from steerlm.storage import S3Place, fetch
+from steerlm.retry import Backoff
+from steerlm.storage import S3Prefix, fetch
 from tests.fake_s3 import FakeS3
 from tests.sample_files import FILES, make_files
 
@@ -22,7 +23,7 @@ def test_a_local_path_is_fetched_where_it_is(tmp_path: Path) -> None:
 
 def test_upload_and_download_keep_every_byte(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
-    place = S3Place.of("s3://bucket/some/prefix/")
+    place = S3Prefix.open("s3://bucket/some/prefix/")
     place.upload_all({name: folder / name for name in FILES})
     assert {k: len(v) for k, v in FILES.items()} == place.list()
     assert digest_folder(fetch("s3://bucket/some/prefix", tmp_path / "down")) == digest_folder(folder)
@@ -33,7 +34,7 @@ def test_upload_and_download_keep_every_byte(s3: FakeS3, tmp_path: Path) -> None
 
 def test_a_download_goes_on_where_it_broke(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
-    S3Place.of("s3://bucket/p").upload_all({name: folder / name for name in FILES})
+    S3Prefix.open("s3://bucket/p").upload_all({name: folder / name for name in FILES})
     down = fetch("s3://bucket/p", tmp_path / "down")
     (down / "a.txt").unlink()
     (down / "sub" / "b.bin").write_bytes(b"torn")
@@ -45,7 +46,7 @@ def test_a_download_goes_on_where_it_broke(s3: FakeS3, tmp_path: Path) -> None:
 
 def test_bytes_that_changed_on_the_way_are_noticed(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
-    S3Place.of("s3://bucket/p").upload(folder / "a.txt", "a.txt")
+    S3Prefix.open("s3://bucket/p").upload(folder / "a.txt", "a.txt")
     s3.objects["bucket/p/a.txt"] = (b"alphA", s3.objects["bucket/p/a.txt"][1])
     with pytest.raises(StorageError, match=r"s3://bucket/p/a\.txt: sha256 .* was expected"):
         fetch("s3://bucket/p", tmp_path / "down")
@@ -54,7 +55,7 @@ def test_bytes_that_changed_on_the_way_are_noticed(s3: FakeS3, tmp_path: Path) -
 
 def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> None:
     folder = make_files(tmp_path / "up", FILES)
-    place = S3Place.of("s3://bucket/p")
+    place = S3Prefix.open("s3://bucket/p")
     place.upload(folder / "a.txt", "a.txt")
     marker = s3.objects["bucket/p/a.txt"]
     place.upload(folder / "a.txt", "a.txt")
@@ -63,20 +64,21 @@ def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> No
 
 def test_what_is_missing_in_the_environment_is_named() -> None:
     with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
-        S3Place.of("s3://bucket/p", {})
+        S3Prefix.open("s3://bucket/p", {})
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     with pytest.raises(InputError, match="http://host:port"):
-        S3Place.of("s3://bucket/p", keys | {"S3_ENDPOINT": "localhost:9000"})
+        S3Prefix.open("s3://bucket/p", keys | {"S3_ENDPOINT": "localhost:9000"})
     with pytest.raises(InputError, match="s3://bucket/prefix was expected"):
-        S3Place.of("s3:///p", keys)
+        S3Prefix.open("s3:///p", keys)
 
 
 def test_a_server_that_is_not_there_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import urllib3
     from minio import Minio
 
-    monkeypatch.setattr("steerlm.storage.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("steerlm.storage.BACKOFF", Backoff(0.01))
+    monkeypatch.setattr("steerlm.storage.ATTEMPTS", 2)
     quick = urllib3.PoolManager(retries=False, timeout=1)
     client = Minio(endpoint="127.0.0.1:1", access_key="a", secret_key="b", secure=False, http_client=quick)
     with pytest.raises(StorageError, match="cannot find it"):
-        S3Place(client, "bucket", "p").stat("x")
+        S3Prefix(client, "bucket", "p").stat("x")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `steerlm` command: groups of commands, loaded only when called, and one clear line for every error."""
+"""The `steerlm` command: command groups that are imported when called, and one clear line for every error."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -11,13 +12,13 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 import steerlm
-from steerlm.signals import CTRL_C_EXIT_CODE
 
-# Nothing leaves the machine unasked: no telemetry from MLflow, the hub client or kfp.
+# No telemetry from MLflow, the hub client or kfp.
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "true")
 
 
+CTRL_C = 128 + signal.SIGINT  # not imported from `signals`, so that `--help` imports only typer
 COMMANDS = {
     "data": ("steerlm.cli.data", "Prepare, merge, convert and check conversation data."),
     "model": ("steerlm.cli.model", "Fetch, import and export models."),
@@ -33,7 +34,7 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """Imports a command's module when it is called, so that `--help` needs nothing but typer."""
+    """Imports a command's module when it is called, so that `--help` imports only typer."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -64,7 +65,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="SteerLM: from human ratings to a language model that answers to its dials.\n\n"
+    help="SteerLM: from human ratings to a language model that follows its dials.\n\n"
     "Example: steerlm run pipelines/recipes/demo.yaml",
 )
 
@@ -80,7 +81,7 @@ def options(
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Options that stand before the command."""
+    """Options that are given before the command."""
 
 
 def run(argv: list[str] | None = None) -> None:
@@ -95,7 +96,7 @@ def call(argv: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
-        if code == CTRL_C_EXIT_CODE:  # typer turns KeyboardInterrupt into this status
+        if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:  # wrong usage: typer shows it with the command's usage line
@@ -104,7 +105,7 @@ def call(argv: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted; run the same command again to resume", err=True)
-        return CTRL_C_EXIT_CODE
+        return CTRL_C
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -22,13 +22,13 @@ def text(plans: "Mapping[str, TrainingPlan]") -> str:
     ]
     if any(plan.estimates for plan in plans.values()):
         blocks.append("Times and MFU are estimates of a model, not measurements.")
-    if any(plan.need.real_token_share is None for plan in plans.values()):
+    if any(plan.footprint.real_token_share is None for plan in plans.values()):
         blocks.append("Without --data every sample counts as a full window.")
     return "\n\n".join(blocks)
 
 
 def _lines(plan: "TrainingPlan") -> list[Line]:
-    layout, need, settings = plan.layout, plan.need, plan.settings
+    layout, footprint, settings = plan.layout, plan.footprint, plan.settings
     return [
         (
             "layout",
@@ -36,29 +36,29 @@ def _lines(plan: "TrainingPlan") -> list[Line]:
             f"pipeline {layout.pipeline} x data {layout.data_parallel}; rows of at most "
             f"{layout.row_limit(settings.window):,} tokens, recompute {layout.recompute}, {settings.precision}",
         ),
-        ("parameters", f"{need.parameters:,}; {need.parameters_per_process:,} per GPU"),
+        ("parameters", f"{footprint.parameters:,}; {footprint.parameters_per_process:,} per GPU"),
         ("memory per GPU", _memory(plan)),
         (
             "per step",
-            f"{need.tokens_per_step:,.0f} tokens, {need.rows_per_replica:.1f} rows per replica, "
-            f"{need.flops_per_step:.3g} FLOPs, {need.flops_per_process:.3g} per GPU",
+            f"{footprint.tokens_per_step:,.0f} tokens, {footprint.rows_per_replica:.1f} rows per replica, "
+            f"{footprint.flops_per_step:.3g} FLOPs, {footprint.flops_per_process:.3g} per GPU",
         ),
         ("all steps", _all_steps(plan)),
         (
             "real tokens",
-            f"{need.real_token_share:.0%} of the computed tokens"
-            if need.real_token_share
+            f"{footprint.real_token_share:.0%} of the computed tokens"
+            if footprint.real_token_share
             else "unknown without --data",
         ),
         (
             "storage",
-            f"{size(need.storage_bytes)} at most: the model folder, {size(need.model_folder_bytes)}, and "
+            f"{size(footprint.storage_bytes)} at most: the model folder, {size(footprint.model_folder_bytes)}, and "
             f"{settings.keep + 2} checkpoints (keep {settings.keep}, the best, the one being written) of "
-            f"{size(need.checkpoint_bytes)}",
+            f"{size(footprint.checkpoint_bytes)}",
         ),
         (
             "checkpoint",
-            f"{size(need.checkpoint_bytes_per_process)} copied to host memory and written by each process, "
+            f"{size(footprint.checkpoint_bytes_per_process)} copied to host memory and written by each process, "
             f"{size(plan.host_memory_per_node)} per node: {plan.save_seconds:,.1f} s at {plan.disk_rate / 1e9:g} GB/s",
         ),
         *(_times(plan) if plan.gpu else ()),
@@ -84,26 +84,26 @@ def _times(plan: "TrainingPlan") -> Iterator[Line]:
 
 
 def _node_counts(plan: "TrainingPlan") -> Iterator[Line]:
-    from steerlm.training.node_counts import SLOWER, fewest_nodes
+    from steerlm.training.node_counts import TOLERATED_SLOWDOWN, fewest_nodes
 
     for heading, estimate in zip(["nodes", *[""] * len(plan.estimates)], plan.estimates, strict=False):
         total = f", {_total(estimate)}" if estimate.hours is not None else ""
         rows = f"{estimate.rows_per_replica:.1f} rows per replica"
         yield heading, f"{estimate.nodes:3}: {_step(estimate)}, {rows}{total}"
     best = fewest_nodes(plan.estimates)
-    yield "", f"{best.nodes} {_nodes(best.nodes)}: the fewest within {SLOWER:.0%} of the fastest"
+    yield "", f"{best.nodes} {_nodes(best.nodes)}: the fewest within {TOLERATED_SLOWDOWN:.0%} of the fastest"
 
 
 def _row_count(plan: "TrainingPlan") -> Iterator[Line]:
     """Warn if replicas have so few rows that they mostly wait for each other, or would for shorter samples."""
-    from steerlm.training.node_counts import fewest_mean_tokens, rows_wanted
+    from steerlm.training.node_counts import few_rows_mean_tokens, sufficient_rows
 
-    needed = rows_wanted(plan.layout)
+    needed = sufficient_rows(plan.layout)
     if plan.few_rows:
-        rows = f"{plan.need.rows_per_replica:.1f} per replica, fewer than {needed}"
+        rows = f"{plan.footprint.rows_per_replica:.1f} per replica, fewer than {needed}"
         yield "few rows", f"{rows}: GPUs wait much of the time"
-    elif plan.need.real_token_share is None and needed > 1:
-        mean = fewest_mean_tokens(plan.settings, plan.layout)
+    elif plan.footprint.real_token_share is None and needed > 1:
+        mean = few_rows_mean_tokens(plan.settings, plan.layout)
         rows = f"fewer than {needed} per replica if samples average {mean:,.0f} tokens or less"
         yield "few rows", f"{rows}: GPUs would wait much of the time"
 
@@ -124,21 +124,22 @@ def _total(estimate: "Estimate") -> str:
 
 
 def _memory(plan: "TrainingPlan") -> str:
-    from steerlm.training.footprint import ROOM
+    from steerlm.training.footprint import USABLE_SHARE
 
-    memory = plan.need.memory
+    memory = plan.footprint.memory
     parts = ((name, getattr(memory, name)) for name in ("weights", "gradients", "optimizer", "activations", "logits"))
     needed = f"{size(memory.total)}: " + ", ".join(f"{name} {size(held)}" for name, held in parts if held)
     if plan.gpu_memory is None:
         return needed
     share = memory.total / plan.gpu_memory
-    verdict = "DOES NOT FIT" if not plan.fits else "barely fits" if share > ROOM else "fits"
+    verdict = "DOES NOT FIT" if not plan.fits else "barely fits" if share > USABLE_SHARE else "fits"
     return f"{needed}; {verdict}, {share:.0%} of {size(plan.gpu_memory)}"
 
 
 def _all_steps(plan: "TrainingPlan") -> str:
-    need, steps = plan.need, plan.need.steps
+    footprint, steps = plan.footprint, plan.footprint.steps
     if steps is None:
         return f"{plan.settings.epochs:g} epochs of the data; the number of steps is unknown without --data"
-    most = "at most " if plan.settings.epochs and need.real_token_share is None else ""
-    return f"{most}{steps:,} steps, {steps * need.tokens_per_step:.3g} tokens, {steps * need.flops_per_step:.3g} FLOPs"
+    most = "at most " if plan.settings.epochs and footprint.real_token_share is None else ""
+    tokens, flops = steps * footprint.tokens_per_step, steps * footprint.flops_per_step
+    return f"{most}{steps:,} steps, {tokens:.3g} tokens, {flops:.3g} FLOPs"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm store list|verify|gc`: look after a store of artifacts."""
+"""`steerlm store list|verify|gc`: maintain a store of artifacts."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List a store's artifacts, verify their bytes, clear away what nothing needs.\n\n"
+    help="List a store's artifacts, verify their bytes, remove artifacts that nothing needs.\n\n"
     "Example: steerlm store list runs/store",
 )
 
@@ -25,20 +25,20 @@ def list_(
     stage: str | None = typer.Option(None, "--stage", help="Only this stage's, such as train_reward."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON lines."),
 ) -> None:
-    """Print every key: stage, key, state, size, when it was made, what it is, the step that asked for it.
+    """Print every key: stage, key, state, size, time, kind and the pipeline step that first ran it.
 
     Example: steerlm store list s3://steerlm/store --stage train_reward
     """
     import json
 
-    from steerlm.inventory import entries
+    from steerlm.inventory import list_entries
 
-    for entry in entries(_open(store)):
+    for entry in list_entries(_open(store)):
         if stage not in (None, entry.stage):
             continue
         if as_json:
-            shown = ("stage", "key", "state", "size", "finished", "kind", "label", "digest")
-            typer.echo(json.dumps({name: getattr(entry, name) for name in shown}))
+            fields = ("stage", "key", "state", "size", "finished", "kind", "label", "digest")
+            typer.echo(json.dumps({name: getattr(entry, name) for name in fields}))
         else:
             typer.echo(
                 f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}"
@@ -55,42 +55,44 @@ def verify(store: str = WHERE) -> None:
     from tqdm import tqdm
 
     from steerlm.errors import StorageError
-    from steerlm.inventory import entries, problems
+    from steerlm.inventory import list_entries, verify_entry
 
     opened = _open(store)
-    finished = [entry for entry in entries(opened) if entry.state != "unfinished"]
-    told = [line for entry in tqdm(finished, unit="artifact", disable=None) for line in problems(opened, entry)]
-    for line in told:
+    finished = [entry for entry in list_entries(opened) if entry.state != "unfinished"]
+    lines = [line for entry in tqdm(finished, unit="artifact", disable=None) for line in verify_entry(opened, entry)]
+    for line in lines:
         typer.echo(line)
-    if told:
-        raise StorageError(f"{opened.uri}: {len(told)} files are damaged; `steerlm store gc` does not remove them, "
-                           "delete their folders and run the recipe again")  # fmt: skip
-    typer.echo(f"{opened.uri}: {len(finished)} artifacts are whole")
+    if lines:
+        raise StorageError(
+            f"{opened.uri}: {len(lines)} files are damaged; `steerlm store gc` does not remove them, delete their "
+            "folders and run the recipe again"
+        )
+    typer.echo(f"{opened.uri}: {len(finished)} artifacts are intact")
 
 
 @app.command()
 def gc(
     store: str = WHERE,
     keep: int | None = typer.Option(
-        None, "--keep", min=1, help="Of each stage keep the newest so many, and all that those were made from."
+        None, "--keep", min=1, help="Keep the newest so many of each stage, and everything they were made from."
     ),
-    delete: bool = typer.Option(False, "--delete", help="Delete; without it, only say what would go."),
+    delete: bool = typer.Option(False, "--delete", help="Delete; without it, only print what would be deleted."),
 ) -> None:
-    """Clear away unfinished work and, with --keep, old artifacts. An unfinished stage that is gone starts anew.
+    """Remove unfinished work and, with --keep, old artifacts. A stage whose unfinished work is removed starts over.
 
     Example: steerlm store gc runs/store --keep 3 --delete
     """
-    from steerlm.inventory import entries, garbage, remove
+    from steerlm.inventory import list_entries, removable_entries, remove_entry
 
     opened = _open(store)
     freed = 0
-    for entry in garbage(entries(opened), keep):
-        what = "in use, left"
-        if remove(opened, entry, delete=delete):
-            what = "deleted" if delete else "would go"
-        freed += entry.size if what != "in use, left" else 0
-        typer.echo(f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}  {what}")
-    typer.echo(f"{size(freed)} {'freed' if delete else 'would be freed; --delete does it'}")
+    for entry in removable_entries(list_entries(opened), keep):
+        action = "in use, kept"
+        if remove_entry(opened, entry, delete=delete):
+            action = "deleted" if delete else "would be deleted"
+            freed += entry.size
+        typer.echo(f"{entry.stage:14} {entry.key:20} {entry.state:10} {size(entry.size):>10}  {action}")
+    typer.echo(f"{size(freed)} {'freed' if delete else 'would be freed by --delete'}")
 
 
 def _open(uri: str) -> "Store":

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steerlm.errors import InputError, SteerLMError
+from steerlm.retry import Backoff
 
 if TYPE_CHECKING:
     import httpx
 
 RETRIED_STATUSES = (429, 502, 503, 504)
-FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0
+BACKOFF = Backoff(first=0.25, longest=30.0, jitter=0.5)
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -171,7 +171,7 @@ class ServerPool:
                 server.running -= 1
             if start >= server.retry_at:  # requests that were in flight together count as one failure
                 server.failures += 1
-                delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** (server.failures - 1)) * random.uniform(0.5, 1.0)
+                delay = BACKOFF.pause(server.failures)
                 server.retry_at = time.monotonic() + max(delay, pause)
                 log.warning("%s%s: %s; retrying in %.1f s", server.url, path, problem, max(delay, pause))
             if min(other.retry_at for other in self.servers) > give_up:
@@ -273,6 +273,6 @@ def error_message(response: "httpx.Response") -> str:
 def _retry_after(response: "httpx.Response") -> float:
     """Return the seconds of the retry-after header; 0 if there is none or it is a date."""
     try:
-        return min(LONGEST_DELAY, max(0.0, float(response.headers.get("retry-after", 0))))
+        return min(BACKOFF.longest, max(0.0, float(response.headers.get("retry-after", 0))))
     except ValueError:
         return 0.0

@@ -151,7 +151,7 @@ class LocalBackend:
             name=job.name,
             hash=job.hash(),
             pid=child.pid,
-            started=processes.started(child.pid),
+            started=processes.start_time(child.pid),
             processes=job.processes,
             log=job.log.resolve(),
         )
@@ -215,7 +215,7 @@ class _JobRecord(BaseModel):
 
     def alive(self) -> bool:
         """Return whether the process is running; one that took over its number has another start time."""
-        started = processes.started(self.pid)
+        started = processes.start_time(self.pid)
         return started is not None and started == self.started
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from steerlm.errors import PeerLostError, SteerLMError
 from steerlm.files import write_json
-from steerlm.processes import started
+from steerlm.processes import start_time
 from steerlm.signals import CTRL_C_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     folder, module = Path(arguments[0]), arguments[1]
     rank = os.environ.get("RANK", "0")
     os.environ[STATUS_FILE] = str(folder / f"status-{rank}.json")
-    WorkerProcess(pid=os.getpid(), started=started(os.getpid())).write(folder / f"process-{rank}.json")
+    WorkerProcess(pid=os.getpid(), started=start_time(os.getpid())).write(folder / f"process-{rank}.json")
     sys.argv = [module, *arguments[2:]]
     ending: BaseException | None = None
     interrupt_on_sigterm("stopped before it started")  # until the module sets its own handler

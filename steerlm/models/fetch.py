@@ -21,7 +21,7 @@ from steerlm.models.folder import FETCHED, INFO, TERMS
 from steerlm.models.hub import HubSource
 from steerlm.models.shape import ModelShape
 from steerlm.models.tokenizer import FILES, copy_tokenizer
-from steerlm.storage import S3Place, is_remote
+from steerlm.storage import S3Prefix, is_remote
 
 WEIGHTS, INDEX, CONFIG = "*.safetensors", "model.safetensors.index.json", "config.json"
 WANTED = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
@@ -97,7 +97,7 @@ class StoreSource:
     revision: str | None = None
 
     def __init__(self, uri: str) -> None:
-        self.name, self._place = uri, S3Place.of(uri)
+        self.name, self._place = uri, S3Prefix.open(uri)
 
     def files(self) -> dict[str, FileDigest]:
         return {name: FileDigest("", size) for name, size in self._place.list().items()}

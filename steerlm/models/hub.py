@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,12 +21,14 @@ from tqdm import tqdm
 from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, StorageError, first_line
 from steerlm.files import partial_path
+from steerlm.retry import Backoff, retry
 
 ADDRESS = re.compile(r"^hf://(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^\s@]+))?$")
 REFUSED, PASSING = (401, 403), (408, 429, 500, 502, 503, 504)
 TRANSFERS = 4
 ATTEMPTS = 5
-"""Attempts without a byte between them after which a transfer is given up."""
+"""Attempts in a row that receive no byte, after which a transfer is given up."""
+BACKOFF = Backoff(first=0.4)
 
 
 class HubSource:
@@ -90,27 +91,28 @@ class HubSource:
     def _get_one(self, name: str, size: int, folder: Path, bar: Any, stop: threading.Event) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        partial, failures = partial_path(folder / name), 0
+        partial = partial_path(folder / name)
         if _size(partial) > size:
             partial.unlink()
         bar.update(_size(partial))
-        while not partial.exists() or _size(partial) < size:
-            before = _size(partial)
-            problem: Exception = StorageError(f"{self.name}: {name} ends before its {size} bytes; fetch again later")
-            try:
-                self._continue(name, partial, bar, stop)
-            except _network_errors() as error:
-                if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
-                    raise
-                problem = error
-            if stop.is_set():
-                return
-            failures = 0 if _size(partial) > before else failures + 1
-            if failures == ATTEMPTS:
-                raise problem
-            if failures:
-                time.sleep(0.2 * 2**failures)
-        partial.replace(folder / name)
+
+        def incomplete() -> bool:
+            return not partial.exists() or _size(partial) < size
+
+        def attempt() -> None:
+            self._continue(name, partial, bar, stop)
+            if incomplete() and not stop.is_set():
+                raise StorageError(f"{self.name}: {name} ends before its {size} bytes; fetch again later")
+
+        def may_pass(error: Exception) -> bool:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+                return False
+            return not stop.is_set() and isinstance(error, (StorageError, *_network_errors()))
+
+        if incomplete():
+            retry(attempt, BACKOFF, ATTEMPTS, may_pass, progress=lambda: _size(partial))
+        if not stop.is_set():
+            partial.replace(folder / name)
 
     def _continue(self, name: str, partial: Path, bar: Any, stop: threading.Event) -> None:
         """Append what is missing, as long as the connection lasts."""

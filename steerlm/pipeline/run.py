@@ -95,7 +95,7 @@ def run_stage(
             _recording(run_log, label, stage.name, key, folder, recorded) as execution,
         ):
             log.info("%s/%s %s: %s", stage.name, key, "resumed" if earlier else "run", reason)
-            local_inputs = {name: store.materialise(artifact) for name, artifact in inputs.items()}
+            local_inputs = {name: store.materialize(artifact) for name, artifact in inputs.items()}
             context = StageContext(
                 stage=stage.name,
                 key=key,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training needs before anything is started: whether a layout fits a model, memory per process, tokens and FLOPs
-per step, storage. Pure arithmetic on shapes; knows no file, no process and no torch.
+"""The resources of a training before it starts: memory per process, tokens and FLOPs per step, storage.
 
-Memory is that of the fullest process: weights, fp32 gradient buffer and the sharded optimizer as this trainer keeps
-them, plus what a forward pass keeps for the backward one. Left out: the CUDA context, communication buffers and the
-allocator's fragments (together some GB on a GPU). `tests/megatron/test_footprint.py` compares with what is measured.
+Pure arithmetic on shapes; no file, no process, no torch. Memory is that of the fullest process: weights, gradient
+buffer and sharded optimizer as this trainer keeps them, plus the activations kept for the backward pass. Not counted:
+the CUDA context, communication buffers and allocator fragmentation, together some GB on a GPU.
+`tests/megatron/test_footprint.py` compares with measurements.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from steerlm.training.layout import LayoutSettings
 from steerlm.training.packing import padded_length, plan_rows
 from steerlm.training.sampler import Sampler, total_steps
 
-ROOM = 0.85
-"""Share of a GPU's memory that may be filled with what is counted here; the rest is for what is not."""
+USABLE_SHARE = 0.85
+"""Share of a GPU's memory that the footprint may fill; the rest is left for what it does not count."""
 
 
 def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: ModelShape) -> None:
-    """Raises `ConfigError` for a global batch that leaves processes without a sample, or a window beyond the model."""
+    """Raise `ConfigError` if replicas get no sample of a global batch, or if the window is longer than the model's."""
     if settings.global_batch < layout.data_parallel:
         raise ConfigError(
             f"global_batch {settings.global_batch} is less than the layout's {layout.data_parallel} data-parallel "
@@ -36,7 +36,7 @@ def check_batch(settings: TrainSettings, layout: LayoutSettings, shape: ModelSha
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of the fullest process."""
+    """Bytes of the fullest process, by kind."""
 
     weights: int
     gradients: int
@@ -50,7 +50,7 @@ class Memory:
 
 
 def local_parameters(shape: ModelShape, layout: LayoutSettings, outputs: int | None, stage: int) -> int:
-    """Parameters that a process of a pipeline stage holds; norms and a reward head are whole on each."""
+    """Return the parameters that a process of a pipeline stage holds; norms and a reward head are not split."""
     h, d, tensor = shape.hidden_size, shape.head_size, layout.tensor
     attention = h * d * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
     layer = (attention + shape.qkv_biases + 3 * h * shape.intermediate_size) // tensor + 2 * h
@@ -62,26 +62,28 @@ def local_parameters(shape: ModelShape, layout: LayoutSettings, outputs: int | N
         count += h + (outputs * h if outputs else 0)
     if first:
         count += embedding
-    if last and not outputs and not (tied and first):  # a tied matrix is there twice if the pipeline is cut
+    if last and not outputs and not (tied and first):  # a tied matrix is held twice if the pipeline has several stages
         count += embedding
     return count
 
 
 def gradient_bytes(settings: TrainSettings) -> int:
-    """Of an element of the buffer that gradients are summed in, and that is reduced over the replicas."""
+    """Return the bytes per element of the buffer that gradients are summed in and reduced over replicas."""
     return 2 if settings.reduce_gradients == "bf16" else 4
 
 
 def state_bytes(parameters: int, replicas: int, settings: TrainSettings) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer) of that many parameters: two moments, and under bf16 the fp32 master weights,
-    are shared out over the data-parallel replicas."""
+    """Return the bytes of weights, gradients and optimizer state for that many parameters.
+
+    The optimizer state, two moments and for bf16 the fp32 master weights, is sharded over the data-parallel replicas.
+    """
     weights = parameters * (2 if settings.precision == "bf16" else 4)
     moments = 8 if settings.precision == "fp32" else 12
     return weights, parameters * gradient_bytes(settings), parameters * moments // replicas
 
 
 def activation_bytes(shape: ModelShape, layout: LayoutSettings, precision: str, row_tokens: int) -> int:
-    """Kept for one row by the layers of one stage, for the backward pass."""
+    """Return the bytes that the layers of one pipeline stage keep of one row for the backward pass."""
     size, tensor = 2 if precision == "bf16" else 4, layout.tensor
     h, d = shape.hidden_size, shape.head_size
     heads, groups = shape.num_attention_heads, shape.num_key_value_heads
@@ -95,7 +97,7 @@ def activation_bytes(shape: ModelShape, layout: LayoutSettings, precision: str, 
     mlp = 3 * shape.intermediate_size // tensor
     layer = size * (norms + attention + mlp) + (0 if selective else 4 * heads // tensor)
     layers = shape.num_hidden_layers // layout.pipeline
-    if layout.recompute == "full":  # each layer's input, and one layer whole while it is computed again
+    if layout.recompute == "full":  # each layer's input, and all of one layer while it is recomputed
         return row_tokens * (layers * whole * size + layer)
     return row_tokens * layers * layer
 
@@ -103,13 +105,13 @@ def activation_bytes(shape: ModelShape, layout: LayoutSettings, precision: str, 
 def memory(
     shape: ModelShape, settings: TrainSettings, layout: LayoutSettings, outputs: int | None, rows: int = 1
 ) -> Memory:
-    """Of the fullest process, for rows as long as the layout lets them be, `rows` of them per step and replica."""
+    """Return the memory of the fullest process, for `rows` rows of the longest length per step and replica."""
     row_tokens = layout.row_limit(settings.window)
     of_stages = []
     for stage in {0, layout.pipeline - 1}:
         held = local_parameters(shape, layout, outputs, stage)
         weights, gradients, optimizer = state_bytes(held, layout.data_parallel, settings)
-        in_flight = min(layout.pipeline - stage, max(1, rows))  # one forward, one backward: the first stage waits most
+        in_flight = min(layout.pipeline - stage, max(1, rows))  # 1F1B: the first stage holds the most
         kept = in_flight * activation_bytes(shape, layout, settings.precision, row_tokens)
         logits = 0
         if stage == layout.pipeline - 1 and not outputs:
@@ -120,8 +122,10 @@ def memory(
 
 
 def flops_per_token(shape: ModelShape, outputs: int | None, context: float) -> float:
-    """Model FLOPs of one token forward and backward: 6 per weight of a matrix product, and causal attention over a mean
-    segment of `context` tokens. What recomputation adds is not counted."""
+    """Return the model FLOPs of one token, forward and backward, without recomputation.
+
+    6 per weight of a matrix product, and causal attention over a mean segment of `context` tokens.
+    """
     embedding = shape.vocab_size * shape.hidden_size
     matrices = shape.parameters(outputs) - embedding
     if shape.tie_word_embeddings and not outputs:
@@ -131,11 +135,15 @@ def flops_per_token(shape: ModelShape, outputs: int | None, context: float) -> f
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
-    """How the data's lengths fill the rows: means over the simulated steps.
+class PackingStatistics:
+    """How samples fill the rows: means over simulated steps.
 
-    Of a step: `tokens` of the data, `computed` tokens with padding, `rows` of a replica. Of a row: `row_tokens` with
-    padding. `context`: length of the segment that a token lies in.
+    Attributes:
+        tokens: Tokens of a step, without padding.
+        computed: Tokens of a step, with padding.
+        rows: Rows per step and replica.
+        row_tokens: Tokens of a row, with padding.
+        context: Length of the segment that a token belongs to.
     """
 
     tokens: float
@@ -149,11 +157,13 @@ class Packing:
         return self.tokens / self.computed
 
 
-def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSettings, steps: int = 50) -> Packing:
-    """Packs the first `steps` global batches as the trainer will. `lengths`: tokens per sample, one sample per unit.
+def simulate_packing(
+    lengths: Sequence[int], settings: TrainSettings, layout: LayoutSettings, steps: int = 50
+) -> PackingStatistics:
+    """Pack the first `steps` global batches as the trainer will. `lengths`: tokens per sample, one sample per unit.
 
-    A replica computes its rows one after another, and every one of them waits for the slowest: what counts as computed
-    is the longest row of each micro-batch, on all replicas. A pipeline's rows are all padded to the step's longest.
+    Replicas wait for the slowest one at every row, so each counts as computing the longest row of a micro-batch. With
+    pipeline parallelism all rows of a step are padded to its longest.
     """
     sampler = Sampler(len(lengths), settings.seed)
     multiple = layout.tensor if layout.sequence_parallel else 1
@@ -169,17 +179,21 @@ def packing(lengths: Sequence[int], settings: TrainSettings, layout: LayoutSetti
         squares += sum(n * n for n in taken)
         rows += len(longest)
     row_tokens = computed / (rows * layout.data_parallel)
-    return Packing(tokens / steps, computed / steps, rows / steps, row_tokens, squares / max(1, tokens))
+    return PackingStatistics(tokens / steps, computed / steps, rows / steps, row_tokens, squares / max(1, tokens))
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What one training needs; FLOPs without recomputation, figures per step as means over the simulated steps.
+class Footprint:
+    """The resources of one training. FLOPs are without recomputation; figures per step are means of simulated steps.
 
-    `real_token_share` None: the data's lengths are not known, every sample counts as a full window; `steps` is then
-    `max_steps`, None without. `storage_bytes`: the model folder and as many checkpoints as there ever are at once.
-    `checkpoint_bytes_per_process`: what the fullest process copies to host memory and writes for one checkpoint, its
-    share of the weights and of the optimizer, both shared out over the replicas.
+    Attributes:
+        gradient_bytes: Bytes per element of the gradient buffer.
+        real_token_share: Tokens without padding over tokens with it; None if the data's lengths are not known, in which
+            case every sample counts as a full window.
+        steps: Number of updates; with unknown lengths `max_steps`, which may be None.
+        checkpoint_bytes_per_process: What the fullest process copies to host memory and writes for one checkpoint: its
+            share of weights and optimizer, both sharded over the replicas.
+        storage_bytes: The model folder and the most checkpoints that exist at once.
     """
 
     parameters: int
@@ -200,26 +214,29 @@ class Needs:
     storage_bytes: int
 
 
-def needs(
+def training_footprint(
     shape: ModelShape,
     settings: TrainSettings,
     layout: LayoutSettings,
     outputs: int | None,
     lengths: Sequence[int] | None = None,
-) -> Needs:
-    """Raises `ConfigError` if the layout cannot be."""
+) -> Footprint:
+    """Compute the footprint of a training. `lengths`: tokens per sample; None: every sample is a full window.
+
+    Raises `ConfigError` if layout, batch and model do not fit each other.
+    """
     layout.check_fits(shape)
     check_batch(settings, layout, shape)
     known = lengths is not None
-    packed = packing(
+    packed = simulate_packing(
         [settings.window] * settings.global_batch if lengths is None else lengths, settings, layout, 50 if known else 1
     )
     parameters, stages = shape.parameters(outputs), (0, layout.pipeline - 1)
     weights, _, optimizer = state_bytes(parameters, 1, settings)
     local = max(local_parameters(shape, layout, outputs, stage) for stage in stages)
     flops = flops_per_token(shape, outputs, packed.context) * packed.tokens
-    checkpoints = settings.keep + 2  # the newest, the best, and the one that is being written
-    return Needs(
+    checkpoints = settings.keep + 2  # the newest, the best, and the one being written
+    return Footprint(
         parameters=parameters,
         parameters_per_process=local,
         memory=memory(shape, settings, layout, outputs, round(packed.rows)),

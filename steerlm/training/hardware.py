@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of GPU and the speeds that time estimates and MFU are computed with. A table of constants; torch-free.
+"""GPU types and the speeds for time estimates and MFU: a table of constants, torch-free.
 
-Sizes and peaks are those of the vendor's data sheets, dense (no sparsity). Sustained figures are what large matrix
-products, copies and collectives reach of them. For h100 they are 640 of 989 TFLOP/s (clocks fall under full load), 330
+Sizes and peaks are from the vendor's data sheets, dense (no sparsity). Sustained figures are what large matrix
+products, copies and collectives reach. For h100 they are 640 of 989 TFLOP/s (clocks fall under full load), 330
 TFLOP/s of attention (FlashAttention-2 paper, H100), 2.6 of 3.35 TB/s, 380 of 450 GB/s a direction over NVLink and 42 of
 50 GB/s of a 400 Gb/s port. Other types take the same shares of their own data sheet unless the table says otherwise.
 None of the sustained figures was measured by this project: measure yours and set them in a profile's `gpu_constants`.
@@ -24,11 +24,11 @@ class Gpu:
     name: str
     """Key of the table."""
     device_names: tuple[str, ...]
-    """What `torch.cuda.get_device_name()` returns for it."""
+    """Its names as `torch.cuda.get_device_name()` returns them."""
     memory_gib: float
-    """GiB that the driver reports."""
+    """Memory that the driver reports, in GiB."""
     peak_flops: float
-    """Dense bf16 FLOP/s with fp32 accumulation, of the data sheet: what MFU is a share of."""
+    """Dense bf16 FLOP/s with fp32 accumulation, from the data sheet; the denominator of MFU."""
     gemm_flops: float
     """FLOP/s that large bf16 matrix products sustain."""
     attention_flops: float
@@ -44,7 +44,7 @@ class Gpu:
 
 
 class GpuConstants(Settings):
-    """Values in place of the table's, as `Gpu` documents them: FLOP/s, bytes/s, seconds. Null: the table's."""
+    """Overrides of a `Gpu`'s values, in the same units. Null: the table's value."""
 
     peak_flops: PositiveFloat | None = None
     gemm_flops: PositiveFloat | None = None
@@ -133,7 +133,7 @@ _BY_DEVICE_NAME = {device_name: gpu for gpu in _TYPES for device_name in gpu.dev
 
 
 def gpu_by_device_name(device_name: str) -> Gpu | None:
-    """The entry for what `torch.cuda.get_device_name()` returns; None for a type that is not in the table.
+    """Return the entry for a name from `torch.cuda.get_device_name()`; None if the type is not in the table.
 
     The whole name must match: an H100 PCIe or a slice of a GPU ("... MIG 1g.10gb") has other speeds.
     """
@@ -141,7 +141,7 @@ def gpu_by_device_name(device_name: str) -> Gpu | None:
 
 
 def gpu_type(name: str) -> Gpu:
-    """An entry by its key. Raises `ConfigError` listing the known ones."""
+    """Return an entry by its key. Raises `ConfigError` that lists the known types."""
     if name not in GPUS:
         raise ConfigError(f"unknown GPU type {name!r}; known: {', '.join(GPUS)}")
     return GPUS[name]

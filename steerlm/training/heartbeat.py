@@ -98,7 +98,7 @@ class Heartbeat:
         self.interval = min(INTERVAL, limit / 10)
         self.on_lost, self.on_timeout, self.dumped = on_lost, on_timeout, dumped
         self.collectives: Callable[[], int] = lambda: 0
-        self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.started(os.getpid()) or "")
+        self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.start_time(os.getpid()) or "")
         self._next = (rank + 1) % world
         self._seen: int | None = None
         self._beats, self._since, self._checked = False, time.monotonic(), time.monotonic()

@@ -1,26 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On how many nodes to train: the time model applied to a training on its own layout and on fewer nodes. Torch-free."""
+"""How many nodes to train on: the time model applied to a layout and to fewer nodes. Torch-free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerlm.models.shape import ModelShape
 from steerlm.training.config import TrainSettings
-from steerlm.training.footprint import ROOM, Needs, needs
+from steerlm.training.footprint import USABLE_SHARE, Footprint, training_footprint
 from steerlm.training.hardware import Gpu
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.step_time import StepTime, Traffic, mfu, step_time, traffic
 
-SLOWER = 0.2
-"""How much slower than the fastest number of nodes a smaller one may be to be preferred."""
+TOLERATED_SLOWDOWN = 0.2
+"""How much slower than the fastest number of nodes a smaller number may be and still be preferred."""
 ROWS_PER_STAGE = 2
-"""With fewer rows per replica and pipeline stage, the pipeline idles and little hides what replicas exchange."""
+"""With fewer rows per replica and pipeline stage, the pipeline idles and communication is hardly hidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A training on one layout: seconds and bytes of an update, wall-clock and GPU hours of all. The hours are without
-    validation, saving and start-up; None: the number of steps is not known."""
+    """Estimated times of a training on one layout.
+
+    Attributes:
+        time: Seconds of one update.
+        traffic: Bytes sent for one update.
+        hours: Wall-clock time of all updates, without validation, saving and startup; None if their number is unknown.
+        gpu_hours: `hours` times the number of GPUs.
+    """
 
     layout: LayoutSettings
     rows_per_replica: float
@@ -35,22 +41,24 @@ class Estimate:
         return self.layout.nodes
 
 
-def estimate(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> Estimate:
-    """`need`: of this training on this layout."""
-    time = step_time(shape, layout, outputs, gpu, need)
-    hours = None if need.steps is None else need.steps * time.total / 3600
+def estimate(
+    shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, footprint: Footprint
+) -> Estimate:
+    """Estimate the times of the training with this footprint on this layout."""
+    time = step_time(shape, layout, outputs, gpu, footprint)
+    hours = None if footprint.steps is None else footprint.steps * time.total / 3600
     return Estimate(
         layout,
-        need.rows_per_replica,
+        footprint.rows_per_replica,
         time,
-        traffic(shape, layout, need),
-        mfu(need, gpu, time.total),
+        traffic(shape, layout, footprint),
+        mfu(footprint, gpu, time.total),
         hours,
         None if hours is None else hours * layout.processes,
     )
 
 
-def estimates(
+def estimate_node_counts(
     shape: ModelShape,
     settings: TrainSettings,
     layout: LayoutSettings,
@@ -58,33 +66,35 @@ def estimates(
     gpu: Gpu,
     lengths: Sequence[int] | None = None,
 ) -> list[Estimate]:
-    """On the layout, and with the same tensor and pipeline on half its nodes, a quarter ... as long as memory allows.
-    `lengths`: tokens per sample; None: every sample is a full window."""
-    found: list[Estimate] = []
+    """Estimate the layout, then the same tensor and pipeline sizes on half its nodes, a quarter, ... if memory allows.
+
+    `lengths`: tokens per sample; None: every sample is a full window.
+    """
+    estimates: list[Estimate] = []
     while True:
-        need = needs(shape, settings, layout, outputs, lengths)
-        if found and need.memory.total > ROOM * gpu.memory_gib * 2**30:
+        footprint = training_footprint(shape, settings, layout, outputs, lengths)
+        if estimates and footprint.memory.total > USABLE_SHARE * gpu.memory_gib * 2**30:
             break
-        found.append(estimate(shape, layout, outputs, gpu, need))
+        estimates.append(estimate(shape, layout, outputs, gpu, footprint))
         nodes = layout.nodes // 2
         if not nodes or nodes * layout.devices % (layout.tensor * layout.pipeline):
             break
         layout = layout.model_copy(update={"nodes": nodes})
-    return found
+    return estimates
 
 
-def fewest_nodes(found: Sequence[Estimate]) -> Estimate:
-    """The smallest number of nodes whose update takes at most 20 % longer than the fastest one's."""
-    fastest = min(one.time.total for one in found)
-    return min((one for one in found if one.time.total <= (1 + SLOWER) * fastest), key=lambda one: one.nodes)
+def fewest_nodes(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the estimate with the fewest nodes whose update takes at most 20 % longer than the fastest."""
+    limit = (1 + TOLERATED_SLOWDOWN) * min(one.time.total for one in estimates)
+    return min((one for one in estimates if one.time.total <= limit), key=lambda one: one.nodes)
 
 
-def rows_wanted(layout: LayoutSettings) -> int:
-    """Rows per replica and step that keep a layout busy; 1 where nothing is exchanged among nodes or stages."""
+def sufficient_rows(layout: LayoutSettings) -> int:
+    """Return the rows per replica and step that keep a layout busy; 1 without communication of nodes or stages."""
     return 1 if layout.nodes == layout.pipeline == 1 else ROWS_PER_STAGE * layout.pipeline
 
 
-def fewest_mean_tokens(settings: TrainSettings, layout: LayoutSettings) -> float:
-    """Mean length of the samples at and below which a replica gets fewer rows than wanted."""
-    rows = rows_wanted(layout) - 1
+def few_rows_mean_tokens(settings: TrainSettings, layout: LayoutSettings) -> float:
+    """Return the mean sample length at and below which a replica gets fewer than `sufficient_rows`."""
+    rows = sufficient_rows(layout) - 1
     return rows * layout.row_limit(settings.window) * layout.data_parallel / settings.global_batch

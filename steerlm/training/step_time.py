@@ -1,41 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long one update takes and what it sends: a model with stated constants, not a measurement. Torch-free arithmetic.
+"""Time and traffic of one update: a model with stated constants, not a measurement. Torch-free arithmetic.
 
 It describes this trainer in bf16 with a flash-attention kernel: the pipeline alternates one forward and one backward
 pass (1F1B), gradients are reduced during the last row's backward pass, parameters gathered during the first row's
 forward pass, and each row's weight gradients added to their buffer by a kernel of their own, except with Transformer
-Engine. Not counted: validation, saving, start-up, waiting for data, and a process that is slower than the others.
+Engine. Not counted: validation, saving, startup, waiting for data, and processes slower than the others.
 """
 
 from dataclasses import astuple, dataclass
 
 from steerlm.models.shape import ModelShape
-from steerlm.training.footprint import Needs
+from steerlm.training.footprint import Footprint
 from steerlm.training.hardware import Gpu
 from steerlm.training.layout import LayoutSettings
 
 HALF_SPEED_TOKENS = 350
-"""Tokens of a row at which matrix products reach half their sustained speed."""
+"""Tokens of a row with which matrix products reach half their sustained speed."""
 NARROW = 0.94
-"""Share of that speed left above 4-way tensor parallelism, where each process has a narrow slice of each matrix."""
+"""Share of that speed above 4-way tensor parallelism, where each process has a narrow slice of each matrix."""
 HIDDEN = 0.9
-"""Share of a forward or backward pass behind which collectives among the replicas can hide."""
+"""Share of a forward or backward pass that can hide collectives among replicas."""
 EXPOSED_ALL_REDUCE = 0.15
-"""Share of a backward all-reduce of tensor parallelism that the weight gradient's product does not hide."""
+"""Share of a tensor-parallel backward all-reduce that the weight gradient's product does not hide."""
 FORWARD_KERNELS, BACKWARD_KERNELS, ATTENTION_KERNELS = 27, 52, 14
-"""Kernels of one layer; those of rotation and attention are what selective recomputation launches again."""
+"""Kernels of one layer; selective recomputation launches those of rotation and attention again."""
 UPDATE_SECONDS = 3e-3
-"""Launches and the wait for the gradient's norm in one optimizer step."""
+"""Kernel launches and the wait for the gradient norm in one optimizer step."""
 HOST_SECONDS = 4e-3
 """Packing a batch and copying it to the device, once per step."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one update, by what the GPUs wait for or work on.
+    """Seconds of one update, by what the GPUs work on or wait for.
 
-    `tensor`: exchanges of tensor parallelism that nothing hides. `pipeline`: the bubble and transfers between stages.
-    `gradients`, `parameters`: what the backward and the forward pass do not hide of their reduction and gathering.
+    Attributes:
+        tensor: Tensor-parallel communication that nothing hides.
+        pipeline: The bubble, and transfers between stages.
+        gradients: Reduction of gradients that the backward pass does not hide.
+        parameters: Gathering of parameters that the forward pass does not hide.
     """
 
     compute: float
@@ -54,8 +57,10 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes that one process sends for one update, hidden or not: activations of tensor parallelism and between
-    pipeline stages, gradients and parameters among the replicas."""
+    """Bytes that one process sends for one update, hidden or not.
+
+    `tensor`, `pipeline`: activations and their gradients; `gradients`, `parameters`: among the replicas.
+    """
 
     tensor: float
     pipeline: float
@@ -65,8 +70,16 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class LayerPass:
-    """One process's part of one layer's pass over one row. FLOPs of matrix products and of attention, bytes that other
-    kernels read and write, kernels launched, bytes sent over tensor parallelism: all of them and those not hidden."""
+    """One process's share of one layer's pass over one row.
+
+    Attributes:
+        products: FLOPs of matrix products.
+        attention: FLOPs of attention.
+        moved: Bytes that other kernels read and write.
+        kernels: Kernels launched.
+        sent: Bytes sent for tensor parallelism.
+        exposed: Bytes of `sent` that no computation hides.
+    """
 
     products: float
     attention: float
@@ -77,7 +90,7 @@ class LayerPass:
 
 
 def forward(shape: ModelShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
-    """`tokens` of a row; `context`: mean length of a token's segment."""
+    """Return the forward pass over a row of `tokens`. `context`: mean length of a token's segment."""
     query, key, inner, whole = _widths(shape, layout)
     norms, residuals, copied_query = 2 * 2 * whole, 2 * 3 * whole, 2 * query
     rotation, activation = 5 * (query + key), 5 * inner
@@ -95,7 +108,7 @@ def forward(shape: ModelShape, layout: LayoutSettings, tokens: float, context: f
 def backward(
     shape: ModelShape, layout: LayoutSettings, tokens: float, context: float, gradient_bytes: int
 ) -> LayerPass:
-    """Without what recomputation adds. `gradient_bytes`: of an element of the gradient buffer, 4 (fp32) or 2 (bf16)."""
+    """Return the backward pass, without recomputation. `gradient_bytes`: per element, 4 (fp32) or 2 (bf16)."""
     query, key, inner, whole = _widths(shape, layout)
     ahead = forward(shape, layout, tokens, context)
     norms, residuals, rotation, activation = 2 * 4 * whole, 2 * 2 * whole, 5 * (query + key), 11 * inner
@@ -115,7 +128,7 @@ def backward(
 
 
 def recomputed(shape: ModelShape, layout: LayoutSettings, tokens: float, context: float) -> LayerPass:
-    """What the backward pass computes once more."""
+    """Return the recomputation of the backward pass."""
     ahead = forward(shape, layout, tokens, context)
     if layout.recompute == "full":
         return ahead
@@ -125,12 +138,14 @@ def recomputed(shape: ModelShape, layout: LayoutSettings, tokens: float, context
     return LayerPass(0, 0, 0, 0, 0, 0)
 
 
-def step_time(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, need: Needs) -> StepTime:
-    """`need`: of this training on this layout."""
-    tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
-    arguments = (shape, layout, tokens, need.context)
+def step_time(
+    shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, footprint: Footprint
+) -> StepTime:
+    """Estimate one update of the training with this footprint on this layout."""
+    tokens, rows, layers = footprint.row_tokens, footprint.rows_per_replica, shape.num_hidden_layers // layout.pipeline
+    arguments = (shape, layout, tokens, footprint.context)
     ahead = [forward(*arguments)]
-    back = [backward(*arguments, need.gradient_bytes), recomputed(*arguments)]
+    back = [backward(*arguments, footprint.gradient_bytes), recomputed(*arguments)]
     speed, link = _product_speed(layout, gpu, tokens), _tensor_link(layout, gpu)
 
     def seconds(passes: list[LayerPass], *, exchanges: bool = True) -> float:
@@ -140,9 +155,9 @@ def step_time(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gp
     row = seconds(ahead) + seconds(back) + head
     alone = seconds(ahead, exchanges=False) + seconds(back, exchanges=False) + head
     transfers = 2 * _stage_boundary(shape, layout, tokens) / _stage_link(layout, gpu) if layout.pipeline > 1 else 0.0
-    sent = traffic(shape, layout, need)
+    sent = traffic(shape, layout, footprint)
     replicas = _replica_link(layout, gpu)
-    held, memory = need.parameters_per_process, gpu.memory_bandwidth
+    held, memory = footprint.parameters_per_process, gpu.memory_bandwidth
     return StepTime(
         compute=rows * alone,
         tensor=rows * (row - alone),
@@ -150,39 +165,41 @@ def step_time(shape: ModelShape, layout: LayoutSettings, outputs: int | None, gp
         gradients=max(0.0, sent.gradients / replicas - HIDDEN * (seconds(back) + head)),
         parameters=max(0.0, sent.parameters / replicas - HIDDEN * seconds(ahead)),
         # The gradients are read for their norm and zeroed; the update reads and writes 40 bytes per element of a share.
-        optimizer=held * 2 * need.gradient_bytes / memory + held / layout.data_parallel * 40 / memory + UPDATE_SECONDS,
+        optimizer=held * 2 * footprint.gradient_bytes / memory
+        + held / layout.data_parallel * 40 / memory
+        + UPDATE_SECONDS,
         host=HOST_SECONDS,
     )
 
 
-def traffic(shape: ModelShape, layout: LayoutSettings, need: Needs) -> Traffic:
-    """Of the process that sends most."""
-    tokens, rows, layers = need.row_tokens, need.rows_per_replica, shape.num_hidden_layers // layout.pipeline
-    arguments = (shape, layout, tokens, need.context)
-    passes = (forward(*arguments), backward(*arguments, need.gradient_bytes), recomputed(*arguments))
+def traffic(shape: ModelShape, layout: LayoutSettings, footprint: Footprint) -> Traffic:
+    """Return the traffic of the process that sends the most."""
+    tokens, rows, layers = footprint.row_tokens, footprint.rows_per_replica, shape.num_hidden_layers // layout.pipeline
+    arguments = (shape, layout, tokens, footprint.context)
+    passes = (forward(*arguments), backward(*arguments, footprint.gradient_bytes), recomputed(*arguments))
     others = (layout.data_parallel - 1) / layout.data_parallel
-    neighbors = min(2, layout.pipeline - 1)  # a stage in the middle sends forward and back
+    neighbors = min(2, layout.pipeline - 1)  # a middle stage sends in both directions
     return Traffic(
         tensor=rows * layers * sum(one.sent for one in passes),
         pipeline=rows * neighbors * _stage_boundary(shape, layout, tokens),
-        gradients=need.parameters_per_process * need.gradient_bytes * others,
-        parameters=need.parameters_per_process * 2 * others,
+        gradients=footprint.parameters_per_process * footprint.gradient_bytes * others,
+        parameters=footprint.parameters_per_process * 2 * others,
     )
 
 
-def mfu(need: Needs, gpu: Gpu, seconds: float) -> float:
-    """Model FLOPs utilization: the share of the peak that goes into FLOPs the model needs (none recomputed)."""
-    return need.flops_per_process / seconds / gpu.peak_flops
+def mfu(footprint: Footprint, gpu: Gpu, seconds: float) -> float:
+    """Return model FLOPs utilization: the share of the peak spent on the model's FLOPs, without recomputation."""
+    return footprint.flops_per_process / seconds / gpu.peak_flops
 
 
 def layer_matrices(shape: ModelShape, layout: LayoutSettings) -> float:
-    """Weights of one layer's matrix products on one process."""
+    """Return the weights of one layer's matrix products on one process."""
     attention = shape.head_size * (2 * shape.num_attention_heads + 2 * shape.num_key_value_heads)
     return shape.hidden_size * (attention + 3 * shape.intermediate_size) / layout.tensor
 
 
 def _widths(shape: ModelShape, layout: LayoutSettings) -> tuple[float, float, float, float]:
-    """Elements per token on one process: queries, keys, MLP, and the hidden state where norms work on it."""
+    """Return elements per token on one process: queries, keys, MLP, and the hidden state that norms process."""
     query = shape.num_attention_heads * shape.head_size / layout.tensor
     key = shape.num_key_value_heads * shape.head_size / layout.tensor
     whole = shape.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
@@ -190,18 +207,20 @@ def _widths(shape: ModelShape, layout: LayoutSettings) -> tuple[float, float, fl
 
 
 def _all_reduce(shape: ModelShape, layout: LayoutSettings, tokens: float) -> float:
-    """Bytes that a process sends to sum a row's hidden states over its tensor-parallel group (or to gather and scatter
-    them, which is the same)."""
+    """Return the bytes that a process sends to all-reduce a row's hidden states over its tensor-parallel group.
+
+    Gathering and scattering them, under sequence parallelism, sends the same.
+    """
     return 2 * (layout.tensor - 1) / layout.tensor * tokens * shape.hidden_size * 2
 
 
 def _stage_boundary(shape: ModelShape, layout: LayoutSettings, tokens: float) -> float:
-    """Bytes of a row's hidden states that a process sends to the next pipeline stage, or of their gradient."""
+    """Return the bytes of a row's hidden states, or of their gradient, that a process sends to a neighboring stage."""
     return 2 * tokens * shape.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
 
 
 def _seconds(one: LayerPass, gpu: Gpu, speed: float, link: float | None) -> float:
-    """Of a pass; `link` None: as if its exchanges cost nothing."""
+    """Return the seconds of a pass; `link` None: without communication."""
     work = one.products / speed + one.attention / gpu.attention_flops + one.moved / gpu.memory_bandwidth
     return max(work + (one.exposed / link if link else 0), one.kernels * gpu.kernel_seconds)
 
@@ -209,7 +228,7 @@ def _seconds(one: LayerPass, gpu: Gpu, speed: float, link: float | None) -> floa
 def _head_seconds(
     shape: ModelShape, layout: LayoutSettings, outputs: int | None, gpu: Gpu, tokens: float, speed: float
 ) -> float:
-    """Vocabulary projection and cross entropy, forward and backward; on the last stage, which the others wait for."""
+    """Return the seconds of vocabulary projection and loss, both passes; on the last stage, which others wait for."""
     if outputs:
         return 0.0
     scores = tokens * shape.vocab_size / layout.tensor
@@ -222,12 +241,12 @@ def _product_speed(layout: LayoutSettings, gpu: Gpu, tokens: float) -> float:
 
 
 def _tensor_link(layout: LayoutSettings, gpu: Gpu) -> float:
-    """Bytes/s. Ranks of a tensor-parallel group are neighbors."""
+    """Return bytes/s of a tensor-parallel group, whose ranks are neighbors."""
     return gpu.intra_node_bandwidth if layout.tensor <= layout.devices else gpu.inter_node_bandwidth
 
 
 def _replica_link(layout: LayoutSettings, gpu: Gpu) -> float:
-    """Bytes/s of a data-parallel group, which uses the network ports of all its members in a node."""
+    """Return bytes/s of a data-parallel group, which uses the network ports of all its members in a node."""
     members = max(1, layout.devices // layout.tensor)
     if layout.data_parallel <= members:
         return gpu.intra_node_bandwidth
@@ -235,6 +254,6 @@ def _replica_link(layout: LayoutSettings, gpu: Gpu) -> float:
 
 
 def _stage_link(layout: LayoutSettings, gpu: Gpu) -> float:
-    """Bytes/s between pipeline stages, the outermost dimension of the ranks."""
+    """Return bytes/s between pipeline stages, the outermost dimension of the ranks."""
     within = layout.nodes == 1 or layout.tensor * layout.data_parallel < layout.devices
     return gpu.intra_node_bandwidth if within else gpu.inter_node_bandwidth

@@ -13,10 +13,10 @@ from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
 from steerlm.training.config import TrainSettings
-from steerlm.training.footprint import Needs, needs
+from steerlm.training.footprint import Footprint, training_footprint
 from steerlm.training.hardware import Gpu, GpuConstants, gpu_type
 from steerlm.training.layout import LayoutSettings
-from steerlm.training.node_counts import Estimate, estimates, fewest_nodes, rows_wanted
+from steerlm.training.node_counts import Estimate, estimate_node_counts, fewest_nodes, sufficient_rows
 from steerlm.trainjob.preflight import in_section
 from steerlm.trainjob.sections import TrainingSection, initial_model, model_role, training_sections
 
@@ -36,7 +36,7 @@ class TrainingPlan:
     model: str
     settings: TrainSettings
     layout: LayoutSettings
-    need: Needs
+    footprint: Footprint
     gpu_memory: float | None
     gpu: Gpu | None
     estimates: Sequence[Estimate]
@@ -45,12 +45,12 @@ class TrainingPlan:
     @property
     def fits(self) -> bool | None:
         """Whether the GPU's memory is enough for what is counted; None if its size is not known."""
-        return None if self.gpu_memory is None else self.need.memory.total <= self.gpu_memory
+        return None if self.gpu_memory is None else self.footprint.memory.total <= self.gpu_memory
 
     @property
     def host_memory_per_node(self) -> int:
         """Bytes of host memory that the processes of a node hold while a checkpoint is written."""
-        return self.need.checkpoint_bytes_per_process * self.layout.devices
+        return self.footprint.checkpoint_bytes_per_process * self.layout.devices
 
     @property
     def save_seconds(self) -> float:
@@ -59,14 +59,14 @@ class TrainingPlan:
     @property
     def few_rows(self) -> bool:
         """Whether replicas get so few rows that communication and the pipeline's bubble take much of a step."""
-        return self.need.rows_per_replica < rows_wanted(self.layout)
+        return self.footprint.rows_per_replica < sufficient_rows(self.layout)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "layout": self.layout.model_dump(mode="json") | {"data_parallel": self.layout.data_parallel},
             "fits": self.fits,
-            **dataclasses.asdict(self.need),
+            **dataclasses.asdict(self.footprint),
             "host_memory_bytes_per_node": self.host_memory_per_node,
             "save_seconds": self.save_seconds,
             "few_rows": self.few_rows,
@@ -113,12 +113,12 @@ def plan_recipe(
         settings, layout = section.settings, section.layout
         outputs = section.entry.outputs(recipe.attributes)
         with in_section(section.name):
-            need = needs(shape, settings, layout, outputs, lengths)
+            footprint = training_footprint(shape, settings, layout, outputs, lengths)
         timed: Sequence[Estimate] = ()
         if card and settings.precision == "bf16":
-            timed = estimates(shape, settings, layout, outputs, card, lengths)
+            timed = estimate_node_counts(shape, settings, layout, outputs, card, lengths)
         plans[section.name] = TrainingPlan(
-            model, settings, layout, need, memory * 2**30 if memory else None, card, timed, disk_rate
+            model, settings, layout, footprint, memory * 2**30 if memory else None, card, timed, disk_rate
         )
     return plans
 

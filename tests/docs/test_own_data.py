@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/own-data.md: every command and the Python run on the page's own files, and every message is said."""
+"""docs/own-data.md: every command runs on the page's own files and prints what the page shows."""
 
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from steerlm.attributes import AttributeSchema
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.prepare import prepare_data
 from steerlm.errors import InputError
+from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.records import Conversation, RegressionSample, read_records
 from steerlm.training.config import SFTSettings
 from steerlm.training.objectives.sft import SFTObjective
@@ -49,6 +53,19 @@ def test_ratings_become_records_and_samples(folder: Path) -> None:
     shown = json.loads(next(b.text for b in blocks(DOCUMENT) if b.language == "json" and not b.name))
     assert samples[-1].label == shown["label"]
     assert samples[-1].text.endswith(shown["text"].removeprefix("... "))
+
+
+def test_scored_messages_become_records_by_command_and_in_a_recipe(folder: Path) -> None:
+    settings = PrepareSettings.model_validate(yaml.safe_load((folder / "scored.yaml").read_text()))
+    with working_in(folder):
+        prepare_data(settings, folder / "prepared", schema=SCHEMA)
+    text = (folder / "scored" / "train.jsonl").read_text()
+    assert text == (folder / "prepared" / "conversations" / "train.jsonl").read_text()
+    records = [talk for _, talk in read_records(folder / "scored" / "train.jsonl", Conversation)]
+    assert [(talk.system, talk.conversations[1].label) for talk in records] == [
+        ("You help customers.", "helpfulness:2.6667"),
+        (SYSTEM_PROMPT, "helpfulness:4,verbosity:0"),
+    ]
 
 
 def test_every_answer_has_a_label_of_all_three_and_keeps_the_human_one(folder: Path) -> None:

@@ -16,7 +16,7 @@ from steerlm.annotation.spec import AnnotateSpec
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.cli.main import call
-from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
+from steerlm.datasets.sources.registry import SOURCES
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.entry import read_spec as read_entry_spec
@@ -56,10 +56,7 @@ TABLES = {
     "Keys of a recipe": rows(Recipe),
     "`attributes`": rows(AttributeSchema),
     "`prepare_data`": rows(PrepareSection),
-    "`prepare_data.sources`, kind `oasst`": rows(OasstSource),
-    "`prepare_data.sources`, kind `helpsteer`": rows(HelpSteerSource),
-    "`prepare_data.sources`, kind `helpsteer2`": rows(HelpSteer2Source),
-    "`prepare_data.sources`, kind `conversations`": rows(ConversationsSource),
+    **{f"`prepare_data.sources`, kind `{kind}`": rows(source.settings) for kind, source in SOURCES.items()},
     "`prepare_data.sources`, kind `toyworld`": rows(ToyworldSource),
     "`raters` of kind `toyworld`": rows(RaterSettings),
     "`base`": rows(BaseSection),

@@ -144,11 +144,11 @@ def test_force_kills_workers_too_even_a_stopped_one(tmp_path: Path) -> None:
     wait_for_line(backend, name, "step 2/", times=2)
     workers = [json.loads((tmp_path / "job" / f"process-{rank}.json").read_text()) for rank in range(2)]
     os.kill(workers[1]["pid"], signal.SIGSTOP)
-    assert all(processes.started(w["pid"]) == w["started"] for w in workers)
+    assert all(processes.start_time(w["pid"]) == w["started"] for w in workers)
     backend.cancel(name, force=True)
     assert wait(backend, name).state == "failed"
     end = time.monotonic() + 10
-    while any(processes.started(w["pid"]) == w["started"] for w in workers):
+    while any(processes.start_time(w["pid"]) == w["started"] for w in workers):
         assert time.monotonic() < end, "a worker is left"
         time.sleep(0.05)
 

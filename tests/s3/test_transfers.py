@@ -11,7 +11,7 @@ import pytest
 
 from steerlm.checksums import digest_folder
 from steerlm.errors import StorageError
-from steerlm.storage import SHA256_KEY, S3Place, fetch
+from steerlm.storage import SHA256_KEY, S3Prefix, fetch
 from tests.s3.conftest import BUCKET, Server
 
 MB = 1 << 20
@@ -25,7 +25,7 @@ def make_files(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
     return {name: folder / name for name in sizes}
 
 
-def overwrite(place: S3Place, name: str, content: bytes) -> None:
+def overwrite(place: S3Prefix, name: str, content: bytes) -> None:
     """Other bytes under the checksum of the old ones."""
     stat = place.stat(name)
     assert stat is not None
@@ -41,7 +41,7 @@ def overwrite(place: S3Place, name: str, content: bytes) -> None:
 def test_large_and_many_files_come_back_as_they_were(s3: Server, tmp_path: Path) -> None:
     sizes = {"large.safetensors": 23 * MB + 17, "empty": 0} | {f"many/{n:03}.txt": 100 + n for n in range(120)}
     files = make_files(tmp_path / "a", sizes)
-    place = S3Place.of(f"s3://{BUCKET}/round trip/ünï")
+    place = S3Prefix.open(f"s3://{BUCKET}/round trip/ünï")
     place.upload_all(files)
     tag = place.client.stat_object(bucket_name=BUCKET, object_name=place._key("large.safetensors")).etag
     assert tag.endswith("-5"), "sent in five parts"
@@ -52,7 +52,7 @@ def test_large_and_many_files_come_back_as_they_were(s3: Server, tmp_path: Path)
 
 def test_only_what_is_missing_or_different_travels_again(s3: Server, tmp_path: Path) -> None:
     files = make_files(tmp_path / "a", {f"{n}": 1000 for n in range(6)})
-    place = S3Place.of(f"s3://{BUCKET}/again")
+    place = S3Prefix.open(f"s3://{BUCKET}/again")
     place.upload_all(files)
 
     def times() -> dict[str, object]:
@@ -90,13 +90,13 @@ def test_a_refusal_is_one_clear_line_at_once(
         monkeypatch.setenv(variable, value)
     start = time.monotonic()
     with pytest.raises(StorageError, match=message) as told:
-        S3Place.of(uri).list()
+        S3Prefix.open(uri).list()
     assert time.monotonic() - start < 2, "asking again would not help"
     assert "\n" not in str(told.value) and "not-a-secret" not in str(told.value)
 
 
 def test_bytes_that_changed_in_the_store_are_told(s3: Server, tmp_path: Path) -> None:
-    place = S3Place.of(f"s3://{BUCKET}/changed")
+    place = S3Prefix.open(f"s3://{BUCKET}/changed")
     place.upload_all(make_files(tmp_path / "a", {"f": 5000}))
     overwrite(place, "f", b"x" * 5000)
     with pytest.raises(StorageError, match=r"changed/f: sha256 .* was expected"):
@@ -107,7 +107,7 @@ def test_bytes_that_changed_in_the_store_are_told(s3: Server, tmp_path: Path) ->
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_server_killed_in_mid_transfer_and_back(way: str, s3: Server, tmp_path: Path) -> None:
     files = make_files(tmp_path / "a", {f"{n}": 12 * MB for n in range(12)})
-    place = S3Place.of(f"s3://{BUCKET}/killed-{way}")
+    place = S3Prefix.open(f"s3://{BUCKET}/killed-{way}")
     if way == "down":
         place.upload_all(files)
     failed: list[BaseException] = []

@@ -11,7 +11,14 @@ from steerlm.errors import ConfigError
 from steerlm.models.public import SHAPES, public_shape
 from steerlm.models.shape import ModelShape
 from steerlm.training.config import RewardSettings, SFTSettings
-from steerlm.training.footprint import activation_bytes, flops_per_token, local_parameters, memory, needs, packing
+from steerlm.training.footprint import (
+    activation_bytes,
+    flops_per_token,
+    local_parameters,
+    memory,
+    simulate_packing,
+    training_footprint,
+)
 from steerlm.training.layout import LayoutSettings
 
 LLAMA70 = SHAPES["meta-llama/Llama-2-70b-hf"]
@@ -89,13 +96,13 @@ def test_flops_are_six_per_weight_and_attention() -> None:
 def test_rows_are_packed_as_in_training() -> None:
     settings = SFTSettings(max_steps=1, global_batch=4, window=8)
     layout = LayoutSettings(devices=2, micro_batch=1)
-    full = packing([8, 8, 8, 8], settings, layout, steps=1)
+    full = simulate_packing([8, 8, 8, 8], settings, layout, steps=1)
     assert (full.tokens, full.computed, full.rows, full.context) == (32, 32, 2, 8)
-    uneven = packing([8, 2, 2, 2], settings, layout, steps=1)  # 8 beside 6
+    uneven = simulate_packing([8, 2, 2, 2], settings, layout, steps=1)  # 8 beside 6
     assert (uneven.tokens, uneven.computed, uneven.rows) == (14, 16, 1)
     assert uneven.real_token_share == 14 / 16
     draw = np.random.default_rng(0).integers(10, 60, 2000).tolist()
-    many = packing(draw, SFTSettings(max_steps=1, global_batch=128, window=64), LayoutSettings(micro_batch=16))
+    many = simulate_packing(draw, SFTSettings(max_steps=1, global_batch=128, window=64), LayoutSettings(micro_batch=16))
     assert many.real_token_share == 1
     assert many.row_tokens * many.rows == pytest.approx(many.tokens)
 
@@ -111,7 +118,7 @@ def test_rows_are_packed_as_in_training() -> None:
 )
 def test_a_pipelines_rows_are_padded_to_the_longest(layout: dict[str, Any], computed: int) -> None:
     settings = SFTSettings(max_steps=1, global_batch=3, window=8)
-    packed = packing([7, 5, 5], settings, LayoutSettings(**layout), steps=1)
+    packed = simulate_packing([7, 5, 5], settings, LayoutSettings(**layout), steps=1)
     assert (packed.tokens, packed.rows, packed.computed, packed.row_tokens) == (17, 3, computed, computed / 3)
 
 
@@ -132,10 +139,12 @@ def test_bf16_gradients_halve_their_buffer() -> None:
 def test_a_process_writes_its_share_of_a_checkpoint() -> None:
     """Weights 2 bytes, fp32 master weights and two moments 12, both shared out over 16 replicas."""
     settings = SFTSettings(max_steps=1, global_batch=128, window=4096)
-    need = needs(LLAMA70, settings, LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), None)
+    need = training_footprint(LLAMA70, settings, LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), None)
     assert need.checkpoint_bytes_per_process == need.parameters_per_process * 14 // 16
     assert need.checkpoint_bytes == 68_976_648_192 * 14
-    in_fp32 = needs(TINY, SFTSettings(max_steps=1, window=64, precision="fp32"), LayoutSettings(devices=2), None)
+    in_fp32 = training_footprint(
+        TINY, SFTSettings(max_steps=1, window=64, precision="fp32"), LayoutSettings(devices=2), None
+    )
     assert in_fp32.checkpoint_bytes_per_process == TINY.parameters() * (4 + 8) // 2
 
 
@@ -152,7 +161,7 @@ def test_a_process_writes_its_share_of_a_checkpoint() -> None:
 def test_what_cannot_be_is_refused(layout: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     values = {"max_steps": 1, "global_batch": 64, "window": 64, **settings}
     with pytest.raises(ConfigError, match=message):
-        needs(TINY, SFTSettings(**values), LayoutSettings(**layout), None)
+        training_footprint(TINY, SFTSettings(**values), LayoutSettings(**layout), None)
 
 
 def test_an_interleaved_pipeline_is_refused_with_the_reason() -> None:

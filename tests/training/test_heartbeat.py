@@ -112,7 +112,7 @@ def test_a_dead_process_is_named(tmp_path: Path) -> None:
     with Heartbeat(tmp_path, 0, 2, LIMIT) as heartbeat:
         other = Other(tmp_path)
         os.kill(other.pid, signal.SIGKILL)
-        until(lambda: processes.started(other.pid) is None)
+        until(lambda: processes.start_time(other.pid) is None)
         assert f"pid {other.pid}) is gone, last heartbeat in step 3 (reading)" in heartbeat.diagnosis()
 
 

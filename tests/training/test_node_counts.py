@@ -9,15 +9,15 @@ import pytest
 
 from steerlm.models.public import SHAPES
 from steerlm.training.config import RewardSettings, SFTSettings
-from steerlm.training.footprint import needs
+from steerlm.training.footprint import training_footprint
 from steerlm.training.hardware import GPUS
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.node_counts import (
     Estimate,
-    estimates,
-    fewest_mean_tokens,
+    estimate_node_counts,
+    few_rows_mean_tokens,
     fewest_nodes,
-    rows_wanted,
+    sufficient_rows,
 )
 from steerlm.training.step_time import StepTime, Traffic, step_time
 
@@ -52,11 +52,11 @@ def _nodes(found: Sequence[Estimate]) -> list[int]:
 
 
 def test_nodes_are_halved_as_long_as_memory_allows() -> None:
-    found = estimates(LLAMA70, SFTSettings(max_steps=800, global_batch=128), TUTORIAL70, None, H100)
+    found = estimate_node_counts(LLAMA70, SFTSettings(max_steps=800, global_batch=128), TUTORIAL70, None, H100)
     assert _nodes(found) == [32, 16, 8, 4]  # on 2 nodes one process would hold the whole optimizer: 48 GiB of it
     assert {(one.layout.tensor, one.layout.pipeline) for one in found} == {(8, 2)}
     assert [one.layout.data_parallel for one in found] == [16, 8, 4, 2]
-    small = {gpu: _nodes(estimates(LLAMA13, REWARD, TUTORIAL13, 9, GPUS[gpu])) for gpu in ("h100", "l40s")}
+    small = {gpu: _nodes(estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, GPUS[gpu])) for gpu in ("h100", "l40s")}
     assert small == {"h100": [32, 16, 8, 4, 2, 1], "l40s": [32, 16, 8, 4]}  # 0.85 of 45 GiB: 37.6 on 4, 43.1 on 2
 
 
@@ -69,28 +69,28 @@ def test_nodes_are_halved_as_long_as_memory_allows() -> None:
     ],
 )
 def test_fewer_nodes_hold_whole_copies_of_the_model(layout: dict[str, Any], tried: list[int]) -> None:
-    assert _nodes(estimates(LLAMA13, REWARD, LayoutSettings(**layout), 9, GPUS["b200"])) == tried
+    assert _nodes(estimate_node_counts(LLAMA13, REWARD, LayoutSettings(**layout), 9, GPUS["b200"])) == tried
 
 
 def test_a_layout_that_does_not_fit_is_estimated_alone() -> None:
     alone = LayoutSettings(nodes=2, devices=8)
-    assert _nodes(estimates(LLAMA70, REWARD, alone, 9, H100)) == [2]
+    assert _nodes(estimate_node_counts(LLAMA70, REWARD, alone, 9, H100)) == [2]
 
 
 def test_hours_are_steps_times_seconds() -> None:
-    own = estimates(LLAMA13, REWARD, TUTORIAL13, 9, H100)[0]
-    need = needs(LLAMA13, REWARD, TUTORIAL13, 9)
+    own = estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, H100)[0]
+    need = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9)
     assert own.time == step_time(LLAMA13, TUTORIAL13, 9, H100, need)
     assert own.hours == 800 * own.time.total / 3600
     assert own.gpu_hours == own.hours * 256
-    unknown = estimates(LLAMA13, RewardSettings(epochs=1, global_batch=512), TUTORIAL13, 9, H100)[0]
+    unknown = estimate_node_counts(LLAMA13, RewardSettings(epochs=1, global_batch=512), TUTORIAL13, 9, H100)[0]
     assert (unknown.hours, unknown.gpu_hours) == (None, None)
 
 
 def test_real_lengths_leave_the_tutorials_nodes_one_row_each() -> None:
     """Conversations of 415 tokens on average, as OASST's with Llama 2: 3,300 a replica on 32 nodes."""
     lengths = np.random.default_rng(0).integers(30, 800, 4000).tolist()
-    found = {one.nodes: one for one in estimates(LLAMA13, REWARD, TUTORIAL13, 9, H100, lengths)}
+    found = {one.nodes: one for one in estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, H100, lengths)}
     assert found[32].rows_per_replica == 1
     assert found[4].rows_per_replica > 3
     assert found[32].time.gradients > 0 == found[4].time.gradients
@@ -98,13 +98,13 @@ def test_real_lengths_leave_the_tutorials_nodes_one_row_each() -> None:
 
 
 def test_rows_that_keep_a_layout_busy() -> None:
-    assert [rows_wanted(layout) for layout in (TUTORIAL13, TUTORIAL70, LayoutSettings(devices=8))] == [2, 4, 1]
+    assert [sufficient_rows(layout) for layout in (TUTORIAL13, TUTORIAL70, LayoutSettings(devices=8))] == [2, 4, 1]
     # One row of 8,192 tokens on each of 64 replicas, shared by 512 samples; three of 4,096 on 16, by 128.
-    assert fewest_mean_tokens(REWARD, TUTORIAL13) == 8192 * 64 / 512 == 1024
-    assert fewest_mean_tokens(SFTSettings(max_steps=1, global_batch=128), TUTORIAL70) == 3 * 4096 * 16 / 128
+    assert few_rows_mean_tokens(REWARD, TUTORIAL13) == 8192 * 64 / 512 == 1024
+    assert few_rows_mean_tokens(SFTSettings(max_steps=1, global_batch=128), TUTORIAL70) == 3 * 4096 * 16 / 128
 
 
 @pytest.mark.parametrize(("length", "few"), [(1024, True), (1100, False)])
 def test_samples_of_that_length_leave_too_few_rows(length: int, few: bool) -> None:
-    need = needs(LLAMA13, REWARD, TUTORIAL13, 9, [length] * 2000)
-    assert (need.rows_per_replica < rows_wanted(TUTORIAL13)) is few
+    need = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9, [length] * 2000)
+    assert (need.rows_per_replica < sufficient_rows(TUTORIAL13)) is few

@@ -19,7 +19,7 @@ def test_another_attribute_schema_is_named(tokenizer: Any) -> None:
         {**RewardObjective(settings, tokenizer, AttributeSchema(names=names)).fingerprint(), "data": names[0]}
         for names in (("wet", "cold"), ("wet", "warm"))
     )
-    state = json.loads(json.dumps(TrainState(made, step=3).state()))
+    state = json.loads(json.dumps(TrainState(made, step=3).as_json()))
     assert TrainState.resumed(state, made, "here").step == 3
     with pytest.raises(TrainingError, match=r"here: was made with another attributes.names \(\['wet', 'cold'\], now"):
         TrainState.resumed(state, now, "here")

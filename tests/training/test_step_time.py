@@ -8,7 +8,7 @@ import pytest
 
 from steerlm.models.public import SHAPES
 from steerlm.training.config import RewardSettings, SFTSettings
-from steerlm.training.footprint import needs
+from steerlm.training.footprint import training_footprint
 from steerlm.training.hardware import GPUS, Gpu
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.step_time import StepTime, Traffic, mfu, step_time, traffic
@@ -24,7 +24,7 @@ SMALL = SHAPES["HuggingFaceTB/SmolLM2-360M"]
 def test_the_13b_reward_model_on_32_nodes() -> None:
     """TP4 x DP64 with sequence parallelism: 4 rows of 8,192 tokens, 40 layers of width 5,120, 40 heads of 128."""
     layout = LayoutSettings(nodes=32, devices=8, tensor=4, micro_batch=2, sequence_parallel=True)
-    need = needs(LLAMA13, RewardSettings(max_steps=800, global_batch=512), layout, 9)
+    need = training_footprint(LLAMA13, RewardSettings(max_steps=800, global_batch=512), layout, 9)
     time, sent = step_time(LLAMA13, layout, 9, H100, need), traffic(LLAMA13, layout, need)
 
     tokens = 8192
@@ -63,7 +63,7 @@ def test_the_70b_policy_on_32_nodes() -> None:
     """TP8 x PP2 x DP16 with sequence parallelism: 8 rows of 4,096 tokens, 40 layers of width 8,192 on a stage, 64 heads
     of 128 in 8 groups."""
     layout = LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2, sequence_parallel=True)
-    need = needs(LLAMA70, SFTSettings(max_steps=800, global_batch=128), layout, None)
+    need = training_footprint(LLAMA70, SFTSettings(max_steps=800, global_batch=128), layout, None)
     time, sent = step_time(LLAMA70, layout, None, H100, need), traffic(LLAMA70, layout, need)
 
     tokens = 4096
@@ -95,7 +95,7 @@ def test_the_70b_policy_on_32_nodes() -> None:
 def test_the_70b_reward_model_on_8_nodes_with_full_recomputation() -> None:
     """TP8 x PP2 x DP4 without sequence parallelism: 32 rows of 4,096 tokens."""
     layout = LayoutSettings(nodes=8, devices=8, tensor=8, pipeline=2, recompute="full")
-    need = needs(LLAMA3, RewardSettings(max_steps=317, global_batch=128), layout, 9)
+    need = training_footprint(LLAMA3, RewardSettings(max_steps=317, global_batch=128), layout, 9)
     time, sent = step_time(LLAMA3, layout, 9, H100, need), traffic(LLAMA3, layout, need)
 
     tokens = 4096
@@ -118,7 +118,7 @@ def test_the_70b_reward_model_on_8_nodes_with_full_recomputation() -> None:
 def test_one_gpu_sends_nothing() -> None:
     """SmolLM2-360M, 32 layers of width 960, 15 heads of 64 in 5 groups: 16 rows of 8,192 tokens, tied embeddings."""
     layout = LayoutSettings(micro_batch=4)
-    need = needs(SMALL, SFTSettings(max_steps=1, global_batch=64, window=2048), layout, None)
+    need = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=64, window=2048), layout, None)
     time = step_time(SMALL, layout, None, H100, need)
     assert traffic(SMALL, layout, need) == Traffic(0, 0, 0, 0)
     assert (time.tensor, time.pipeline, time.gradients, time.parameters) == (0, 0, 0, 0)
@@ -138,7 +138,7 @@ def test_one_gpu_sends_nothing() -> None:
 
 def test_short_rows_take_as_long_as_their_kernels_take_to_launch() -> None:
     layout = LayoutSettings()
-    need = needs(SMALL, SFTSettings(max_steps=1, global_batch=1, window=32), layout, 9)
+    need = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=1, window=32), layout, 9)
     assert step_time(SMALL, layout, 9, H100, need).compute == pytest.approx(32 * (27 + 52) * 6e-6)
     slow = dataclasses.replace(H100, kernel_seconds=1e-3)
     assert step_time(SMALL, layout, 9, slow, need).compute == pytest.approx(32 * (27 + 52) * 1e-3)
@@ -147,7 +147,9 @@ def test_short_rows_take_as_long_as_their_kernels_take_to_launch() -> None:
 def _time(gpu: Gpu = H100, reduce: Literal["fp32", "bf16"] = "fp32", **layout: Any) -> tuple[StepTime, Traffic]:
     """Of the 13B reward model."""
     placed = LayoutSettings(**layout)
-    need = needs(LLAMA13, RewardSettings(max_steps=1, global_batch=512, reduce_gradients=reduce), placed, 9)
+    need = training_footprint(
+        LLAMA13, RewardSettings(max_steps=1, global_batch=512, reduce_gradients=reduce), placed, 9
+    )
     return step_time(LLAMA13, placed, 9, gpu, need), traffic(LLAMA13, placed, need)
 
 

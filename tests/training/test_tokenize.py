@@ -16,7 +16,7 @@ import pytest
 
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.errors import RecordError, TrainingError
-from steerlm.locks import started
+from steerlm.processes import start_time
 from steerlm.training import tokenize
 from steerlm.training.config import RewardSettings, SFTSettings, TextSettings
 from steerlm.training.dataset import TokenDataset
@@ -204,6 +204,6 @@ def test_processes_end_when_their_launcher_is_killed(jsonl: Callable[..., Path],
     launcher.kill()
     launcher.communicate()
     end = time.monotonic() + 10
-    while left := [pid for pid in children if started(int(pid))]:
+    while left := [pid for pid in children if start_time(int(pid))]:
         assert time.monotonic() < end, f"processes {left} outlive the launcher"
         time.sleep(0.05)

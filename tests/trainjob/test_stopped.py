@@ -17,7 +17,7 @@ from steerlm.jobs.backend import Job, job_name
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
-from steerlm.processes import started
+from steerlm.processes import start_time
 from tests.conftest import ROOT
 from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
@@ -71,7 +71,7 @@ def test_a_stopped_process_ends_the_job(
     processes = [json.loads((folder / f"process-{r}.json").read_text()) for r in range(layout["devices"])]
     who = rf"rank {rank} \([^,]+, pid {processes[rank]['pid']}\)"
     assert re.search(rf"{who} is stopped, last heartbeat \d+ s ago in step \d+", str(error.value)), str(error.value)
-    assert [p for p in processes if started(p["pid"]) == p["started"]] == []
+    assert [p for p in processes if start_time(p["pid"]) == p["started"]] == []
     work = Path(content["work"])
     for other in set(range(layout["devices"])) - {rank}:
         assert (work / "flight_recorder" / f"rank_{other}").stat().st_size

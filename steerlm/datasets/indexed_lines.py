@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random access to the lines of many files, compressed or not: the text on disk, a few bytes a line in memory.
+"""Random access to the lines of many files, compressed or not: text on disk, a few bytes a line in memory.
 
-Upstream's split shuffles whole trees, so lines are needed in another order than they come in.
+Upstream's split shuffles whole trees, so lines are read in another order than they come in.
 """
 
 import os
@@ -11,13 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
 
-from steerlm.datasets.sources import OnBadLine, source_lines
+from steerlm.datasets.raw_files import source_lines
+from steerlm.datasets.row_readers import OnBadLine
 
 
-class Spool:
-    """The lines of `files` in order, copied to an unnamed file in `folder` that vanishes with the object.
+class IndexedLines:
+    """The lines of `files` in order, copied to an unnamed file in `folder` that is deleted on exit.
 
-    Takes 24 bytes of memory and the line's own length on disk for each line.
+    Each line takes 24 bytes of memory, and its own length on disk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,9 +49,10 @@ class Spool:
                     end += self._file.write(b"\n")
 
     def line(self, index: int) -> str:
+        """Return the text of line `index`."""
         self._file.seek(self._offsets[index])
         return self._file.readline().decode("utf-8")
 
     def where(self, index: int) -> tuple[Path, int]:
-        """File and line number that line `index` came from."""
+        """Return the file and line number of line `index`."""
         return self._paths[self._sources[index]], self._numbers[index]

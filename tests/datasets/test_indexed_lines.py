@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.datasets.spool import Spool
+from steerlm.datasets.indexed_lines import IndexedLines
 from steerlm.errors import RecordError
 from tests.datasets.raw import write_lines
 
@@ -19,23 +19,23 @@ def test_lines_of_several_files_in_any_order(tmp_path: Path) -> None:
     def fail(error: RecordError, text: str) -> None:
         raise error
 
-    with Spool(tmp_path / "scratch") as spool:
-        spool.fill([one], fail)
-        assert spool.line(1) == '"b"\n'
-        spool.fill([two], fail)
-        assert [spool.line(i) for i in (3, 0, 2, 1)] == ['"d"\n', '"é\u2028"\n', '"c"\n', '"b"\n']
-        assert [spool.where(i) for i in range(len(spool))] == [(one, 1), (one, 3), (two, 1), (two, 2)]
+    with IndexedLines(tmp_path / "scratch") as lines:
+        lines.fill([one], fail)
+        assert lines.line(1) == '"b"\n'
+        lines.fill([two], fail)
+        assert [lines.line(i) for i in (3, 0, 2, 1)] == ['"d"\n', '"é\u2028"\n', '"c"\n', '"b"\n']
+        assert [lines.where(i) for i in range(len(lines))] == [(one, 1), (one, 3), (two, 1), (two, 2)]
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_lines_that_are_not_utf8_are_handed_over(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'"a"\n\xff\n"c"\n')
     bad: list[int] = []
-    with Spool(tmp_path) as spool:
-        spool.fill([tmp_path / "a.jsonl"], lambda error, text: bad.append(error.line))
-        assert (len(spool), bad) == (2, [2])
-    with Spool(tmp_path) as spool, pytest.raises(RecordError, match="UTF-8"):
-        spool.fill([tmp_path / "a.jsonl"], _raise)
+    with IndexedLines(tmp_path) as lines:
+        lines.fill([tmp_path / "a.jsonl"], lambda error, text: bad.append(error.line))
+        assert (len(lines), bad) == (2, [2])
+    with IndexedLines(tmp_path) as lines, pytest.raises(RecordError, match="UTF-8"):
+        lines.fill([tmp_path / "a.jsonl"], _raise)
 
 
 def _raise(error: RecordError, text: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAssistant's flat form: one message a line, linked by `parent_id`, brought back into trees.
+"""OpenAssistant's flat form, one message a line with its `parent_id`, rebuilt into trees.
 
 Texts stay on disk; memory holds the ids and the links, some 200 bytes a message.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from steerlm.datasets.messages import Message
+from steerlm.datasets.indexed_lines import IndexedLines
 from steerlm.datasets.outputs import Rejects, Summary
-from steerlm.datasets.spool import Spool
+from steerlm.datasets.sources.oasst_tree import Message
 from steerlm.errors import RecordError
 from steerlm.records import parse_line
 
@@ -29,29 +29,31 @@ class FlatMessage(Message):
 class FlatForest:
     """Trees in the order of their roots, replies in file order.
 
-    A message whose parent is missing is dropped with all below it and counted. Bad input is a message that `check`
-    refuses (it raises `ValueError`), an id given twice, and messages whose parents form a circle.
+    A message whose parent is missing is dropped with its replies and counted. Bad input is a message that `check`
+    rejects with `ValueError`, an id given twice, and messages whose parents form a cycle.
     """
 
-    def __init__(self, spool: Spool, check: Callable[[Message], object], reject: Rejects, summary: Summary) -> None:
-        self._spool = spool
-        self._line, self._parent = array("q"), array("q")  # by number of the id, in order of first mention
+    def __init__(
+        self, lines: IndexedLines, check: Callable[[Message], object], reject: Rejects, summary: Summary
+    ) -> None:
+        self._lines = lines
+        self._line, self._parent = array("q"), array("q")  # index: number of the id, in order of first mention
         self._roots: list[int] = []
         order = self._read(check, reject)
-        self._first, self._next = self._link(order)
+        self._first_child, self._next_sibling = self._link(order)
         self._count(order, reject, summary)
 
     def __len__(self) -> int:
         return len(self._roots)
 
     def where(self, index: int) -> tuple[Path, int]:
-        return self._spool.where(self._line[self._roots[index]])
+        return self._lines.where(self._line[self._roots[index]])
 
     def text(self, index: int) -> str:
-        return self._spool.line(self._line[self._roots[index]])
+        return self._lines.line(self._line[self._roots[index]])
 
     def tree(self, index: int) -> Message:
-        """The root of tree `index`, with its replies nested."""
+        """Return the root of tree `index`, with its replies nested."""
         root = self._message(self._roots[index])
         stack = [(self._roots[index], root)]
         while stack:
@@ -72,19 +74,19 @@ class FlatForest:
                 self._parent.append(NONE)
             return numbers[name]
 
-        for at in range(len(self._spool)):
-            path, line = self._spool.where(at)
-            text = self._spool.line(at)
+        for index in range(len(self._lines)):
+            path, line = self._lines.where(index)
+            text = self._lines.line(index)
             try:
                 message = parse_line(text, FlatMessage, path, line)
                 if message.message_id in numbers and self._line[numbers[message.message_id]] != NONE:
-                    raise RecordError(path, line, f"message_id {message.message_id} was given before")
+                    raise RecordError(path, line, f"message_id {message.message_id} occurs twice")
                 _check(message, check, path, line)
             except RecordError as error:
                 reject(error, text)
                 continue
             number = number_of(message.message_id)
-            self._line[number] = at
+            self._line[number] = index
             order.append(number)
             if message.parent_id:
                 self._parent[number] = number_of(message.parent_id)
@@ -93,7 +95,7 @@ class FlatForest:
         return order
 
     def _link(self, order: "array[int]") -> "tuple[array[int], array[int]]":
-        """First child and next sibling of every number: lists of children without a list object each."""
+        """Return first child and next sibling of every number: linked lists of children without a list object each."""
         first, following = array("q", [NONE]) * len(self._line), array("q", [NONE]) * len(self._line)
         for number in reversed(order):
             parent = self._parent[number]
@@ -113,8 +115,8 @@ class FlatForest:
                 below += self._mark(number, seen)
         for number in order:
             if not seen[number]:
-                path, line = self._spool.where(self._line[number])
-                reject(RecordError(path, line, "its parents form a circle"), self._spool.line(self._line[number]))
+                path, line = self._lines.where(self._line[number])
+                reject(RecordError(path, line, "its parents form a cycle"), self._lines.line(self._line[number]))
         summary.counts |= {"messages": len(order), "messages whose parent is missing": orphans}
         summary.counts["messages dropped with them"] = below - orphans
 
@@ -128,14 +130,14 @@ class FlatForest:
         return count
 
     def _children(self, number: int) -> Iterator[int]:
-        child = self._first[number]
+        child = self._first_child[number]
         while child != NONE:
             yield child
-            child = self._next[child]
+            child = self._next_sibling[child]
 
     def _message(self, number: int) -> Message:
-        at = self._line[number]
-        return parse_line(self._spool.line(at), FlatMessage, *self._spool.where(at))
+        index = self._line[number]
+        return parse_line(self._lines.line(index), FlatMessage, *self._lines.where(index))
 
 
 def _check(message: Message, check: Callable[[Message], object], path: Path, line: int) -> None:

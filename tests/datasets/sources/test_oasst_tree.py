@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.attributes import OASST, AttributeSchema, parse_labels
-from steerlm.datasets.messages import Message, conversations, label_string, turn
+from steerlm.datasets.sources.oasst_tree import Message, conversations, label_string, turn
 
 SCHEMA = AttributeSchema()
 ROUNDED = {0: 0, 0.1: 0, 0.125: 0, 0.25: 1, 0.375: 2, 0.5: 2, 0.625: 2, 0.75: 3, 0.875: 4, 1: 4, 1 / 3: 1, 0.999: 4}

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import HelpSteer2Source, build
-from steerlm.datasets.helpsteer2 import prepare_helpsteer2, split_turns
+from steerlm.datasets.config import build
 from steerlm.datasets.regression import write_regression
+from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source, prepare_helpsteer2, split_turns
 from steerlm.errors import InputError, RecordError
 from steerlm.prompt import render, render_readout, text_of
 from steerlm.records import Conversation, Turn
@@ -89,7 +89,7 @@ def test_a_bad_pair_leaves_neither_line(tmp_path: Path) -> None:
 def test_preference_and_only_helpfulness_exclude_each_other() -> None:
     with pytest.raises(InputError, match="every label would be empty"):
         build(HelpSteer2Source, preference=True, only_helpfulness=True)
-    with pytest.raises(InputError, match="tear preference pairs apart"):
+    with pytest.raises(InputError, match="separate preference pairs"):
         build(HelpSteer2Source, preference=True, repeat=2)
 
 

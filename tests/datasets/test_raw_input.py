@@ -10,9 +10,13 @@ import pytest
 
 from steerlm import storage
 from steerlm.attributes import HELPSTEER
-from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
 from steerlm.datasets.outputs import TRAIN, VAL
-from steerlm.datasets.sources import BOTH, data_files, localise, source_files, source_lines, split_files
+from steerlm.datasets.raw_files import BOTH, data_files, source_lines, split_files
+from steerlm.datasets.raw_input import localize
+from steerlm.datasets.sources.conversations import ConversationsSource
+from steerlm.datasets.sources.helpsteer import HelpSteerSource
+from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source
+from steerlm.datasets.sources.oasst import OasstSource
 from steerlm.errors import InputError
 from tests.datasets.raw import write_lines
 
@@ -36,7 +40,7 @@ def test_data_files_by_name_one_format_each(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"README\.md: expected a file that ends in \.jsonl"):
         data_files(root / "README.md")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="the folder holds no file"):
+    with pytest.raises(InputError, match="the folder has no file"):
         data_files(tmp_path / "empty")
 
 
@@ -55,20 +59,20 @@ def test_split_files(tmp_path: Path) -> None:
 def test_source_files_of_each_kind(tmp_path: Path) -> None:
     root = folder(tmp_path, "train.jsonl", "val.jsonl", "preference/preference.jsonl", "x_all.trees.jsonl")
     for kind in (HelpSteerSource, HelpSteer2Source, ConversationsSource):
-        assert source_files(kind(source=str(root))) == {TRAIN: [root / "train.jsonl"], VAL: [root / "val.jsonl"]}
-    pairs = source_files(HelpSteer2Source(source=str(root), preference=True))
+        assert kind(source=str(root)).files() == {TRAIN: [root / "train.jsonl"], VAL: [root / "val.jsonl"]}
+    pairs = HelpSteer2Source(source=str(root), preference=True).files()
     assert pairs == {BOTH: [root / "preference" / "preference.jsonl"]}
-    assert source_files(OasstSource(source=str(root))) == {BOTH: [root / "x_all.trees.jsonl"]}
+    assert OasstSource(source=str(root)).files() == {BOTH: [root / "x_all.trees.jsonl"]}
     (root / "x_all.trees.jsonl").unlink()
-    assert names(source_files(OasstSource(source=str(root)))[BOTH]) == ["train.jsonl", "val.jsonl"]
+    assert names(OasstSource(source=str(root)).files()[BOTH]) == ["train.jsonl", "val.jsonl"]
 
 
 def test_a_local_source_is_itself_and_a_missing_one_named(tmp_path: Path) -> None:
     settings = HelpSteerSource(source=str(folder(tmp_path / "in", "train.jsonl")), repeat=3)
-    assert localise(settings, tmp_path / "scratch") == settings
+    assert localize(settings, tmp_path / "scratch") == settings
     for source in (str(tmp_path / "none"), "./no/where", "data/train.jsonl", "nowhere"):
         with pytest.raises(InputError, match="no such file or folder"):
-            localise(HelpSteerSource(source=source), tmp_path)
+            localize(HelpSteerSource(source=source), tmp_path)
 
 
 def test_object_stores_are_fetched_into_the_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +81,8 @@ def test_object_stores_are_fetched_into_the_scratch_folder(tmp_path: Path, monke
         return folder(target, "train.jsonl")
 
     monkeypatch.setattr(storage, "fetch", fetch)
-    found = localise(HelpSteerSource(source="s3://bucket/helpsteer"), tmp_path)
-    assert [f.is_relative_to(tmp_path) for f in source_files(found)[TRAIN]] == [True]
+    found = localize(HelpSteerSource(source="s3://bucket/helpsteer"), tmp_path)
+    assert [f.is_relative_to(tmp_path) for f in found.files()[TRAIN]] == [True]
 
 
 HUB = """

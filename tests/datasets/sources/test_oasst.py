@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import OasstSource
-from steerlm.datasets.oasst import prepare_oasst, split_trees
+from steerlm.datasets.sources.oasst import OasstSource, prepare_oasst, split_trees
 from steerlm.errors import InputError, RecordError
 from tests.datasets.raw import NAMES, flatten, make_tree, read_json, write_lines
 
@@ -218,9 +217,9 @@ BAD_MESSAGES = [
     ("nonsense", "JSON"),
     ({"message_id": "b", "parent_id": "a", "role": "assistant"}, "text"),
     ({"message_id": "", "parent_id": "a", "text": "x", "role": "assistant"}, "message_id"),
-    ({"message_id": "a", "text": "again", "role": "prompter"}, "message_id a was given before"),
+    ({"message_id": "a", "text": "again", "role": "prompter"}, "message_id a occurs twice"),
     ({"message_id": "b", "parent_id": "a", "text": "x", "role": "robot"}, "role 'robot'"),
-    ({"message_id": "b", "parent_id": "b", "text": "x", "role": "assistant"}, "circle"),
+    ({"message_id": "b", "parent_id": "b", "text": "x", "role": "assistant"}, "cycle"),
 ]
 
 

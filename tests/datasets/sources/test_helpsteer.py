@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import HELPSTEER, AttributeSchema
-from steerlm.datasets.config import HelpSteerSource
-from steerlm.datasets.helpsteer import prepare_helpsteer
+from steerlm.datasets.sources.helpsteer import HelpSteerSource, prepare_helpsteer
 from steerlm.errors import InputError, RecordError
 from tests.datasets.raw import read_json, write_lines
 

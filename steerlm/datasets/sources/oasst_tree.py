@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One OpenAssistant message and the tree below it; its turn, its label string, its paths to the leaves.
+"""An OpenAssistant message with its replies: its turn, its label string, its paths to the leaves.
 
-Knows both shapes of ratings: nested `{"quality": {"value": 0.5}}` and flat `{"name": ["quality"], "value": [0.5]}`.
+Reads both forms of ratings: nested `{"quality": {"value": 0.5}}` and flat `{"name": ["quality"], "value": [0.5]}`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ ROLES = {"prompter": USER, "assistant": ASSISTANT}
 
 
 class Message(Line):
-    """A message and its replies, in file order. `labels` absent or null: people have not rated it."""
+    """A message and its replies, in file order. `labels` is absent or null if nobody has rated it."""
 
     text: str
     role: str
@@ -25,23 +25,23 @@ class Message(Line):
 
 
 def conversations(root: Message, names: Sequence[str], schema: AttributeSchema) -> Iterator[Conversation]:
-    """Every path from the root to a leaf, depth first, replies in file order; a path of one turn is passed over.
+    """Yield every path from the root to a leaf, depth first, replies in file order. Paths of one turn are skipped.
 
     Raises `ValueError` naming the message for an unknown role, a rating that is not a number in 0..1, or a text that
     would inject a label.
     """
     stack: list[tuple[Message, tuple[Turn, ...]]] = [(root, ())]
     while stack:
-        message, before = stack.pop()
-        path = (*before, turn(message, names, schema))
+        message, history = stack.pop()
+        path = (*history, turn(message, names, schema))
         if message.replies:
             stack.extend((reply, path) for reply in reversed(message.replies))
-        elif before:
+        elif history:
             yield Conversation(conversations=list(path), system=SYSTEM_PROMPT, mask=USER, type="VALUE_TO_TEXT")
 
 
 def turn(message: Message, names: Sequence[str], schema: AttributeSchema) -> Turn:
-    """A user's turn has a null label; an assistant's has a label string, or no label key if nobody rated it."""
+    """Return a user's turn with a null label, or an assistant's with a label string (no label key if unrated)."""
     if message.role not in ROLES:
         raise ValueError(f"message {message.message_id}: role {message.role!r}, expected {' or '.join(ROLES)}")
     if LABEL_MARK in message.text:
@@ -59,9 +59,9 @@ def turn(message: Message, names: Sequence[str], schema: AttributeSchema) -> Tur
 
 
 def label_string(labels: Mapping[str, Any], names: Sequence[str], schema: AttributeSchema) -> str:
-    """Ratings in 0..1 to levels of the schema's range, rounded half to even: 0.125 -> 0, 0.375 -> 2, 0.625 -> 2.
+    """Map ratings in 0..1 to the schema's range, rounded half to even: 0.125 -> 0, 0.375 -> 2, 0.625 -> 2.
 
-    Only the ratings in `names` that are present; "" if there is none.
+    Uses the ratings in `names` that are present; returns "" if there are none.
 
     >>> label_string({"humor": {"value": 0.375}, "spam": {"value": 0}}, ("quality", "humor"), AttributeSchema())
     'humor:2'
@@ -75,10 +75,10 @@ def label_string(labels: Mapping[str, Any], names: Sequence[str], schema: Attrib
 
 def _rating(labels: Mapping[str, Any], name: str) -> float | None:
     if isinstance(labels.get("name"), list):
-        found, values = labels["name"], labels.get("value")
-        if not isinstance(values, list) or len(values) != len(found):
+        rated, values = labels["name"], labels.get("value")
+        if not isinstance(values, list) or len(values) != len(rated):
             raise ValueError("labels: as many values as names were expected")
-        value = values[found.index(name)] if name in found else None
+        value = values[rated.index(name)] if name in rated else None
     else:
         entry = labels.get(name)
         value = entry.get("value") if isinstance(entry, Mapping) else entry
