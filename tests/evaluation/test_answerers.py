@@ -66,12 +66,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     started: list[int] = []
 
     def run(
-        place: JobPlace, module: str, spec: dict[str, Any], layout: LayoutSettings, on_line: Callable[..., None]
+        place: JobPlace, module: str, spec: GenerateSpec, layout: LayoutSettings, on_line: Callable[..., None]
     ) -> None:
         for rank in range(layout.processes):
             monkeypatch.setenv("RANK", str(rank))
             started.append(rank)
-            worker.run(GenerateSpec.model_validate({**spec, "layout": layout.model_dump()}))
+            worker.run(spec.model_copy(update={"layout": layout}))
 
     monkeypatch.setattr(job_answerer, "run_part_job", run)
     return started
