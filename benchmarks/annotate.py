@@ -19,10 +19,10 @@ import torch
 from oasst import SIZES, WINDOW, arguments, conversations
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from steerlm.annotation.job import Annotation, annotate_by_job
+from steerlm.annotation.annotate import AnnotateCounts, annotate
+from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.job import AnnotationTask, annotate_by_job
 from steerlm.attributes import AttributeSchema
-from steerlm.inference.annotate import AnnotateCounts, annotate
-from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.jobs.place import JobPlace
 from steerlm.models.folder import ModelInfo, finish_folder
@@ -109,7 +109,7 @@ def in_process(scorer: TransformersScorer, source: Path, output: Path) -> float:
 def by_job(model: Path, source: Path, output: Path, workers: int) -> float:
     """Turns a second of a job, from when its first worker's model is loaded."""
     layout = LayoutSettings(devices=workers, threads=1)
-    work = Annotation([(source, output)], model, OPTIONS.model_copy(update={"turns": "labelled"}), layout)
+    work = AnnotationTask([(source, output)], model, OPTIONS.model_copy(update={"turns": "labelled"}), layout)
     place = JobPlace("benchmark", output.with_suffix(".job"), output.with_suffix(".log"), Profile(name="benchmark"))
     annotate_by_job(work, place, lambda line: None)
     return float(RATE.findall(place.log.read_text())[-1][1])

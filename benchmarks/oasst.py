@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import OasstSource
 from steerlm.datasets.prepare import prepare_source
+from steerlm.datasets.sources.oasst import OasstSource
 from steerlm.records import Conversation, read_records
 
 WINDOW = 2048

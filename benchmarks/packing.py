@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packed rows against padded batches: real tokens a second of the trainer on the lengths of OASST conversations.
+"""Packed rows against padded batches: real tokens/s of the trainer on the lengths of OASST conversations.
 
-The same samples in the same global batches, the same engine, fp32 on one thread: packed, as the trainer does; padded,
-as a collator does, to the longest sample of a micro-batch of 8. 6 M random parameters.
+The same samples in the same global batches, the same engine, fp32 on one thread: packed as the trainer does, or padded
+to the longest sample of a micro-batch of 8 as a collator does. 6 M random parameters.
 
     python benchmarks/packing.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--steps 4]
 """
@@ -31,7 +31,7 @@ SHAPE = ModelShape(vocab_size=4096, tie_word_embeddings=True, **SIZES)
 
 
 def lengths(data: Path, tokenizer: Path) -> np.ndarray:
-    """Tokens of the English validation conversations; those over the window count as cut to it."""
+    """Return the tokens of each English validation conversation, at most the window."""
     texts = [text_of(render(talk)) for talk in conversations(data, ["train", "val"])]
     with tempfile.TemporaryDirectory() as folder:
         copy_tokenizer(tokenizer, Path(folder), plain=True)
@@ -40,7 +40,7 @@ def lengths(data: Path, tokenizer: Path) -> np.ndarray:
 
 
 def sample(length: int, draw: np.random.Generator, padded_to: int | None = None) -> Sample:
-    """Random ids, everything learned but padding."""
+    """Return a sample of random ids; everything but padding is learned."""
     whole = padded_to or length
     weights = np.zeros(whole, np.float32)
     weights[1:length] = 1
@@ -56,12 +56,12 @@ def rows(taken: list[int], packed: bool, draw: np.random.Generator) -> list[Row]
 
 
 def run(engine: MegatronEngine, of: np.ndarray, packed: bool, steps: range) -> float:
-    """Seconds of those global batches."""
+    """Return the seconds of these global batches."""
     sampler, draw, seconds = Sampler(len(of), 0, steps.start * BATCH), np.random.default_rng(0), 0.0
     for _ in steps:
-        made = rows([int(of[i]) for i in sampler.take(BATCH)], packed, draw)
+        batch = rows([int(of[i]) for i in sampler.take(BATCH)], packed, draw)
         start = time.perf_counter()
-        engine.step(made, Likelihood(), 1e-4)
+        engine.step(batch, Likelihood(), 1e-4)
         seconds += time.perf_counter() - start
     return seconds
 
@@ -76,7 +76,7 @@ def main() -> None:
     engine = build_engine(model_folder=None, shape=SHAPE, outputs=None, settings=settings, layout=LayoutSettings())
     run(engine, of, True, range(1))
     seconds = {True: 0.0, False: 0.0}
-    for step in range(options.steps):  # in turns: what disturbs the machine disturbs both
+    for step in range(options.steps):  # in turns, so that other load on the machine slows down both
         for packed in seconds:
             seconds[packed] += run(engine, of, packed, range(step, step + 1))
     taken = of[Sampler(len(of), 0).take(BATCH * options.steps)]

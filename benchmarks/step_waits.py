@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step waits for and sends: reads back from the device per row and per step, bytes per collective.
+"""Waits and traffic of a training step: reads back from the device per row and per step, bytes per collective.
 
-Counted on CPU processes, where every such call is there too and costs nothing; the counts do not depend on the device.
-A step of few rows and one of many are run: what grows with the rows is a row's. Of a step's three `item`, two read the
-sums that `cpu` has brought to the host. "gradients", "weights": what a process hands to the
-reduce-scatter of gradients and the all-gather of weights; "pipeline": sends between stages.
+Counted in CPU processes, which make the same calls; the counts do not depend on the device. A step of few rows and one
+of many are run; what grows with the number of rows is counted per row. Two of a step's three `item` read the sums that
+`cpu` has copied to the host. "gradients", "weights": bytes that a process passes to the reduce-scatter of gradients and
+the all-gather of weights; "pipeline": bytes sent between stages.
 
     python benchmarks/step_waits.py
 """
@@ -28,14 +28,14 @@ ROWS = (4, 12)
 
 
 def count(seen: Counter[str], bytes_sent: Counter[str]) -> None:
-    """From here on count waits and bytes of this process."""
+    """Count waits and bytes of this process from now on."""
     import torch
     import torch.distributed as dist
     from megatron.core.distributed import param_and_grad_buffer as buffers
 
     def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            # Under sequence parallelism megatron compares random states, which lie on the host.
+            # Under sequence parallelism megatron compares random states, which are on the host.
             seen[name] += not sys._getframe(1).f_code.co_filename.endswith("tensor_parallel/random.py")
             return original(*args, **kwargs)
 
@@ -64,7 +64,7 @@ def count(seen: Counter[str], bytes_sent: Counter[str]) -> None:
 
 
 def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
-    """Counts of the last process: waits of a row and of a step, bytes of a step of `ROWS[1]` rows per replica."""
+    """Return the last process's counts: waits per row and step, bytes of a step of `ROWS[1]` rows per replica."""
     import numpy as np
 
     from steerlm.attributes import AttributeSchema
@@ -107,13 +107,13 @@ def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
     bytes_sent: Counter[str] = Counter()
     step(2)
     count(seen, bytes_sent)
-    found = []
+    steps = []
     for rows in ROWS:
         seen.clear()
         bytes_sent.clear()
         step(rows)
-        found.append((Counter(seen), Counter(bytes_sent)))
-    (few, _), (many, total) = found
+        steps.append((Counter(seen), Counter(bytes_sent)))
+    (few, _), (many, total) = steps
     per_row = {name: (many[name] - few[name]) / (ROWS[1] - ROWS[0]) for name in many}
     finish()
     return {
@@ -126,13 +126,13 @@ def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
 
 
 def run(name: str, reward: bool, reduce: str) -> dict[str, Any]:
-    """The counts of a layout's last process."""
+    """Run a layout and return the counts of its last process."""
     layout = LAYOUTS[name]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(layout.get("devices", 1))]
     options = ["--layout", name, "--reduce", reduce, *(["--reward"] if reward else [])]
     done = subprocess.run([sys.executable, *launch, __file__, *options], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return counts
 
 
 def main() -> None:
@@ -161,13 +161,13 @@ def main() -> None:
         ("dp2", False, "bf16"),
     ]
     for name, reward, reduce in cases:
-        found = run(name, reward, reduce)
+        counts = run(name, reward, reduce)
         bytes_each = {
-            kind: f"{n / found['parameters']:.1f}" for kind, n in found["bytes"].items() if kind != "pipeline"
+            kind: f"{n / counts['parameters']:.1f}" for kind, n in counts["bytes"].items() if kind != "pipeline"
         }
         print(
-            f"{name:12} {'reward' if reward else 'text':6} gradients {reduce}: waits per row {found['row'] or 0}, per "
-            f"step {found['step']}; bytes per step {found['bytes']}, per parameter {bytes_each}",
+            f"{name:12} {'reward' if reward else 'text':6} gradients {reduce}: waits per row {counts['row'] or 0}, per "
+            f"step {counts['step']}; bytes per step {counts['bytes']}, per parameter {bytes_each}",
             flush=True,
         )
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building a token index: one record at a time, in batches, and in processes. Records a second and CPU milliseconds a
-record, start-up of the processes included.
+r"""Building a token index one record at a time, in batches, and in processes: records/s and CPU time per record.
 
-OASST's English validation conversations and HelpSteer2's rows, as often as asked for, as conversations for fine-tuning
-and as samples for the reward model. The arrays must be the same bytes every way. In turns; the best of the rounds.
+The startup of processes is included. The data are OASST's English validation conversations and HelpSteer2's rows,
+repeated `--copies` times, as conversations for fine-tuning and as samples for the reward model. All ways must give the
+same bytes. They run in turns, and the best round counts.
 
-    python benchmarks/tokenization.py oasst1/en-validation.jsonl helpsteer2/raw.jsonl \\
+    python benchmarks/tokenization.py oasst1/en-validation.jsonl helpsteer2/raw.jsonl \
         tokenizers/llama2.tokenizer.model tokenizers/llama3.tokenizer.model [--copies 4] [--processes 2] [--rounds 3]
 """
 
@@ -21,9 +21,9 @@ from typing import Any
 from oasst import conversations
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import HelpSteer2Source
 from steerlm.datasets.prepare import prepare_source
 from steerlm.datasets.regression import write_regression
+from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source
 from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.prompt import Tokens
 from steerlm.records import Conversation, Line, read_records
@@ -39,22 +39,22 @@ BATCH = tokenize.CHUNK_BYTES
 
 
 class OneByOne(Encoder):
-    """Calls the transformers tokenizer for each text, as a training does that tokenizes record by record."""
+    """Calls the transformers tokenizer for each text."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
-        made = [
+        encodings = [
             self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=offsets, verbose=False)
             for text in texts
         ]
-        return [Tokens(one["input_ids"], one["offset_mapping"] if offsets else []) for one in made]
+        return [Tokens(one["input_ids"], one["offset_mapping"] if offsets else []) for one in encodings]
 
 
 def files(oasst: Path, helpsteer2: Path, folder: Path, copies: int) -> dict[str, Path]:
-    """Conversations and regression samples."""
+    """Write conversations and regression samples, and return their files by objective."""
     prepare_source(HelpSteer2Source(source=str(helpsteer2)), folder / "hs2", schema=SCHEMA)
     rated = [
         talk for name in ("train", "val") for _, talk in read_records(folder / "hs2" / f"{name}.jsonl", Conversation)
@@ -72,15 +72,15 @@ def objective(kind: str, tokenizer: Any) -> Any:
 
 
 def build(kind: str, file: Path, tokenizer: Any, way: str, processes: int) -> tuple[float, float, str]:
-    """Records a second, CPU seconds of all processes a record, and a digest of the arrays."""
+    """Return records/s, CPU seconds of all processes per record, and a digest of the arrays."""
     tokenize.CHUNK_BYTES = 1 if way == "one at a time" else BATCH
     tokenize.PARALLEL_BYTES = 0
-    made = objective(kind, tokenizer)
+    learn = objective(kind, tokenizer)
     if way == "one at a time":
-        made.encoder = OneByOne(tokenizer)
+        learn.encoder = OneByOne(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         start, used = time.perf_counter(), sum(os.times()[:4])
-        data = TokenDataset.build([file], made, Path(folder), processes=processes if way == "processes" else 1)
+        data = TokenDataset.build([file], learn, Path(folder), processes=processes if way == "processes" else 1)
         seconds, used = time.perf_counter() - start, sum(os.times()[:4]) - used
         arrays = hashlib.sha256()
         for path in sorted((Path(folder) / data.key[:16]).glob("*.bin")):
@@ -118,7 +118,7 @@ def main() -> None:
                 print(f"{source.stem} {kind}, {file.stat().st_size / 2**20:.1f} MiB")
                 for way in speeds:
                     print(
-                        f"  {way:14} {max(speeds[way]):7,.0f} records/s, {1000 * min(costs[way]):.2f} CPU ms a record"
+                        f"  {way:14} {max(speeds[way]):7,.0f} records/s, {1000 * min(costs[way]):.2f} CPU ms per record"
                     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer against a plain transformers + AdamW loop: the same model, the same data, one process, tokens a second.
+"""The trainer against a plain transformers + AdamW loop: tokens/s of the same model and data in one process.
 
-Every batch is 16 samples of 256 tokens, so that neither side pads; what packing adds is in `packing.py`. Each side runs
-in a process of its own, in turns, and the medians of all steps but the first three are compared.
+Every batch is 16 samples of 256 tokens, so that neither side pads; `packing.py` measures packing. Both sides run in
+separate processes, in turns, and the medians of all steps but the first three are compared.
 
     python benchmarks/train.py [--sizes demo 30M 110M] [--rounds 3] [--threads 1]
 """
@@ -77,7 +77,7 @@ def plain(size: str) -> list[float]:
 
 
 def measure(side: str, size: str, threads: int) -> list[float]:
-    """Seconds of each step but the first three, in a new process."""
+    """Return the seconds of each step but the first three, in a new process."""
     command = [sys.executable, __file__, "--side", side, "--sizes", size, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
@@ -100,9 +100,9 @@ def main() -> None:
     for size in options.sizes:
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         for _ in range(options.rounds):
-            for side, found in seconds.items():
-                found.extend(measure(side, size, options.threads))
-        speed = {side: SAMPLES * LENGTH / statistics.median(found) for side, found in seconds.items()}
+            for side, measured in seconds.items():
+                measured.extend(measure(side, size, options.threads))
+        speed = {side: SAMPLES * LENGTH / statistics.median(times) for side, times in seconds.items()}
         print(
             f"{size:5} {options.threads} threads: ours {speed['ours']:7.0f} tokens/s, transformers + AdamW"
             f" {speed['plain']:7.0f} tokens/s, {speed['ours'] / speed['plain']:.2f}x",

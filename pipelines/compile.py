@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the pipelines to `pipelines/compiled/`: `python -m pipelines.compile`. A test compares what is committed."""
+"""Compiles the pipelines to `pipelines/compiled/`: `python -m pipelines.compile`; a test compares them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ COMPILED = Path(__file__).resolve().parent / "compiled"
 
 
 def compile_all(folder: Path) -> list[Path]:
-    """Write one YAML file per pipeline into `folder`; their paths."""
+    """Write one YAML file per pipeline to `folder` and return their paths."""
     from kfp import compiler
     from steerlm_kfp.pipelines.steerlm import steerlm
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SteerLM pipeline: from raw data to a steerable model and a report.
 
-One graph for every recipe: the recipe is a parameter, and a step that it has no section for is over at once. KFP's
-cache is off: the store's content keys decide what must run, and see what KFP cannot, such as a changed file.
+One graph for every recipe: the recipe is a parameter, and a step without a section in it is skipped. KFP's cache is
+off: the store's keys decide what runs, and they depend on contents that KFP does not see, such as a local file's.
 """
 
 from typing import Any
@@ -24,7 +24,10 @@ def _named(step: str, task: Any) -> Any:
     return task
 
 
-@dsl.pipeline(name="steerlm", description="Human ratings to dials: reward model, annotation, conditioned fine-tuning")
+@dsl.pipeline(
+    name="steerlm",
+    description="From ratings to a steerable model: reward model, annotation, fine-tuning",
+)
 def steerlm(recipe: str, profile: str, options: str = "{}") -> None:
     """Run a recipe.
 

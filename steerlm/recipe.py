@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes say the method, profiles say where it runs. Composes the settings that each room declares; torch-free.
+"""Recipes define the method, profiles where it runs. Composes the settings that each package declares; torch-free.
 
-A recipe names its usual profile. A section that is null is a stage that does not apply. Layouts stand in the profile
+A recipe names its usual profile. A section that is null is a stage that does not apply. Layouts are in the profile
 because they never change a result, only where and how fast it is computed.
 """
 
@@ -9,24 +9,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
-from steerlm.datasets.config import (
-    ConversationsSource,
-    HelpSteer2Source,
-    HelpSteerSource,
-    OasstSource,
-    OnError,
-    PrepareSettings,
-    Source,
-)
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.outputs import OnError
+from steerlm.datasets.sources.base import SourceSettings
+from steerlm.datasets.sources.registry import Source, settings_union
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.registry import BACKENDS
 from steerlm.settings import Settings
@@ -35,46 +30,49 @@ from steerlm.training.config import RewardSettings, SFTSettings, TextSettings
 from steerlm.training.hardware import GpuConstants, gpu_type
 from steerlm.training.layout import LayoutSettings
 
-OF_PROFILE = "profile."
+PROFILE_PREFIX = "profile."
 
 
 class ToyworldSource(ToySettings):
-    """The demo's synthetic world; it brings plain text, a tokenizer, questions and an oracle of its own."""
+    """The demo's synthetic world, with its own plain text, tokenizer, questions and oracle."""
 
     kind: Literal["toyworld"] = "toyworld"
 
 
-AnySource = Annotated[
-    OasstSource | HelpSteerSource | HelpSteer2Source | ConversationsSource | ToyworldSource,
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:
+    AnySource = SourceSettings | ToyworldSource
+else:
+    AnySource = settings_union(ToyworldSource)
 
 
 class PrepareSection(Settings):
-    """`sources` become the conversations that are annotated and that the policy learns from. The reward model learns
-    from the labelled turns of `rated`, or of the same sources where that is null."""
+    """The data of a recipe.
+
+    The conversations of `sources` are annotated, and the policy learns from them. The reward model learns from the
+    labeled turns of `rated`, or of `sources` where that is null.
+    """
 
     sources: tuple[AnySource, ...] = Field(min_length=1)
     rated: tuple[Source, ...] | None = Field(default=None, min_length=1)
     questions: str | None = None
-    """Held-out questions to evaluate on, a JSONL file; null: the world's own, or those that open the validation
-    conversations."""
+    """JSONL file of held-out questions; null: the synthetic world's, or the first turns of validation conversations."""
     on_error: OnError = "fail"
     use_system: bool = False
 
     @model_validator(mode="after")
-    def _world_alone(self) -> Self:
+    def _check_toyworld(self) -> Self:
         if self.toyworld and len(self.sources) > 1:
-            raise ValueError("the source toyworld stands alone")
+            raise ValueError("the source toyworld cannot be combined with other sources")
         return self
 
     @property
     def toyworld(self) -> ToySettings | None:
+        """The synthetic world's settings, if it is the source."""
         first = self.sources[0]
         return ToySettings(**first.model_dump(exclude={"kind"})) if isinstance(first, ToyworldSource) else None
 
     def merge(self, which: Literal["sources", "rated"]) -> PrepareSettings:
-        """The real sources of one of the two lists, as the datasets room takes them."""
+        """Return the settings for `steerlm.datasets` of one of the two lists, without the synthetic world."""
         chosen = self.sources if which == "sources" else self.rated or ()
         return PrepareSettings(
             sources=tuple(s for s in chosen if not isinstance(s, ToyworldSource)),
@@ -84,21 +82,21 @@ class PrepareSection(Settings):
 
 
 class FetchSection(Settings):
-    """`hf://org/name@revision`, `s3://bucket/prefix` or a local Hugging Face folder."""
+    """A model to fetch: `hf://org/name@revision`, `s3://bucket/prefix` or a local Hugging Face folder."""
 
     uri: str = Field(min_length=1)
 
 
 class BaseSection(Settings):
-    """What training starts from: a model that is fetched, one trained on plain text, or the first trained further."""
+    """The model that training starts from: fetched, trained on plain text, or fetched and trained further."""
 
     fetch: FetchSection | None = None
     train: TextSettings | None = None
     reward: FetchSection | None = None
-    """Another model that the reward model starts from; null: the same."""
+    """The model that the reward model starts from; null: the same."""
 
     @model_validator(mode="after")
-    def _one_at_least(self) -> Self:
+    def _check_source(self) -> Self:
         if not (self.fetch or self.train):
             raise ValueError("give fetch (a model to start from), train (plain text to start with) or both")
         if self.train and not self.fetch and not self.train.shape:
@@ -107,17 +105,21 @@ class BaseSection(Settings):
 
 
 class SFTSection(SFTSettings):
-    """`repeat`: how many times over the annotated training file counts as one epoch (the tutorial's doubled file)."""
+    """Fine-tuning; `repeat`: how often one epoch reads the annotated training file (upstream's tutorial doubles it)."""
 
     repeat: PositiveInt = 1
 
     def settings(self) -> SFTSettings:
+        """Return the settings of the training, without `repeat`."""
         return SFTSettings(**self.model_dump(exclude={"repeat"}))
 
 
 class Goals(Settings):
-    """What a report checks: least Pearson of the reward model per attribute; least Spearman of asked against obtained
-    per attribute, and on average."""
+    """Thresholds that a report checks.
+
+    Per attribute, the Pearson correlation of the reward model with the ratings, and the Spearman correlation of
+    requested with obtained values; the latter also on average.
+    """
 
     reward_pearson: float | None = None
     steering_spearman: float | None = None
@@ -141,12 +143,12 @@ class Recipe(Settings):
     annotate: AnnotateSettings | None = None
     sft: SFTSection | None = None
     baseline: SFTSection | None = None
-    """The same fine-tuning without attributes, to compare with."""
+    """The same fine-tuning without attributes, for comparison."""
     evaluate: EvaluationSettings | None = None
     report: ReportSection | None = None
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
+    def _check_sections(self) -> Self:
         if (self.reward or self.sft) and not self.base:
             raise ValueError("reward and sft start from a model: give the section base")
         if self.annotate and not self.reward:
@@ -155,21 +157,24 @@ class Recipe(Settings):
             raise ValueError("baseline needs the section sft to compare with, and conditioned: false")
         world, train = self.prepare_data.toyworld, self.base.train if self.base else None
         if train and not world:
-            raise ValueError("base.train needs plain text, which only the source toyworld brings")
+            raise ValueError("base.train needs plain text, which only the source toyworld has")
         shape = train.shape if train and self.base and not self.base.fetch else None
         if world and shape and shape.vocab_size != world.vocab_size:
-            raise ValueError(f"base.train.shape.vocab_size is not the world's tokenizer's, {world.vocab_size}")
+            raise ValueError(
+                f"base.train.shape.vocab_size is {shape.vocab_size}; the source toyworld's tokenizer has "
+                f"{world.vocab_size}"
+            )
         if self.evaluate and not (self.reward or self.sft):
-            raise ValueError("evaluate has nothing to measure: give reward or sft")
+            raise ValueError("evaluate has nothing to measure: give the section reward or sft")
         if self.report and not self.evaluate:
             raise ValueError("report shows the evaluation: give the section evaluate")
         return self
 
 
 class Layouts(Settings):
-    """Where each stage that computes with a model runs; the baseline runs where the SFT does.
+    """The layout of each stage that computes with a model; the baseline has that of `sft`.
 
-    `evaluate`: copies of the policy, each whole in one process, which share the questions among them.
+    The processes of `evaluate` each hold a whole copy of the policy and share the questions.
     """
 
     base: LayoutSettings = LayoutSettings()
@@ -179,17 +184,17 @@ class Layouts(Settings):
     evaluate: LayoutSettings = LayoutSettings()
 
     @model_validator(mode="after")
-    def _whole_policy(self) -> Self:
+    def _check_evaluate(self) -> Self:
         if self.evaluate.tensor * self.evaluate.pipeline > 1:
             raise ValueError(
-                "evaluate: answers are written by copies of the policy, each whole in one process, so tensor and "
-                "pipeline are 1; for a larger policy name a server of it, profile.policy_url"
+                "evaluate: each process holds a whole copy of the policy, so tensor and pipeline must be 1; "
+                "for a larger policy give the address of a server, profile.policy_url"
             )
         return self
 
 
 class TrackingSettings(Settings):
-    """MLflow. `uri` null: MLFLOW_TRACKING_URI, else an SQLite file beside the store."""
+    """MLflow. With `uri` null: MLFLOW_TRACKING_URI, else an SQLite file in the store's local folder."""
 
     enabled: bool = True
     uri: str | None = None
@@ -201,10 +206,10 @@ class TrackingSettings(Settings):
 
 
 class Profile(Settings):
-    """Where a recipe runs. `store`: a folder or `s3://bucket/prefix`.
+    """Where a recipe runs. `store` is a folder or `s3://bucket/prefix`.
 
-    For `plan` only: `gpu`, a type of `training.hardware.GPUS`; `gpu_memory_gib` and `gpu_constants` in place of the
-    table's values.
+    Only `plan` uses `gpu`, a type in `training.hardware.GPUS`, and `gpu_memory_gib` and `gpu_constants`, which replace
+    values of that table.
     """
 
     name: str
@@ -216,7 +221,7 @@ class Profile(Settings):
     gpu_memory_gib: PositiveFloat | None = None
     gpu_constants: GpuConstants = GpuConstants()
     policy_url: str | None = None
-    """A server of the policy that `evaluate` asks, in place of the policy in its own processes."""
+    """Address of a server of the policy that `evaluate` uses instead of loading the policy."""
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -230,7 +235,7 @@ class Profile(Settings):
 
     @field_validator("gpu")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
+    def _check_gpu(cls, value: str | None) -> str | None:
         try:
             return None if value is None else gpu_type(value).name
         except ConfigError as error:
@@ -258,21 +263,21 @@ class ResolvedRecipe:
 def load_recipe(recipe: str | Path, profile: str | Path | None = None, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     """Read a recipe and its profile, each a shipped name or a path, and apply `a.b=c` overrides.
 
-    Keys that begin with `profile.` go to the profile. Raises `ConfigError` naming the file and the key.
+    Overrides that start with `profile.` apply to the profile. Raises `ConfigError` naming the file and the key.
     """
-    of_profile = [text for text in overrides if text.startswith(OF_PROFILE)]
-    of_recipe = [text for text in overrides if not text.startswith(OF_PROFILE)]
-    loaded = load_settings(_find(recipe, "recipes"), Recipe, of_recipe)
-    return ResolvedRecipe(loaded, load_profile(profile or loaded.profile, of_profile))
+    profile_overrides = [text for text in overrides if text.startswith(PROFILE_PREFIX)]
+    recipe_overrides = [text for text in overrides if not text.startswith(PROFILE_PREFIX)]
+    loaded = load_settings(_find(recipe, "recipes"), Recipe, recipe_overrides)
+    return ResolvedRecipe(loaded, load_profile(profile or loaded.profile, profile_overrides))
 
 
 def load_profile(profile: str | Path, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile, a shipped name or a path, and apply `profile.a.b=c` overrides. Raises as `load_recipe`."""
-    return load_settings(_find(profile, "profiles"), Profile, overrides, OF_PROFILE)
+    """Read a profile, a shipped name or a path, and apply `profile.a.b=c` overrides. Raises like `load_recipe`."""
+    return load_settings(_find(profile, "profiles"), Profile, overrides, PROFILE_PREFIX)
 
 
 def shipped(kind: Literal["recipes", "profiles"]) -> dict[str, Path]:
-    """Name to path of the recipes or profiles that came with this installation."""
+    """Return the paths of the recipes or profiles in this installation by name."""
     from steerlm_kfp import recipes_folder
 
     return {path.stem: path for path in sorted((recipes_folder() / kind).glob("*.yaml"))}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Kubeflow side of SteerLM: `components/`, `pipelines/` and the recipes, from a checkout and from a wheel alike.
 
-A wheel carries the two folders inside this package. In a checkout they stand beside it, where the ecosystem expects
-them, so the package's search path is extended by the checkout's root.
+A wheel has the two folders inside this package. In a checkout they are beside it, where the ecosystem expects them, so
+the package's search path is extended by the checkout's root.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ if not (Path(__file__).parent / "pipelines").is_dir():
 
 
 def recipes_folder() -> Path:
-    """Folder of the shipped recipes and, beside it, profiles: `<folder>/recipes`, `<folder>/profiles`."""
+    """Return the folder that contains `recipes` and `profiles`, the shipped recipes and profiles."""
     for base in map(Path, __path__):
         if (base / "pipelines" / "recipes").is_dir():
             return base / "pipelines"

@@ -4,13 +4,14 @@
 A real MinIO server takes its place in the tests of the cluster.
 """
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 
 class FakeS3:
@@ -31,6 +32,14 @@ def _handler(store: FakeS3) -> type[BaseHTTPRequestHandler]:
             meta = {k.lower(): v for k, v in self.headers.items() if k.lower().startswith("x-amz-meta-")}
             store.objects[self._key()] = (body, meta)
             self._answer(200, b"", {"ETag": f'"{md5(body).hexdigest()}"'})
+
+        def do_POST(self) -> None:
+            """Delete several objects; no other POST is known."""
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            bucket = self._key().rstrip("/")
+            for name in re.findall(r"<Key>(.*?)</Key>", body):
+                store.objects.pop(f"{bucket}/{unescape(name)}", None)
+            self._answer(200, b"<DeleteResult></DeleteResult>", {"Content-Type": "application/xml"})
 
         def do_HEAD(self) -> None:
             self.do_GET()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle: the `Engine` protocol by the plainest means. transformers' model, torch's AdamW, one process, and every
-sample by itself: no packing, no padding, no positions of our own. What the product computes must agree with this."""
+"""The oracle: the `Engine` protocol by the simplest means, with which the product must agree.
+
+transformers' model, torch's AdamW, one process, and every sample by itself: no packing, no padding, no positions of our
+own.
+"""
 
 import json
 import math

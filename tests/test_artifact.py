@@ -142,3 +142,58 @@ def test_an_upload_that_broke_is_not_complete(s3: FakeS3, tmp_path: Path) -> Non
     make(Store("s3://bucket/store", cache=tmp_path / "here"))
     del s3.objects["bucket/store/stage/k1/COMPLETE"]
     assert Store("s3://bucket/store", cache=tmp_path / "there").find("stage", "k1") is None
+
+
+def replace(store: Store, text: str) -> Artifact:
+    """Make the key `k1` again, as a stage does."""
+    with store.lock("stage", "k1", lambda holder: None, replace=True):
+        assert store.begin("stage", "k1", "data", {"config": {"x": 1}}, replace=True) is None
+        (store.folder("stage", "k1", replace=True) / "data" / "a.txt").write_text(text)
+        return store.finish("stage", "k1", "data", AttributeSchema(), {}, replace=True)
+
+
+def test_a_replacement_takes_the_place_of_a_finished_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old = make(store)
+    new = replace(store, "new")
+    assert store.find("stage", "k1") == new
+    assert new.digest != old.digest
+    assert new.path == old.path
+    assert sorted(path.name for path in new.path.iterdir()) == ["a.txt"]
+    assert sorted(path.name for path in tmp_path.joinpath("stage").iterdir()) == ["k1"]
+
+
+def test_an_s3_store_has_the_files_of_the_replacement_only(s3: FakeS3, tmp_path: Path) -> None:
+    here, there = (Store("s3://bucket/store", cache=tmp_path / name) for name in ("here", "there"))
+    old = make(here)
+    copy = there.find("stage", "k1")
+    assert copy is not None
+    there.materialize(copy)
+    new = replace(here, "new")
+    data = [name for name in s3.objects if "/data/" in name]
+    assert data == ["bucket/store/stage/k1/data/a.txt"]
+    # A machine with a copy of the old one takes the new one where a step names its digest.
+    assert there.open("stage", "k1").digest == old.digest
+    opened = there.materialize(there.open("stage", "k1", new.digest))
+    assert opened.digest == new.digest
+    assert (opened.path / "a.txt").read_text() == "new"
+    assert sorted(path.name for path in opened.path.iterdir()) == ["a.txt"]
+
+
+def test_a_broken_upload_of_a_replacement_resumes(s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("s3://bucket/store", cache=tmp_path / "here")
+    old = make(store)
+
+    def fail(*_: object) -> None:
+        raise StorageError("the server is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steerlm.storage.S3Prefix.upload_all", fail)
+        with pytest.raises(StorageError, match="the server is down"):
+            replace(store, "new")
+    assert "bucket/store/stage/k1/COMPLETE" not in s3.objects
+    assert store.find("stage", "k1") == old, "this machine keeps its copy"
+    with store.lock("stage", "k1", lambda holder: None, replace=True):
+        assert store.begin("stage", "k1", "data", {}, replace=True) is not None
+        new = store.finish("stage", "k1", "data", AttributeSchema(), {}, replace=True)
+    assert Store("s3://bucket/store", cache=tmp_path / "there").open("stage", "k1").digest == new.digest

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shipped recipe parses and says the tutorial's numbers; sections that do not fit are refused."""
+"""Every shipped recipe loads with the tutorial's numbers; sections that do not fit are rejected."""
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,22 +14,24 @@ from tests.conftest import ROOT
 
 @pytest.mark.parametrize("name", shipped("recipes"))
 def test_every_recipe_and_its_profile_parse(name: str) -> None:
-    found = load_recipe(name)
-    assert found.recipe.name == name
-    assert found.profile.name == found.recipe.profile
+    resolved = load_recipe(name)
+    assert resolved.recipe.name == name
+    assert resolved.profile.name == resolved.recipe.profile
 
 
 @pytest.mark.parametrize("name", shipped("profiles"))
-def test_every_profile_is_some_recipes_or_told_of(name: str) -> None:
+def test_every_profile_is_used_by_a_recipe_or_documented(name: str) -> None:
     assert load_recipe("demo", name).profile.name == name
     named = {load_recipe(recipe).profile.name for recipe in shipped("recipes")}
-    told = re.findall(r"--profile ([\w-]+)$", (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert name in named | {Recipe.model_fields["profile"].default} | set(told)
+    documented = re.findall(
+        r"--profile ([\w-]+)$", (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert name in named | {Recipe.model_fields["profile"].default} | set(documented)
 
 
 def test_llama2_path_has_the_tutorials_numbers() -> None:
-    found = load_recipe("steerlm-llama2")
-    recipe, layouts = found.recipe, found.profile.layouts
+    resolved = load_recipe("steerlm-llama2")
+    recipe, layouts = resolved.recipe, resolved.profile.layouts
     reward, sft = recipe.reward, recipe.sft
     assert reward is not None
     assert sft is not None
@@ -44,7 +45,7 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
     assert len(recipe.attributes.names) == 9
     assert [(s.kind, s.repeat) for s in recipe.prepare_data.rated or ()] == [("oasst", 4), ("helpsteer", 4)]
     assert [s.kind for s in recipe.prepare_data.sources] == ["oasst"]
-    # Behaviour spec 2.7, second column; defaults of 2.9.
+    # docs/upstream.md#training-defaults
     assert (reward.max_steps, reward.global_batch, reward.window, reward.precision) == (800, 512, 4096, "bf16")
     assert (reward.validate_every, reward.save_every, reward.save_minutes) == (10, None, 5)
     adam = reward.optimizer
@@ -53,7 +54,7 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
     layout = layouts.reward
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (32, 8, 4, 1, 64)
     assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (2, "none", True)
-    # Behaviour spec 4.4.
+    # docs/upstream.md#sft-defaults
     assert (sft.max_steps, sft.global_batch, sft.window, sft.precision) == (800, 128, 4096, "bf16")
     assert (sft.validate_every, sft.validation_batches) == (None, 40)
     assert (sft.repeat, sft.denominator) == (2, "conversations")
@@ -66,10 +67,10 @@ def test_llama2_path_has_the_tutorials_numbers() -> None:
 
 
 def test_helpsteer2_has_the_tutorials_numbers() -> None:
-    found = load_recipe("helpsteer2-70b")
-    reward, layout = found.recipe.reward, found.profile.layouts.reward
+    resolved = load_recipe("helpsteer2-70b")
+    reward, layout = resolved.recipe.reward, resolved.profile.layouts.reward
     assert reward is not None
-    assert found.recipe.sft is None
+    assert resolved.recipe.sft is None
     assert (reward.max_steps, reward.epochs, reward.global_batch) == (317, 2, 128)
     assert 2 * 20_324 // reward.global_batch == 317
     adam = reward.optimizer
@@ -77,7 +78,7 @@ def test_helpsteer2_has_the_tutorials_numbers() -> None:
     assert (reward.validate_every, reward.save_every, reward.save_minutes) == (10, None, 5)
     assert (layout.nodes, layout.devices, layout.tensor, layout.pipeline, layout.data_parallel) == (8, 8, 8, 2, 4)
     assert (layout.micro_batch, layout.recompute, layout.sequence_parallel) == (1, "none", True)
-    assert [found.recipe.attributes.default(n) for n in ("complexity", "verbosity", "helpfulness")] == [2, 2, 4]
+    assert [resolved.recipe.attributes.default(n) for n in ("complexity", "verbosity", "helpfulness")] == [2, 2, 4]
 
 
 @pytest.mark.parametrize("name", shipped("profiles"))
@@ -103,10 +104,10 @@ def test_a_profile_of_gpus_names_their_type(name: str) -> None:
         ("profile.gpu_constants.gemm_flops=fast", "gpu_constants.gemm_flops: Input should be a valid number"),
     ],
 )
-def test_a_wrong_gpu_is_refused(override: str, message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_a_wrong_gpu_is_rejected(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
         load_recipe("demo", "one-gpu", [override])
-    assert message in str(refused.value)
+    assert message in str(error.value)
 
 
 def test_recipes_for_one_machine_fit_one_machine() -> None:
@@ -125,11 +126,11 @@ def test_the_consumer_recipe_starts_from_a_public_model() -> None:
 
 
 def test_an_override_goes_to_the_recipe_or_the_profile() -> None:
-    found = load_recipe("demo", None, ["sft.optimizer.lr=1e-4", "profile.layouts.sft.devices=2", "profile.store=x"])
-    assert found.recipe.sft is not None
-    assert found.recipe.sft.optimizer.lr == 1e-4
-    assert found.profile.layouts.sft.devices == 2
-    assert found.profile.store == "x"
+    resolved = load_recipe("demo", None, ["sft.optimizer.lr=1e-4", "profile.layouts.sft.devices=2", "profile.store=x"])
+    assert resolved.recipe.sft is not None
+    assert resolved.recipe.sft.optimizer.lr == 1e-4
+    assert resolved.profile.layouts.sft.devices == 2
+    assert resolved.profile.store == "x"
     with pytest.raises(ConfigError, match=r"--set profile\.layouts\.stf\.devices: .* 'profile\.layouts\.sft\.devices'"):
         load_recipe("demo", None, ["profile.layouts.stf.devices=2"])
     with pytest.raises(ConfigError, match=r"--set sft\.lr: unknown key; did you mean 'sft\.optimizer\.lr'\?"):
@@ -157,17 +158,17 @@ def test_a_recipe_is_read_from_a_path(tmp_path: Path) -> None:
         (["base=null"], "reward and sft start from a model"),
         (["base.train=null"], "give fetch"),
         (["base.train.shape=null"], "needs train.shape"),
-        (["base.train.shape.vocab_size=100"], "vocab_size is not the world's"),
+        (["base.train.shape.vocab_size=100"], r"vocab_size is 100; the source toyworld's tokenizer has"),
         (["baseline.conditioned=true"], "conditioned: false"),
         (["sft=null"], "baseline needs the section sft"),
         (["evaluate=null"], "report shows the evaluation"),
-        (["prepare_data.sources=[{kind: toyworld}, {kind: oasst}]"], "stands alone"),
+        (["prepare_data.sources=[{kind: toyworld}, {kind: oasst}]"], "cannot be combined"),
         (["prepare_data.sources=[{kind: oast}]"], "prepare_data.sources.0"),
         (["prepare_data.sources=[{kind: oasst}]"], "needs plain text"),
         (["attributes.defaults.quality=9"], "outside 0..4"),
     ],
 )
-def test_what_does_not_fit_is_refused(overrides: list[str], message: str) -> None:
+def test_sections_that_do_not_fit_are_rejected(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe("demo", None, overrides)
 
@@ -181,6 +182,6 @@ def test_own_attributes_and_range() -> None:
 
 def test_a_recipe_survives_json() -> None:
     for name in shipped("recipes"):
-        found: Any = load_recipe(name)
-        assert Recipe.model_validate_json(found.recipe.model_dump_json()) == found.recipe
-        assert type(found.profile).model_validate_json(found.profile.model_dump_json()) == found.profile
+        resolved = load_recipe(name)
+        assert Recipe.model_validate_json(resolved.recipe.model_dump_json()) == resolved.recipe
+        assert type(resolved.profile).model_validate_json(resolved.profile.model_dump_json()) == resolved.profile

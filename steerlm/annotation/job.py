@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotation by many processes: plans the blocks, runs the job that labels them, puts its parts together.
+"""Annotation by many processes: plan the blocks, run the job that labels them, join its parts.
 
-The model lies on megatron's layers over the processes of a layout (`annotate_worker.py`); this side reads and writes
-files only. Used by the stage and by `steerlm annotate`.
+The workers hold the model on megatron's layers, sharded over a layout's processes (`worker.py`). This side only reads
+and writes files. Used by the stage and by `steerlm annotate`.
 """
 
 import contextlib
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from steerlm.annotation.annotate import AnnotateCounts, output_method
+from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.parallel import ParallelAnnotation
+from steerlm.annotation.spec import AnnotatedFile, AnnotateSpec
 from steerlm.errors import ModelError
-from steerlm.inference.annotate import AnnotateCounts, output_method
-from steerlm.inference.config import AnnotateSettings
 from steerlm.inference.identity import folder_identity, resolve_precision
-from steerlm.inference.striped import StripedAnnotation
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.part_job import run_part_job
 from steerlm.jobs.place import JobPlace
@@ -30,72 +30,85 @@ _PROGRESS = re.compile(r"\bblock \d+/\d+.*")
 
 
 @dataclass(frozen=True, slots=True)
-class Annotation:
-    """What to label, with which model and where. `files`: (source, output) each."""
+class AnnotationTask:
+    """What to label, with which model and on which processes.
+
+    Attributes:
+        files: (source, output) of each file.
+        model: A reward model folder.
+        options: Which turns are scored, and how.
+        layout: The processes.
+    """
 
     files: Sequence[tuple[Path, Path]]
     model: Path
     options: AnnotateSettings
     layout: LayoutSettings
 
-    def spec(self, passes: Sequence[StripedAnnotation]) -> dict[str, Any]:
-        """The worker's SPEC.json of the outputs that are not complete; all paths are absolute.
+    def spec(self, outputs: Sequence[ParallelAnnotation]) -> AnnotateSpec:
+        """Return the workers' spec of the incomplete outputs.
 
-        It does not change while a job makes parts, so that a launcher finds its job again.
+        It does not change while a job writes parts, so that a launcher recognizes its job.
         """
-        begun = [one for one in passes if not one.complete]
-        return {
-            "model_folder": str(self.model.absolute()),
-            "precision": resolve_precision(self.model, self.options.dtype),
-            "options": self.options.model_dump(mode="json"),
-            "layout": self.layout.model_dump(mode="json"),
-            "passes": [{"source": str(p.source.absolute()), "folder": str(p.folder.absolute())} for p in begun],
-        }
+        return AnnotateSpec(
+            model_folder=self.model.absolute(),
+            precision=resolve_precision(self.model, self.options.dtype),
+            options=self.options,
+            layout=self.layout,
+            files=[
+                AnnotatedFile(source=output.source.absolute(), folder=output.folder.absolute())
+                for output in outputs
+                if not output.complete
+            ],
+        )
 
 
 @contextmanager
-def planned(work: Annotation, *, overwrite: bool = False) -> Iterator[list[StripedAnnotation]]:
-    """Every output of `work`, locked, with its plan of the blocks that are left.
+def planned_outputs(task: AnnotationTask, *, overwrite: bool = False) -> Iterator[list[ParallelAnnotation]]:
+    """Lock every output of a task and plan its missing blocks.
 
-    Raises `ConfigError` for a layout that does not fit the model, `ModelError` for a folder that is no reward model,
-    `OutputConflict` for an output that was begun as other work, `RecordError` for a bad line.
+    Raises:
+        ConfigError: The layout does not fit the model.
+        ModelError: The folder is not a reward model.
+        OutputConflict: An output was started from other input or settings, and `overwrite` is not set.
+        RecordError: An input has a bad line.
     """
-    info = read_info(work.model)
+    info = read_info(task.model)
     if info.kind != "reward" or info.attributes is None:
-        raise ModelError(f"{work.model}: a {info.kind} model; a reward model was expected")
-    work.layout.check_fits(ModelShape.from_folder(work.model))
-    identity = folder_identity(work.model, resolve_precision(work.model, work.options.dtype))
-    method = output_method(identity, info.attributes, work.options)
+        raise ModelError(f"{task.model}: a {info.kind} model; a reward model was expected")
+    task.layout.check_fits(ModelShape.from_folder(task.model))
+    identity = folder_identity(task.model, resolve_precision(task.model, task.options.dtype))
+    method = output_method(identity, info.attributes, task.options)
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(StripedAnnotation(source, output, method, work.options, overwrite=overwrite))
-            for source, output in work.files
+            stack.enter_context(ParallelAnnotation(source, output, method, task.options, overwrite=overwrite))
+            for source, output in task.files
         ]
 
 
 def annotate_by_job(
-    work: Annotation, place: JobPlace, report_progress: Callable[[str], None], *, overwrite: bool = False
+    task: AnnotationTask, place: JobPlace, report_progress: Callable[[str], None], *, overwrite: bool = False
 ) -> list[AnnotateCounts]:
-    """Label `work.files` in a job; what was done, file by file.
+    """Label a task's files in a job and return the counts of each.
 
-    Interrupted in any way, the same call goes on where it was, with any other layout too. Raises what `planned` and
-    `launch` raise.
+    After any interruption the same call resumes, with another layout too. Raises what `planned_outputs` and `launch`
+    raise.
     """
 
-    def show(line: str) -> None:
-        if found := _PROGRESS.search(line):
-            report_progress(found[0])
+    def on_line(line: str) -> None:
+        if match := _PROGRESS.search(line):
+            report_progress(match[0])
 
-    with planned(work, overwrite=overwrite) as passes:
-        if any(one.left for one in passes):
-            run_part_job(place, WORKER, work.spec(passes), work.layout, show)
-        return [one.merge() for one in passes]
+    with planned_outputs(task, overwrite=overwrite) as outputs:
+        if any(output.missing for output in outputs):
+            run_part_job(place, WORKER, task.spec(outputs), task.layout, on_line)
+        return [output.merge() for output in outputs]
 
 
-def torchrun(work: Annotation, spec: Path, settings: JobSettings) -> str:
-    """The command that labels the blocks of a spec; of several nodes, on each of them."""
+def torchrun_command(task: AnnotationTask, spec: Path, settings: JobSettings) -> str:
+    """Return the command that labels the blocks of a spec; with several nodes, to be run on each of them."""
     nodes = "--standalone"
-    if work.layout.nodes > 1:
-        nodes = f"--nnodes {work.layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
-    patience = f"--shutdown-timeout {settings.grace_seconds:.0f}"
-    return f"torchrun {nodes} --nproc-per-node {work.layout.devices} {patience} -m {WORKER} {spec}"
+    if task.layout.nodes > 1:
+        nodes = f"--nnodes {task.layout.nodes} --node-rank RANK --master-addr FIRST_NODE --master-port 29500"
+    grace = f"--shutdown-timeout {settings.grace_seconds:.0f}"
+    return f"torchrun {nodes} --nproc-per-node {task.layout.devices} {grace} -m {WORKER} {spec}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker of an annotation job: `python -m steerlm.annotation.worker SPEC.json`, one process or many.
 
-Labels the blocks of the plans that lie in the spec's folders; each replica of the model takes every n-th block that is
-left. Planning and putting the parts together are the launcher's (`annotate_job.py`).
+Labels the planned blocks of the spec's files: each replica of the model labels every n-th missing block. The launcher
+plans the blocks and joins the parts (`job.py`).
 """
 
 import itertools
@@ -10,60 +10,26 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, ValidationError
-
-from steerlm.errors import ConfigError, first_problem
-from steerlm.inference.config import AnnotateSettings
+from steerlm.annotation.spec import AnnotateSpec
 from steerlm.jobs import entry
-from steerlm.settings import Settings
-from steerlm.signals import interrupt_on_sigterm
-from steerlm.training.layout import LayoutSettings
 
 log = logging.getLogger(__name__)
-STOPPED = "stopped; the blocks that were done are kept, the same command continues with the others"
-
-
-class AnnotatePass(Settings):
-    """One file to label. `folder`: where its plan lies, and its parts are to lie."""
-
-    source: Path
-    folder: Path
-
-
-class AnnotateSpec(Settings):
-    """SPEC.json of the job. All paths are absolute and lead to the same files from every node."""
-
-    model_folder: Path
-    precision: Literal["fp32", "bf16"]
-    options: AnnotateSettings
-    layout: LayoutSettings = LayoutSettings()
-    passes: list[AnnotatePass] = Field(min_length=1)
-
-
-def read_spec(path: Path) -> AnnotateSpec:
-    """Raises `ConfigError` naming the key that is wrong."""
-    try:
-        return AnnotateSpec.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from None
 
 
 def run(spec: AnnotateSpec) -> None:
-    """Label this process's share of the blocks that no part exists of.
+    """Label this process's share of the blocks that have no part yet.
 
-    Raises what `label_part` raises; `PeerLostError` if another process of the replica has died.
+    Raises:
+        RecordError: See `label_part`.
+        PeerLostError: Another process of the replica has died.
     """
     import torch
 
     torch.set_num_threads(entry.threads(spec.layout))
-    from steerlm.inference.corpus import Corpus
-    from steerlm.inference.parts import Parts
-    from steerlm.inference.striped import label_part, read_plan
+    from steerlm.annotation.corpus import Corpus
+    from steerlm.annotation.parallel import label_part, read_plan
+    from steerlm.jobs.parts import Parts
     from steerlm.megatron.parallel import peers
     from steerlm.megatron.scoring import MegatronScorer
 
@@ -71,25 +37,23 @@ def run(spec: AnnotateSpec) -> None:
         scorer = MegatronScorer(
             spec.model_folder, spec.layout, precision=spec.precision, batch_tokens=spec.options.batch_tokens
         )
-        parts = [Parts(one.folder) for one in spec.passes]
-        planned = [(i, place) for i, one in enumerate(spec.passes) for place in read_plan(one.folder).places]
-        left = scorer.from_first([(i, place) for i, place in planned if place.first not in parts[i]])
-        mine, turns, began = left[scorer.replica :: scorer.replicas], 0, time.monotonic()
+        parts = [Parts(file.folder) for file in spec.files]
+        planned = [(i, block) for i, file in enumerate(spec.files) for block in read_plan(file.folder).blocks]
+        missing = scorer.from_first([(i, block) for i, block in planned if block.first not in parts[i]])
+        mine, turns, start = missing[scorer.replica :: scorer.replicas], 0, time.monotonic()
         done = 0
         for i, share in itertools.groupby(mine, key=lambda item: item[0]):
-            with Corpus(spec.passes[i].source, spec.options) as corpus:
-                for _, place in share:
-                    turns += label_part(corpus, place, scorer, spec.options, parts[i] if scorer.writes else None)
+            with Corpus(spec.files[i].source, spec.options) as corpus:
+                for _, block in share:
+                    turns += label_part(corpus, block, scorer, spec.options, parts[i] if scorer.writes else None)
                     done += 1
-                    rate = scorer.replicas * turns / (time.monotonic() - began)
+                    rate = scorer.replicas * turns / (time.monotonic() - start)
                     log.info("block %d/%d of each worker, %.1f turns/s together", done, len(mine), rate)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a spec; what goes wrong is raised."""
-    path = entry.begin("steerlm.annotation.worker", arguments)
-    interrupt_on_sigterm(STOPPED)
-    run(read_spec(path))
+    """Run the spec that the arguments name. Errors are raised."""
+    run(entry.start("steerlm.annotation.worker", arguments, AnnotateSpec))
     from steerlm.megatron.parallel import finish
 
     finish()

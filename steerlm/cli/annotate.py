@@ -13,18 +13,18 @@ from steerlm.errors import InputError
 from steerlm.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from steerlm.annotation.job import Annotation
-    from steerlm.inference.annotate import AnnotateCounts
-    from steerlm.inference.config import AnnotateSettings
+    from steerlm.annotation.annotate import AnnotateCounts
+    from steerlm.annotation.config import AnnotateSettings
+    from steerlm.annotation.job import AnnotationTask
     from steerlm.inference.scorer import Scorer
     from steerlm.recipe import Profile
 
 app = typer.Typer()
 
 EPILOG = (
-    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --model runs/reward\n\n"
-    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --port 1424\n\n"
-    "Example: steerlm annotate --input-file train.jsonl --output-file labelled.jsonl --model runs/reward"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labeled.jsonl --model runs/reward\n\n"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labeled.jsonl --port 1424\n\n"
+    "Example: steerlm annotate --input-file train.jsonl --output-file labeled.jsonl --model runs/reward"
     " --profile eight-gpus"
 )
 
@@ -33,20 +33,20 @@ EPILOG = (
 def annotate(
     input_file: Path = typer.Option(..., help="Conversations, one JSON object a line (.jsonl or .jsonl.gz)."),
     output_file: Path = typer.Option(..., help="Appears when it is complete; until then NAME.partial."),
-    model: Path | None = typer.Option(None, help="A reward model folder, run in this process."),
+    model: Path | None = typer.Option(None, help="A reward model folder."),
     profile: str | None = typer.Option(
-        None, help="With --model: a profile's name or a path; its layout annotate says over which processes."
+        None, help="With --model: a profile's name or path; its layout annotate sets the number of processes."
     ),
     set_: list[str] = typer.Option(
         [], "--set", help="With --profile: override a setting: --set profile.layouts.annotate.devices=8 (repeatable)."
     ),
     write_spec: Path | None = typer.Option(
-        None, help="With --profile: start nothing; write what torchrun labels, and print its command."
+        None, help="With --profile: write the job's spec and print its torchrun command, but do not run it."
     ),
     host: str | None = typer.Option(None, help="Host or URL of a reward server (default localhost)."),
     port: int | None = typer.Option(None, help="Its port (default 1424)."),
     url: list[str] = typer.Option(
-        [], "--url", help="URL of a reward server; repeat it for several of the same model, which share the texts."
+        [], "--url", help="URL of a reward server; repeat it for several servers of the same model."
     ),
     only_labelled: bool = typer.Option(
         False, "--only-labelled", help="Score the turns that have a label, not every answer (upstream's choice)."
@@ -55,31 +55,33 @@ def annotate(
         False, "--use-system", help="Score with each record's own system prompt, not the constant one."
     ),
     over_long: Literal["error", "keep_end", "skip"] = typer.Option(
-        "error", help="Texts longer than the model's window: stop, score their end, or leave the turn as it is."
+        "error", help="Texts longer than the model's window: stop, score their end, or skip the turn."
     ),
     on_error: Literal["stop", "skip"] = typer.Option(
-        "stop", help="Bad lines: stop, or leave them out and write them to OUTPUT.rejects."
+        "stop", help="Bad lines: stop, or skip them and write them to OUTPUT.rejects."
     ),
-    look_ahead: int = typer.Option(1024, min=1, help="Texts sorted by length together; a kill repeats at most these."),
+    look_ahead: int = typer.Option(
+        1024, min=1, help="Texts sorted by length together; a kill loses at most their scores."
+    ),
     batch_tokens: int | None = typer.Option(
         None, min=1, help="With --model: tokens in a batch, padding included (default 2048 on a CPU, else 16384)."
     ),
     dtype: Literal["auto", "fp32", "bf16"] = typer.Option("auto", help="With --model: precision of the weights."),
     overwrite: bool = typer.Option(
-        False, "--overwrite", help="Discard an output of the same name that other settings or another input made."
+        False, "--overwrite", help="Discard an existing output of other settings or another input."
     ),
 ) -> None:
     """Label every answer of a corpus with a reward model.
 
-    A turn's label becomes the prediction, gt_label keeps the human label, scores the raw values. Interrupted in any
-    way, the same command goes on where it was, with any other --profile too; once complete, it does nothing.
+    A turn's label becomes the prediction, gt_label keeps the human label, scores the raw values. After an interruption
+    the same command resumes, with another --profile too. Once the output is complete, it does nothing.
 
-    The output's bytes do not depend on interruptions, on the number of workers or on what else a server has to do.
-    The last digits of scores may depend on the device, --dtype, tensor parallelism, batch sizes, --look-ahead, and on
+    The output's bytes do not depend on interruptions, on the number of workers or on a server's other requests. The
+    last digits of scores may depend on the device, --dtype, tensor parallelism, batch sizes, --look-ahead, and on
     whether a process or a server scores.
     """
-    from steerlm.inference.config import AnnotateSettings
-    from steerlm.inference.striped import annotate_in_process
+    from steerlm.annotation.config import AnnotateSettings
+    from steerlm.annotation.parallel import annotate_in_process
 
     options = AnnotateSettings(
         turns="labelled" if only_labelled else "answers",
@@ -90,31 +92,29 @@ def annotate(
         batch_tokens=batch_tokens,
         dtype=dtype,
     )
-    if not input_file.is_file():  # said before a large model is loaded for nothing
+    if not input_file.is_file():  # checked before a large model is loaded
         raise InputError(f"{input_file}: no such file")
     if (model is None) == (host is None and port is None and not url):
-        raise InputError(
-            "say which reward model labels: --model FOLDER, or --host and --port of a server, or its --url"
-        )
-    place = _place(model, profile, set_)
+        raise InputError("choose the reward model: --model FOLDER, or --host and --port of a server, or its --url")
+    job_profile = _job_profile(model, profile, set_)
     with sigterm_as_ctrl_c("terminated; run the same command again to resume"):
-        if model is not None and place is not None:
-            from steerlm.annotation.job import Annotation
+        if model is not None and job_profile is not None:
+            from steerlm.annotation.job import AnnotationTask
 
-            work = Annotation([(input_file, output_file)], model, options, place.layouts.annotate)
+            task = AnnotationTask([(input_file, output_file)], model, options, job_profile.layouts.annotate)
             if write_spec is not None:
-                _write_spec(work, write_spec, place, overwrite)
+                _write_spec(task, write_spec, job_profile, overwrite)
                 return
-            counts = _annotate_by_job(work, place, overwrite)
+            counts = _annotate_by_job(task, job_profile, overwrite)
         elif write_spec is not None:
             raise InputError("--write-spec needs a --profile whose layout annotate has several processes")
         else:
             scorer = _scorer(model, host, port, url, options)
-            with Progress(input_file) as progress:
+            with ProgressBar(input_file) as progress:
                 counts = annotate_in_process(input_file, output_file, scorer, options, progress, overwrite=overwrite)
-    done = f"{counts.turns} turns of {counts.conversations} conversations"
+    total = f"{counts.turns} turns of {counts.conversations} conversations"
     if counts.nothing_to_do:
-        typer.echo(f"{output_file} is complete ({done}): nothing to do")
+        typer.echo(f"{output_file} is complete ({total}): nothing to do")
         return
     notes = {
         "lines were done before": counts.resumed,
@@ -122,11 +122,11 @@ def annotate(
         "conversations without a turn to score": counts.unscored,
         f"bad lines, in {output_file}.rejects": counts.rejected,
     }
-    typer.echo(f"{output_file}: labelled {done}" + "".join(f"; {n} {what}" for what, n in notes.items() if n))
+    typer.echo(f"{output_file}: labeled {total}" + "".join(f"; {n} {note}" for note, n in notes.items() if n))
 
 
-class Progress:
-    """A bar over the input's lines, with turns per second, on the terminal's error stream."""
+class ProgressBar:
+    """A bar over the input's lines on stderr, with turns per second. Shown on a terminal only."""
 
     def __init__(self, source: Path) -> None:
         from tqdm import tqdm
@@ -134,7 +134,7 @@ class Progress:
         from steerlm.files import open_text
 
         lines = None
-        # A broken archive is told with its line when it is read.
+        # A broken archive is reported with its line when it is read.
         with open_text(source) as file, contextlib.suppress(OSError, EOFError, zlib.error):
             lines = sum(1 for _ in file.buffer)
         self._bar = tqdm(total=lines, unit="line", desc="annotate", disable=None)
@@ -147,7 +147,7 @@ class Progress:
         self._bar.close()
 
     def __call__(self, counts: "AnnotateCounts") -> None:
-        if self._turns < 0:  # the first call tells what was done before
+        if self._turns < 0:  # the first call has the counts of earlier runs
             self._turns, self._start = counts.turns, time.monotonic()
         rate = (counts.turns - self._turns) / max(1e-9, time.monotonic() - self._start)
         self._bar.update(counts.lines - self._bar.n)
@@ -167,43 +167,46 @@ def _scorer(
     return HttpScorer(urls=[*urls, *named])
 
 
-def _place(model: Path | None, profile: str | None, set_: list[str]) -> "Profile | None":
-    """The profile, if it asks for more than the one process that is running."""
+def _job_profile(model: Path | None, profile: str | None, set_: list[str]) -> "Profile | None":
+    """Return the profile if it needs a job; None if this process does the work."""
     if profile is None:
         if set_:
             raise InputError("--set overrides a setting of a profile: give --profile too")
         return None
     if model is None:
-        raise InputError("--profile says where a model folder runs: give --model, or leave --profile out")
+        raise InputError("--profile sets where a model folder runs: give --model, or leave --profile out")
     from steerlm.jobs.part_job import needs_job
     from steerlm.recipe import load_profile
     from steerlm.stages.annotate import check_one_gpu_holds
 
-    found = load_profile(profile, set_)
-    if needs_job(found.layouts.annotate):
-        return found
-    check_one_gpu_holds(model, found)
+    loaded = load_profile(profile, set_)
+    if needs_job(loaded.layouts.annotate):
+        return loaded
+    check_one_gpu_holds(model, loaded)
     return None
 
 
-def _annotate_by_job(work: "Annotation", place: "Profile", overwrite: bool) -> "AnnotateCounts":
+def _annotate_by_job(task: "AnnotationTask", profile: "Profile", overwrite: bool) -> "AnnotateCounts":
     from steerlm.annotation.job import annotate_by_job
-    from steerlm.inference.striped import parts_folder
+    from steerlm.annotation.parallel import parts_folder
     from steerlm.jobs.place import JobPlace
 
-    ((_, output),) = work.files
+    ((_, output),) = task.files
     folder = parts_folder(output)
-    job = JobPlace("annotate", folder / "job", folder / "annotate.log", place)
-    (counts,) = annotate_by_job(work, job, lambda text: typer.echo(text, err=True), overwrite=overwrite)
+    place = JobPlace("annotate", folder / "job", folder / "annotate.log", profile)
+    (counts,) = annotate_by_job(task, place, lambda text: typer.echo(text, err=True), overwrite=overwrite)
     return counts
 
 
-def _write_spec(work: "Annotation", path: Path, place: "Profile", overwrite: bool) -> None:
-    from steerlm.annotation.job import planned, torchrun
+def _write_spec(task: "AnnotationTask", path: Path, profile: "Profile", overwrite: bool) -> None:
+    from steerlm.annotation.job import planned_outputs, torchrun_command
     from steerlm.files import write_json
 
-    with planned(work, overwrite=overwrite) as passes:
-        left = sum(len(one.left) for one in passes)
-        write_json(path, work.spec(passes))
-    typer.echo(f"{path}: {left} blocks to label; this command without --write-spec then writes the output")
-    typer.echo(torchrun(work, path, place.jobs))
+    with planned_outputs(task, overwrite=overwrite) as outputs:
+        missing = sum(len(output.missing) for output in outputs)
+        if not missing:
+            typer.echo(f"{outputs[0].output}: all blocks are labeled; run this command without --write-spec")
+            return
+        write_json(path, task.spec(outputs).model_dump(mode="json"))
+    typer.echo(f"{path}: {missing} blocks to label; then run this command without --write-spec to write the output")
+    typer.echo(torchrun_command(task, path, profile.jobs))

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm data oasst|helpsteer|helpsteer2|regression|merge|check`: thin commands over `steerlm.datasets`."""
+"""`steerlm data`: a command for each source, and convert, regression, merge and check; thin over `steerlm.datasets`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from steerlm.cli.source_options import option_parameters, settings_from, with_signature
+from steerlm.datasets.config import read_schema
+from steerlm.datasets.sources.base import SourceType
+from steerlm.datasets.sources.messages import MessagesSource
+from steerlm.datasets.sources.registry import SOURCES
 
 if TYPE_CHECKING:
     from steerlm.datasets.check import CheckReport
@@ -21,7 +28,7 @@ app = typer.Typer(
 
 
 class OnError(StrEnum):
-    """What a bad line does."""
+    """Whether a bad line ends the command or is skipped."""
 
     fail = "fail"
     skip = "skip"
@@ -35,90 +42,69 @@ _Directory = typer.Option(
     help="Folder for train.jsonl and val.jsonl.",
     show_default=False,
 )
-_Source = "A hub dataset owner/name[@revision], a local file or folder, or an s3:// URI."
+_Input = "Chat rows: a file (.jsonl, .json, .csv, .parquet), a saved dataset's folder, a hub dataset, an s3:// URI."
+_Output = typer.Option(
+    ..., "--output", "--output-file", "--output_file", help="The conversations (.jsonl).", show_default=False
+)
 _OnError = typer.Option(
     OnError.fail, "--on-error", "--on_error", help="skip: count bad lines and write them to *.rejects.jsonl."
+)
+_CONVERT_HELP = (
+    "Chat rows (messages, prompt and completion, ShareGPT, CSV) to conversations, ratings to labels.\n\n"
+    "Example: steerlm data convert ratings.csv --output conversations.jsonl --scale-from 1 10"
 )
 _Attributes = typer.Option(
     None, "--attributes", help="A recipe, or a file of its attributes: names, low, high.", show_default=False
 )
 
 
-@app.command()
-def oasst(
-    output_directory: Path = _Directory,
-    source: str = typer.Option("OpenAssistant/oasst1", "--source", help=_Source),
-    folds: int | None = typer.Option(None, "--folds", min=2, help="Cut the trees into so many folds instead."),
-    fold: int = typer.Option(0, "--fold", min=0, help="The fold that validates, counted from 0."),
-    attributes: Path | None = _Attributes,
-    on_error: OnError = _OnError,
-) -> None:
-    """OpenAssistant: the trees dump (.jsonl[.gz]) or the flat messages; split by tree.
-
-    Example: steerlm data oasst --output_directory data/oasst --source oasst_all.trees.jsonl.gz
-    """
-    from steerlm.datasets.config import OasstSource, build, read_schema
-    from steerlm.datasets.oasst import prepare_oasst
-
-    settings = build(OasstSource, source=source, folds=folds, fold=fold)
-    with _other_source():
-        _say(prepare_oasst(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+def _shared(name: str, annotation: Any, option: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
 
 
-@app.command()
-def helpsteer(
-    output_directory: Path = _Directory,
-    source: str = typer.Option("nvidia/HelpSteer", "--source", help=_Source),
-    attributes: Path | None = _Attributes,
-    on_error: OnError = _OnError,
-) -> None:
-    """HelpSteer: a prompt, a response and five ratings a row.
+def _add_source(source: SourceType[Any]) -> None:
+    """Add the command that prepares a source, `steerlm data KIND`."""
 
-    Example: steerlm data helpsteer --output_directory data/helpsteer
-    """
-    from steerlm.datasets.config import HelpSteerSource, build, read_schema
-    from steerlm.datasets.helpsteer import prepare_helpsteer
+    def command(output_directory: Path, attribute_file: Path | None, on_error: OnError, **options: Any) -> None:
+        settings = settings_from(source.settings, options)
+        with _naming_local_copies():
+            _report(
+                source.prepare(settings, output_directory, schema=read_schema(attribute_file), on_error=on_error.value)
+            )
 
-    settings = build(HelpSteerSource, source=source)
-    with _other_source():
-        _say(prepare_helpsteer(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+    parameters = [
+        _shared("output_directory", Path, _Directory),
+        *option_parameters(source.settings),
+        _shared("attribute_file", Path | None, _Attributes),
+        _shared("on_error", OnError, _OnError),
+    ]
+    app.command(source.kind, help=source.help)(with_signature(command, source.kind, parameters))
 
 
-@app.command()
-def helpsteer2(
-    output_directory: Path = _Directory,
-    source: str = typer.Option("nvidia/HelpSteer2", "--source", help=_Source),
-    only_helpfulness: bool = typer.Option(
-        False, "--only_helpfulness", "--only-helpfulness", "-oh", help="Label helpfulness only."
-    ),
-    preference: bool = typer.Option(
-        False, "--preference", "-pref", help="Preference pairs: two lines a row, strength -3..3 in the first slot."
-    ),
-    split_embedded_turns: bool = typer.Option(
-        False,
-        "--split-embedded-turns",
-        "--split_embedded_turns",
-        help="Make the turns inside multi-turn prompts turns of their own.",
-    ),
-    attributes: Path | None = _Attributes,
-    on_error: OnError = _OnError,
-) -> None:
-    """HelpSteer2, or its preference pairs.
+def _add_convert() -> None:
+    """Add `steerlm data convert`: the source `messages` from one input into one file."""
 
-    Example: steerlm data helpsteer2 --output_directory data/helpsteer2 --only_helpfulness
-    """
-    from steerlm.datasets.config import HelpSteer2Source, build, read_schema
-    from steerlm.datasets.helpsteer2 import prepare_helpsteer2
+    def convert(input_: str, output: Path, attribute_file: Path | None, on_error: OnError, **options: Any) -> None:
+        from steerlm.datasets.sources.messages import convert_messages
 
-    settings = build(
-        HelpSteer2Source,
-        source=source,
-        only_helpfulness=only_helpfulness,
-        preference=preference,
-        split_embedded_turns=split_embedded_turns,
-    )
-    with _other_source():
-        _say(prepare_helpsteer2(settings, output_directory, schema=read_schema(attributes), on_error=on_error.value))
+        settings = settings_from(MessagesSource, {"source": input_, **options})
+        with _naming_local_copies():
+            _report(convert_messages(settings, output, schema=read_schema(attribute_file), on_error=on_error.value))
+
+    parameters = [
+        _shared("input_", str, typer.Argument(..., metavar="INPUT", help=_Input, show_default=False)),
+        _shared("output", Path, _Output),
+        *option_parameters(MessagesSource, without=("source",)),
+        _shared("attribute_file", Path | None, _Attributes),
+        _shared("on_error", OnError, _OnError),
+    ]
+    app.command("convert", help=_CONVERT_HELP)(with_signature(convert, "convert", parameters))
+
+
+for _source in SOURCES.values():
+    if _source.help:
+        _add_source(_source)
+_add_convert()
 
 
 @app.command()
@@ -139,10 +125,9 @@ def regression(
 
     Example: steerlm data regression --input-file data/oasst/train.jsonl --output-file data/oasst/train_reg.jsonl
     """
-    from steerlm.datasets.config import read_schema
     from steerlm.datasets.regression import write_regression
 
-    _say(
+    _report(
         write_regression(
             input_file,
             output_file,
@@ -168,7 +153,7 @@ def merge(
     """
     from steerlm.datasets.merge import merge as merge_files
 
-    _say(merge_files(inputs, output_file, repeat=repeat, epochs=epochs, on_error=on_error.value))
+    _report(merge_files(inputs, output_file, repeat=repeat, epochs=epochs, on_error=on_error.value))
 
 
 @app.command()
@@ -187,7 +172,6 @@ def check(
     Example: steerlm data check data/oasst/train.jsonl --tokenizer models/llama --window 4096
     """
     from steerlm.datasets.check import check as check_file
-    from steerlm.datasets.config import read_schema
     from steerlm.errors import InputError
 
     loaded = None
@@ -202,13 +186,13 @@ def check(
         raise InputError(f"{report.invalid:,} invalid lines; the first: {report.invalid_lines[0]}{hint}")
     if not report.conversations:
         raise InputError(f"{file}: holds no conversation")
-    if strict and (complaints := report.complaints()):
-        raise InputError(f"{file}: {'; '.join(complaints)}")
+    if strict and (problems := report.label_problems()):
+        raise InputError(f"{file}: {'; '.join(problems)}")
 
 
 @contextmanager
-def _other_source() -> Iterator[None]:
-    """What cannot be fetched, told with the option that names a local copy."""
+def _naming_local_copies() -> Iterator[None]:
+    """Add to the error of an unreachable source how to name a local copy."""
     from steerlm.errors import SourceUnreachableError, StorageError
 
     try:
@@ -217,7 +201,7 @@ def _other_source() -> Iterator[None]:
         raise StorageError(f"{error}; pass a local copy with --source, or try again") from None
 
 
-def _say(summary: "Summary") -> None:
+def _report(summary: "Summary") -> None:
     for note in summary.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(str(summary))
@@ -241,6 +225,8 @@ def _table(report: "CheckReport") -> str:
         rows.append(("over-long", f"{lengths.over_window:,} of more than {report.window:,} {lengths.unit}"))
     if report.without_masked_role:
         rows.append(("masked role", f"{report.without_masked_role:,} conversations have no turn of it"))
+        if report.looks_like and not report.invalid:
+            rows.append(("", report.looks_like))
     if report.labels_without_type:
         rows.append(("no type", f"{report.labels_without_type:,} conversations with labels; read as VALUE_TO_TEXT"))
     if report.turn_marks_in_text:

@@ -83,6 +83,7 @@ def show(folder: Path = typer.Argument(help="Hugging Face model folder.")) -> No
     schema = info.attributes
     outputs = len(schema.names) if schema and info.kind == "reward" else None
     typer.echo(f"kind        {info.kind}")
+    typer.echo(f"family      {shape.model_type}")
     typer.echo(f"parameters  {shape.parameters(outputs):,}")
     typer.echo(f"window      {info.window or shape.max_position_embeddings} tokens")
     typer.echo(f"base        {info.base or '-'} (licence: {info.license or 'not stated'})")

@@ -65,15 +65,15 @@ def train(
 
 
 @contextmanager
-def recorded(name: str, profile: "Profile", journal: Path) -> "Iterator[RunLog]":
-    """Open a new run log at `journal`, which the profile's tracking follows as the MLflow run `name`."""
+def recorded(name: str, profile: "Profile", path: Path) -> "Iterator[RunLog]":
+    """Open a new run log at `path`, which the profile's tracking follows as the MLflow run `name`."""
     from steerlm.artifact import Store
     from steerlm.pipeline.run_log import RunLog
     from steerlm.pipeline.tracking import recording
 
-    journal.unlink(missing_ok=True)
-    with recording(name, journal, profile.tracking, Store(profile.store).root):
-        yield RunLog(journal)
+    path.unlink(missing_ok=True)
+    with recording(name, path, profile.tracking, Store(profile.store).root):
+        yield RunLog(path)
 
 
 class ProgressBar:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a conversations file: validity, labels, lengths, duplicates.
+"""Counts over a conversations file: validity, labels, lengths, duplicates.
 
-Streams the file; keeps counts, a histogram of lengths and 8 bytes a record (to find duplicates).
+Streams the file; memory has the counts, a histogram of lengths and 8 bytes a record (to find duplicates).
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
-from tqdm import tqdm
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.recognise import raw_dataset
-from steerlm.datasets.regression import labelled_turns
+from steerlm.datasets.progress import with_progress
+from steerlm.datasets.regression import labeled_turns
+from steerlm.datasets.sources.registry import check_is_lines, conversion_hint
 from steerlm.errors import LabelError, RecordError
 from steerlm.prompt import marks_in, render, text_of
 from steerlm.records import Conversation, read_records
@@ -30,7 +30,7 @@ Measure = Callable[[list[str]], Iterable[int]]
 
 
 class Lengths(BaseModel):
-    """Lengths of the training texts, in `unit`; the quantiles are lengths that occur."""
+    """Lengths of the training texts, in `unit`; the quantiles are lengths in the file."""
 
     unit: str
     mean: float = 0.0
@@ -42,7 +42,7 @@ class Lengths(BaseModel):
 
 
 class AttributeCounts(BaseModel):
-    """How often an attribute is labelled, and with which values (one that is no small whole number: `other`)."""
+    """How often an attribute is labeled, and with which values; `other` counts fractions and large numbers."""
 
     labelled: int = 0
     outside_range: int = 0
@@ -60,7 +60,7 @@ class CheckReport(BaseModel):
     invalid_lines: list[str] = Field(default_factory=list)
     """The first bad lines, each as file:line: reason."""
     looks_like: str | None = None
-    """Which raw dataset the first bad line is of, and what converts it."""
+    """The raw form of the first bad line and the command that converts it."""
     turns: dict[str, int] = Field(default_factory=dict)
     answers: int = 0
     labelled_answers: int = 0
@@ -70,22 +70,22 @@ class CheckReport(BaseModel):
     labels_without_type: int = 0
     """Conversations with labels and no `type`: read as VALUE_TO_TEXT."""
     without_masked_role: int = 0
-    """Conversations in which nobody speaks whom `mask` names, such as `user` where `User` is masked."""
+    """Conversations without a turn of the role in `mask`, such as `user` where `User` is masked."""
     nothing_to_learn: int = 0
     turn_marks_in_text: int = 0
     duplicates: int = 0
-    """Conversations whose turns (speakers and texts) all occurred before."""
+    """Conversations with the same speakers and texts as an earlier one."""
     window: int | None = None
     lengths: Lengths
     attributes: dict[str, AttributeCounts] = Field(default_factory=dict)
 
     @property
     def fractional(self) -> int:
-        """Labels that are no whole number: a reward model learns them, a policy's prompt cannot hold them."""
+        """Labels that are not whole numbers: a reward model learns them, a policy's prompt cannot contain them."""
         return sum(counts.fractional for counts in self.attributes.values())
 
-    def complaints(self) -> list[str]:
-        """What is wrong with the labels of valid lines, for a policy that is to learn from them."""
+    def label_problems(self) -> list[str]:
+        """Return what makes labels of valid lines unusable for training a policy."""
         outside = sum(counts.outside_range for counts in self.attributes.values() if not counts.unknown)
         unknown = [name for name, counts in self.attributes.items() if counts.unknown]
         return [
@@ -96,36 +96,43 @@ class CheckReport(BaseModel):
 
 
 def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window: int | None = None) -> CheckReport:
-    """Read a whole conversations file and count. Bad lines are counted, not raised.
+    """Read a conversations file and count. Bad lines are counted, not raised.
 
-    `tokenizer` is a transformers tokenizer; without one lengths are in characters, and so is `window`. Raises
-    `InputError` for a file that cannot be read at all.
+    Args:
+        path: Conversations.
+        schema: The attributes.
+        tokenizer: A transformers tokenizer, to measure in tokens; None to measure in characters.
+        window: The longest text that fits; longer ones are counted.
+
+    Raises:
+        InputError: If the file cannot be read, or is not one of JSON lines.
     """
+    check_is_lines(path)
     unit = "characters" if tokenizer is None else "tokens"
     report = CheckReport(file=str(path), window=window, lengths=Lengths(unit=unit))
     report.attributes = {name: AttributeCounts() for name in schema.names}
 
-    def bad(error: RecordError, text: str) -> None:
+    def reject(error: RecordError, text: str) -> None:
         report.invalid += 1
         if report.invalid == 1:
-            report.looks_like = raw_dataset(text, str(path))
+            report.looks_like = report.looks_like or conversion_hint(text, str(path))
         if report.invalid <= SHOWN:
             report.invalid_lines.append(str(error))
 
     histogram: Counter[int] = Counter()
     seen = array("Q")
     measure = _measure(tokenizer)
-    talks = tqdm(read_records(path, Conversation, bad), desc=path.name, unit=" conversations", disable=None)
-    for batch in _batched(talks):
+    records = with_progress(read_records(path, Conversation, reject), path.name, "conversations")
+    for batch in _batched(records):
         texts = []
-        for number, talk in batch:
+        for number, conversation in batch:
             try:
-                _count(talk, report, schema)
+                _count(conversation, report, schema)
             except LabelError as error:
-                bad(RecordError(path, number, str(error)), "")
+                reject(RecordError(path, number, str(error)), "")
                 continue
-            seen.append(_digest(talk))
-            texts.append(text_of(render(talk)))
+            seen.append(_digest(conversation))
+            texts.append(text_of(render(conversation)))
         histogram.update(measure(texts))
     report.conversations = len(seen)
     report.duplicates = len(seen) - len(np.unique(np.frombuffer(seen, dtype=np.uint64))) if seen else 0
@@ -133,20 +140,22 @@ def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window:
     return report
 
 
-def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> None:
-    labels = labelled_turns(talk)
-    for turn in talk.conversations:
+def _count(conversation: Conversation, report: CheckReport, schema: AttributeSchema) -> None:
+    labels = labeled_turns(conversation)
+    for turn in conversation.conversations:
         report.turns[turn.speaker] = report.turns.get(turn.speaker, 0) + 1
-        if turn.speaker != talk.mask:
+        if turn.speaker != conversation.mask:
             report.answers += 1
             report.labelled_answers += bool(turn.label)
             report.unlabelled_answers += turn.label is None
             report.empty_labels += turn.label == ""
-    report.turn_marks_in_text += any(marks_in(turn.value) for turn in talk.conversations)
+    report.turn_marks_in_text += any(marks_in(turn.value) for turn in conversation.conversations)
     report.conversations_without_label += not labels
-    report.labels_without_type += bool(labels) and talk.type is None
-    report.without_masked_role += all(turn.speaker != talk.mask for turn in talk.conversations)
-    report.nothing_to_learn += not any(segment.learned for segment in render(talk))
+    report.labels_without_type += bool(labels) and conversation.type is None
+    if all(turn.speaker != conversation.mask for turn in conversation.conversations):
+        report.without_masked_role += 1
+        report.looks_like = report.looks_like or conversion_hint(conversation.to_json(), report.file)
+    report.nothing_to_learn += not any(segment.learned for segment in render(conversation))
     for _, values in labels:
         for name, value in values.items():
             counts = report.attributes.setdefault(name, AttributeCounts(unknown=True))
@@ -157,9 +166,9 @@ def _count(talk: Conversation, report: CheckReport, schema: AttributeSchema) -> 
             counts.values[key] = counts.values.get(key, 0) + 1
 
 
-def _digest(talk: Conversation) -> int:
+def _digest(conversation: Conversation) -> int:
     digest = hashlib.blake2b(digest_size=8)
-    for turn in talk.conversations:
+    for turn in conversation.conversations:
         for part in (turn.speaker, turn.value):
             data = part.encode("utf-8", errors="surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
@@ -172,9 +181,9 @@ def _measure(tokenizer: Any) -> Measure:
     return lambda texts: map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else ()
 
 
-def _batched(talks: Iterable[tuple[int, Conversation]]) -> Iterator[list[tuple[int, Conversation]]]:
-    talks = iter(talks)
-    while batch := list(islice(talks, BATCH)):
+def _batched(records: Iterable[tuple[int, Conversation]]) -> Iterator[list[tuple[int, Conversation]]]:
+    records = iter(records)
+    while batch := list(islice(records, BATCH)):
         yield batch
 
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several line files into one, whole lines untouched; what the tutorial does with `cat` and `awk`."""
+"""Merges line files into one without changing their lines, as upstream's tutorial does with `cat` and `awk`."""
 
 import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
-from steerlm.datasets.config import OnError
-from steerlm.datasets.outputs import Summary, single_output
+from steerlm.datasets.outputs import OnError, Summary, single_output
+from steerlm.datasets.progress import with_progress
 from steerlm.errors import InputError, RecordError
 from steerlm.records import read_lines
 
@@ -21,8 +19,8 @@ def merge(
 ) -> Summary:
     """Write the lines of `inputs` in order: each `repeat` times in a row, and the whole `epochs` times in sequence.
 
-    Lines are copied as they are. A line that is no JSON object, or of another kind than the first (conversations,
-    texts), is bad: it raises `RecordError`, or with `on_error` "skip" is counted and written beside the output.
+    Lines are copied unchanged. A line that is not a JSON object, or not of the first line's kind (conversations or
+    texts), raises `RecordError`, or with `on_error` "skip" is counted and written beside the output.
     """
     if not inputs or repeat < 1 or epochs < 1:
         raise InputError("merge needs at least one input, repeat >= 1 and epochs >= 1")
@@ -30,15 +28,15 @@ def merge(
     with single_output(output_file, on_error) as out:
         for epoch, path in itertools.product(range(epochs), inputs):
             reject = out.reject if epoch == 0 else _already_counted
-            for number, line in tqdm(read_lines(path, reject), desc=path.name, unit=" lines", disable=None):
+            for number, line in with_progress(read_lines(path, reject), path.name, "lines"):
                 try:
-                    found = _kind(line, path, number)
-                    if kind is not None and found != kind:
-                        raise RecordError(path, number, f"has the key {found!r}, the lines before have {kind!r}")
+                    line_kind = _kind(line, path, number)
+                    if kind is not None and line_kind != kind:
+                        raise RecordError(path, number, f"has the key {line_kind!r}, the lines before have {kind!r}")
                 except RecordError as error:
                     reject(error, line)
                     continue
-                kind = found
+                kind = line_kind
                 text = line if line.endswith("\n") else line + "\n"
                 for _ in range(repeat):
                     out.write(output_file.name, text)
@@ -50,11 +48,11 @@ def _kind(line: str, path: Path, number: int) -> str:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RecordError(path, number, f"not JSON: {error}") from None
-    found = [key for key in KINDS if isinstance(value, dict) and key in value]
-    if not found:
+    keys = [key for key in KINDS if isinstance(value, dict) and key in value]
+    if not keys:
         raise RecordError(path, number, "expected a JSON object with the key `conversations` or `text`")
-    return found[0]
+    return keys[0]
 
 
 def _already_counted(error: RecordError, text: str) -> None:
-    """A later pass meets the bad lines of the first again."""
+    """Ignore a bad line that the first pass has counted."""

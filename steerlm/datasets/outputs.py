@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every preparation writes: files that appear together, the rejects beside them, and a summary of counts.
+"""The output of every preparation: files that appear together, the rejects beside them, a summary of counts.
 
-Knows the policy for bad lines, not what makes a line bad.
+Applies the policy for bad lines; what makes a line bad, its callers decide.
 """
 
 import contextlib
@@ -9,20 +9,28 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
-from steerlm.datasets.config import OnError
 from steerlm.errors import InputError, RecordError
 from steerlm.files import atomic_writer, atomic_writers
 from steerlm.records import Line
 
 TRAIN, VAL = "train.jsonl", "val.jsonl"
+OnError = Literal["fail", "skip"]
+"""Whether a bad line ends the run, or is counted and written to the rejects beside the output."""
 
 
 @dataclass
 class Summary:
-    """What a preparation did. `written`: lines per file name; `counts`: what was read, dropped or passed over;
-    `vector`: of samples, the attributes whose labels they hold, in order."""
+    """Counts of a preparation.
+
+    Attributes:
+        written: Lines by file name.
+        counts: Rows that were read, dropped or skipped, by a short description.
+        vector: The attributes of the label vectors in order, if samples were written.
+        rejects: The file of rejected lines, if there are any.
+        notes: Warnings for the user.
+    """
 
     written: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -44,7 +52,7 @@ class Summary:
 
 
 class Rejects:
-    """Called with each bad line and its text: raises it, or writes it down and counts it."""
+    """Called with each bad line and its text: raises the error, or records and counts the line."""
 
     def __init__(self, on_error: OnError, open_file: Callable[[], TextIO]) -> None:
         self._on_error, self._open, self.count = on_error, open_file, 0
@@ -55,13 +63,13 @@ class Rejects:
             raise error
         self._file = self._file or self._open()
         entry = {"file": error.path, "line": error.line, "reason": error.reason, "text": text.rstrip("\n")}
-        self._file.write(json.dumps(entry) + "\n")  # ASCII: whatever the text holds can be written
+        self._file.write(json.dumps(entry) + "\n")  # ASCII: any text can be written
         self.count += 1
 
 
 @dataclass
 class Output:
-    """Open output files by name, the rejects, and the summary that grows with them."""
+    """Open output files by name, the rejects, and the summary that counts what is written."""
 
     files: dict[str, TextIO]
     reject: Rejects
@@ -74,22 +82,22 @@ class Output:
 
 
 def make_folder(folder: Path) -> None:
-    """Create an output folder, if need be. Raises `InputError` if a file is in the way."""
+    """Create an output folder if it does not exist. Raises `InputError` if a file has its name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{folder}: a file is in the way; give the name of a folder") from None
+        raise InputError(f"{folder}: a file has this name; give the name of a folder") from None
 
 
 @contextlib.contextmanager
 def output(paths: Sequence[Path], rejects: Path, on_error: OnError) -> Iterator[Output]:
-    """Files that appear under `paths` together when the block ends without an error, and `rejects` if there are any.
+    """Yield open files that appear under `paths` together when the block ends without an error; also `rejects`, if any.
 
-    Rejects of an earlier run are removed, so that what lies there always belongs to the files beside it.
+    Rejects of an earlier run are removed, so that a rejects file always belongs to the files beside it.
     """
     for path in paths:
         if path.suffix == ".gz":
-            raise InputError(f"{path}: outputs are written uncompressed; give a name without .gz")
+            raise InputError(f"{path}: outputs are not compressed; give a name without .gz")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give the name of the output file")
         make_folder(path.parent)
@@ -105,10 +113,10 @@ def output(paths: Sequence[Path], rejects: Path, on_error: OnError) -> Iterator[
 
 
 def split_output(folder: Path, kind: str, on_error: OnError) -> contextlib.AbstractContextManager[Output]:
-    """`train.jsonl` and `val.jsonl` of a folder, with `<kind>.rejects.jsonl` beside them."""
+    """Yield `train.jsonl` and `val.jsonl` of a folder, with `<kind>.rejects.jsonl` beside them."""
     return output([folder / TRAIN, folder / VAL], folder / f"{kind}.rejects.jsonl", on_error)
 
 
 def single_output(path: Path, on_error: OnError) -> contextlib.AbstractContextManager[Output]:
-    """One file, with `<name>.rejects.jsonl` beside it."""
+    """Yield one file, with `<name>.rejects.jsonl` beside it."""
     return output([path], path.with_name(f"{path.name}.rejects.jsonl"), on_error)

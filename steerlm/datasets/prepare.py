@@ -1,33 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's data section: prepare every source, merge them, and make the reward model's samples of the result."""
+"""Prepares a recipe's data section: every source, their merged conversations, the reward model's samples."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from steerlm.attributes import AttributeSchema
-from steerlm.datasets.config import (
-    ConversationsSource,
-    HelpSteer2Source,
-    HelpSteerSource,
-    OasstSource,
-    OnError,
-    PrepareSettings,
-    Source,
-)
-from steerlm.datasets.helpsteer import prepare_helpsteer
-from steerlm.datasets.helpsteer2 import prepare_helpsteer2
-from steerlm.datasets.oasst import prepare_oasst
-from steerlm.datasets.outputs import TRAIN, VAL, Summary, make_folder, output, split_output
-from steerlm.datasets.regression import labelled_turns, write_regression
-from steerlm.datasets.sources import localise, source_files, source_rows
-from steerlm.errors import LabelError, RecordError
-from steerlm.records import Conversation, read_lines
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.outputs import TRAIN, VAL, OnError, Summary, make_folder, output
+from steerlm.datasets.regression import write_regression
+from steerlm.datasets.sources.base import SourceSettings
+from steerlm.datasets.sources.registry import SOURCES
+from steerlm.records import read_lines
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Two folders, each with `train.jsonl` and `val.jsonl`, and what was counted, by source and output."""
+    """Two folders, each with `train.jsonl` and `val.jsonl`, and the summaries by source and output."""
 
     conversations: Path
     regression: Path
@@ -35,9 +24,9 @@ class Prepared:
 
 
 def prepare_data(settings: PrepareSettings, folder: Path, *, schema: AttributeSchema) -> Prepared:
-    """Write `conversations/` and `regression/` into `folder`: the sources in order, training lines repeated as asked.
+    """Write `conversations/` and `regression/` into `folder`: sources in order, training lines repeated.
 
-    Raises `RecordError` for a bad line; with `settings.on_error` "skip" the bad lines of each source are in
+    Raises `RecordError` for a bad line; with `settings.on_error` "skip" the bad lines of each source go to
     `<number>-<kind>.rejects.jsonl`.
     """
     make_folder(folder)
@@ -62,35 +51,11 @@ def prepare_data(settings: PrepareSettings, folder: Path, *, schema: AttributeSc
     return result
 
 
-def prepare_source(source: Source, folder: Path, *, schema: AttributeSchema, on_error: OnError = "fail") -> Summary:
-    """`train.jsonl` and `val.jsonl` of any kind of source."""
-    match source:
-        case OasstSource():
-            return prepare_oasst(source, folder, schema=schema, on_error=on_error)
-        case HelpSteerSource():
-            return prepare_helpsteer(source, folder, schema=schema, on_error=on_error)
-        case HelpSteer2Source():
-            return prepare_helpsteer2(source, folder, schema=schema, on_error=on_error)
-        case ConversationsSource():
-            return prepare_conversations(source, folder, on_error=on_error)
-
-
-def prepare_conversations(settings: ConversationsSource, folder: Path, *, on_error: OnError = "fail") -> Summary:
-    """Validate conversations and copy their lines as they are into `train.jsonl` and `val.jsonl` of `folder`."""
-    make_folder(folder)
-    with TemporaryDirectory(prefix=".conversations-", dir=folder) as scratch:
-        splits = source_files(localise(settings, Path(scratch)))
-        with split_output(folder, settings.kind, on_error) as out:
-            for split, files in splits.items():
-                for path in files:
-                    for number, text, talk in source_rows(path, Conversation, out.reject):
-                        try:
-                            labelled_turns(talk)
-                        except LabelError as error:
-                            out.reject(RecordError(path, number, str(error)), text)
-                            continue
-                        out.write(split, text.rstrip("\n") + "\n")
-    return out.summary
+def prepare_source(
+    source: SourceSettings, folder: Path, *, schema: AttributeSchema, on_error: OnError = "fail"
+) -> Summary:
+    """Write `train.jsonl` and `val.jsonl` of any source."""
+    return SOURCES[source.kind].prepare(source, folder, schema=schema, on_error=on_error)
 
 
 def _merge(parts: list[tuple[Path, int]], folder: Path) -> Summary:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the evaluation: how many questions, how the dials are drawn. Torch-free."""
+"""Settings of the evaluation: how many questions, how they are answered. Torch-free."""
 
 from typing import Literal
 
@@ -9,11 +9,17 @@ from steerlm.settings import Settings
 
 
 class EvaluationSettings(Settings):
-    """`questions`: held-out questions asked with dials drawn independently and uniformly. `curve_questions`: questions
-    asked per level of each dial's curve, the other dials at their defaults. `temperature` 0 is greedy.
+    """How steerability and quality are measured.
 
-    `over_long`: a text longer than a model's window is an error, or (`keep_end`) is judged by its end, and a question
-    that leaves no room for an answer of `max_tokens` is not asked, but counted.
+    Attributes:
+        questions: Held-out questions, each with attribute values drawn independently and uniformly.
+        curve_questions: Questions for each level of an attribute's curve, the other attributes at their defaults.
+        examples: Baseline answers to show.
+        max_tokens: Tokens of an answer at most.
+        temperature: 0 is greedy.
+        over_long: `error`: a text longer than a model's window is an error. `keep_end`: it is judged by its end, and
+            questions that leave no room for an answer of `max_tokens` are skipped and counted.
+        seed: Of the drawn questions, attribute values and samples.
     """
 
     questions: PositiveInt = 256

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures, each an inline SVG string. Knows the shapes of the evaluation's results, no files."""
+"""The report's plots, each an inline SVG string."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def _grid(panels: int, width: float = 2.6, height: float = 2.1, columns: int = 3
 
 
 def losses(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """One panel per training stage: loss by step, validation loss as points."""
+    """Plot one panel per training stage: the loss by step, with the validation loss as points."""
     figure, axes = _grid(len(curves), width=3.4, height=2.4)
     for axis, (stage, records) in zip(axes, curves.items(), strict=False):
         train = [(r["step"], r["train/loss"]) for r in records if "train/loss" in r]
@@ -58,7 +58,7 @@ def losses(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def calibration(quality: Mapping[str, Mapping[str, Any]], low: int, high: int) -> str:
-    """One panel per attribute: the label the reward model gives against the mean truth; dot area is frequency."""
+    """Plot one panel per attribute: predicted label against mean true value. The area of a dot is its frequency."""
     figure, axes = _grid(len(quality))
     for axis, (name, one) in zip(axes, quality.items(), strict=False):
         points = one["calibration"]
@@ -73,13 +73,13 @@ def calibration(quality: Mapping[str, Mapping[str, Any]], low: int, high: int) -
             alpha=0.7,
         )
         axis.set_title(f"{name}  r = {one['pearson']:.2f}")
-        axis.set_xlabel("given by the reward model")
-        axis.set_ylabel("mean truth")
+        axis.set_xlabel("label by the reward model")
+        axis.set_ylabel("mean true value")
     return _svg(figure)
 
 
 def steering(judges: Mapping[str, Mapping[str, Mapping[str, Any]]], low: int, high: int) -> str:
-    """One panel per dial: asked against obtained, the other dials at their defaults; the band is the middle half."""
+    """Plot one panel per attribute: requested against obtained, the others at their defaults, with quartiles."""
     first = next(iter(judges.values()))
     figure, axes = _grid(len(first))
     for axis, name in zip(axes, first, strict=False):
@@ -91,18 +91,18 @@ def steering(judges: Mapping[str, Mapping[str, Mapping[str, Any]]], low: int, hi
         axis.set_ylim(low - 0.3, high + 0.3)
         axis.set_xticks(range(low, high + 1) if high - low <= 10 else [low, high])
         axis.set_title(f"{name}  ρ = {first[name]['spearman']:.2f}")
-        axis.set_xlabel("asked")
+        axis.set_xlabel("requested")
         axis.set_ylabel("obtained")
     axes[0].legend(frameon=False)
     return _svg(figure)
 
 
 def comparison(steered: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Mapping[str, Any]]) -> str:
-    """Bars per attribute: mean distance between asked and obtained, with dials and without."""
+    """Plot bars per attribute: mean distance between requested and obtained, with attributes and without."""
     figure, axes = _grid(1, width=7.5, height=2.4)
     names = list(steered)
     at = range(len(names))
-    axes[0].bar([x - 0.2 for x in at], [steered[n]["mae"] for n in names], 0.4, color=STEERED, label="with dials")
+    axes[0].bar([x - 0.2 for x in at], [steered[n]["mae"] for n in names], 0.4, color=STEERED, label="with attributes")
     axes[0].bar(
         [x + 0.2 for x in at],
         [baseline[n]["mae"] for n in names],
@@ -111,6 +111,6 @@ def comparison(steered: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, 
         label="baseline without attributes",
     )
     axes[0].set_xticks(list(at), names, rotation=20)
-    axes[0].set_ylabel("mean |asked − obtained|")
+    axes[0].set_ylabel("mean |requested − obtained|")
     axes[0].legend(frameon=False)
     return _svg(figure)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a reward model predicts: per attribute MSE beside the mean predictor's, Pearson, agreement, calibration."""
+"""How well a reward model predicts each attribute: MSE (and the mean predictor's), Pearson, agreement, calibration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,14 +13,14 @@ Matrix = npt.NDArray[np.float64]
 
 
 def pearson(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    """Pearson's correlation; nan if either side is constant or there are fewer than 3 pairs."""
+    """Return Pearson's correlation; NaN if either side is constant or there are fewer than 3 pairs."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 
 
 def spearman(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    """Spearman's rank correlation (ties share their mean rank); 0 if either side is constant: no dial, no effect."""
+    """Return Spearman's rank correlation (ties share their mean rank); 0, no effect, if either side is constant."""
     from scipy.stats import spearmanr
 
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -29,21 +29,25 @@ def spearman(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
 
 
 def regression_quality(predicted: Matrix, truth: Matrix, schema: AttributeSchema) -> dict[str, dict[str, Any]]:
-    """Per attribute with at least one true value: n, mse, mean_predictor_mse, pearson, agreement, calibration.
+    """Return n, mse, mean_predictor_mse, pearson, agreement and calibration of each attribute that has a true value.
 
-    `predicted` and `truth` are [n, attributes] in schema order; `MASKED` entries of `truth` are left out. The mean
-    predictor knows the mean of these very truths, so it is the strongest constant. `calibration`: for each label the
-    model would round to, how often and the mean truth.
+    The mean predictor predicts the mean of these true values, so it is the best constant. `calibration` has, for each
+    label that predictions round to, how often they do and the mean true value.
+
+    Args:
+        predicted: [n, attributes] in schema order.
+        truth: Like `predicted`; entries that are `MASKED` are ignored.
+        schema: The attributes.
     """
     result: dict[str, dict[str, Any]] = {}
     for column, name in enumerate(schema.names):
-        there = truth[:, column] != MASKED
-        if not there.any():
+        known = truth[:, column] != MASKED
+        if not known.any():
             continue
-        p, t = predicted[there, column], truth[there, column]
+        p, t = predicted[known, column], truth[known, column]
         rounded = np.clip(np.rint(p), schema.low, schema.high)
         result[name] = {
-            "n": int(there.sum()),
+            "n": int(known.sum()),
             "mse": float(np.mean((p - t) ** 2)),
             "mean_predictor_mse": float(np.var(t)),
             "pearson": pearson(p, t),
@@ -57,5 +61,5 @@ def regression_quality(predicted: Matrix, truth: Matrix, schema: AttributeSchema
 
 
 def label_matrix(labels: Sequence[dict[str, float]], schema: AttributeSchema) -> Matrix:
-    """[n, attributes] fp64, `MASKED` where a label is missing."""
+    """Return labels as [n, attributes] fp64, `MASKED` where one is missing."""
     return np.array([schema.vector(one) for one in labels], dtype=np.float64).reshape(len(labels), len(schema.names))

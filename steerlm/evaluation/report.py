@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A self-contained HTML report of a run: steering, reward quality, training curves, answers, where everything is."""
+"""A self-contained HTML report of a run: steering, reward quality, training curves, answers, locations."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from steerlm.files import atomic_writer
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A promise about the numbers, and whether it is kept."""
+    """A required value of a metric, and whether it is met."""
 
     text: str
     value: str
@@ -23,11 +23,18 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """What a report shows; parts that a run has not made are empty.
+    """The content of a report; parts that a run does not have are empty.
 
-    `scale`: lowest and highest label; `steering`: result of `steer.evaluate_steering`; `quality`: of
-    `quality.regression_quality`; `curves`: the lines of each training stage's metrics.jsonl; `stages`: name, seconds,
-    path; `places`: label to path or address.
+    Attributes:
+        title: Of the page.
+        scale: Lowest and highest label.
+        description: One sentence below the title.
+        steering: The result of `evaluate_steering`.
+        quality: The result of `regression_quality`.
+        curves: The lines of each training stage's metrics.jsonl.
+        goals: Required values.
+        stages: `name`, `seconds` and `path` of each stage.
+        places: Label to path or address.
     """
 
     title: str
@@ -42,7 +49,7 @@ class ReportData:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl; a truncated last line, as a crash leaves it, is left out."""
+    """Return the lines of a metrics.jsonl, except a last line that a crash truncated."""
     records = []
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -55,21 +62,21 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def render_report(data: ReportData) -> str:
-    """The report as one HTML page: no script, no font, no address outside itself."""
+    """Return the report as one HTML page without scripts, fonts or links to other files."""
     from jinja2 import Environment, PackageLoader, select_autoescape
     from markupsafe import Markup
 
     steering = data.steering
-    pictures: dict[str, str] = {}
+    svgs: dict[str, str] = {}
     if data.curves:
-        pictures["losses"] = plots.losses(data.curves)
+        svgs["losses"] = plots.losses(data.curves)
     if data.quality:
-        pictures["calibration"] = plots.calibration(data.quality, *data.scale)
+        svgs["calibration"] = plots.calibration(data.quality, *data.scale)
     if steering:
-        pictures["steering"] = plots.steering(steering["judges"], *steering["range"])
+        svgs["steering"] = plots.steering(steering["judges"], *steering["range"])
         if steering["baseline"]:
             judge = next(iter(steering["judges"]))
-            pictures["comparison"] = plots.comparison(steering["judges"][judge], steering["baseline"][judge])
+            svgs["comparison"] = plots.comparison(steering["judges"][judge], steering["baseline"][judge])
     environment = Environment(
         loader=PackageLoader("steerlm.evaluation", ""),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -82,12 +89,12 @@ def render_report(data: ReportData) -> str:
         goals=data.goals,
         stages=data.stages,
         places=data.places,
-        plots={name: Markup(svg) for name, svg in pictures.items()},  # our own SVG, not input
+        plots={name: Markup(svg) for name, svg in svgs.items()},  # our own SVG, not input
     )
 
 
 def write_report(data: ReportData, path: Path) -> None:
-    """Write `render_report` to `path`, atomically."""
+    """Render the report and write it to `path` atomically."""
     page = render_report(data)
     with atomic_writer(path) as file:
         file.write(page)

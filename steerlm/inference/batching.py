@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which texts go into a batch together. Pure: knows lengths, nothing of models."""
+"""Which texts are batched together, by their lengths alone."""
 
 from collections.abc import Iterator, Sequence
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices into `lengths`, longest first, in batches of at most `budget` tokens counting the padding.
+    """Yield batches of indices into `lengths`, longest first, of at most `budget` tokens with padding.
 
-    The longest batch comes first, so that memory that does not suffice shows at once. A text longer than the budget
-    is a batch of its own. Equal lengths keep their order, so the batches depend on nothing but the arguments.
+    The longest batch comes first, so that a lack of memory shows at once. A text longer than the budget is its own
+    batch. Equal lengths keep their order, so the batches depend only on the arguments.
 
     >>> list(by_length([3, 9, 4, 4], budget=8))
     [[1], [2, 3], [0]]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reward model behind one or several URLs: batches of texts go to the servers' JSON route, several at a time.
+"""Scores from a reward model behind one or several URLs.
 
-The wire: `GET /v1/model` tells the attributes and the window; `POST /v1/score` takes `{"texts"}` and answers
-`{"attributes", "scores", "model"}`. How servers are shared, and waited for, is in `servers.py`.
+`GET /v1/model` describes the model. `POST /v1/score` takes `{"texts"}` and returns `{"attributes", "scores", "model"}`.
+`server_pool.py` distributes the requests over the servers and retries them.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.config import OverLong
-from steerlm.inference.servers import Servers, read_json, reason
+from steerlm.inference.server_pool import ServerPool, error_message, read_json
 
 TOO_LONG = 413
 
@@ -24,16 +24,24 @@ Scores = npt.NDArray[np.float32]
 
 
 def server_url(host: str, port: int) -> str:
-    """The address of a server; a `host` that is a URL is it already."""
+    """Return the address of a server. A `host` that is a URL is returned as it is."""
     return host if "://" in host else f"http://{host}:{port}"
 
 
 class HttpScorer:
-    """A `Scorer` over HTTP. All servers must serve the same model; one that is away is left out while others answer.
+    """A `Scorer` over HTTP. All servers must serve the same model.
 
-    `urls`: of the servers; without any, `host` and `port` of one. `timeout`: seconds a request may take; `patience`:
-    seconds without any answer to give up. An over-long text is refused with 413; under `skip` its request is split
-    until the text is alone, under `keep_end` the server cuts it.
+    The servers refuse an over-long text with status 413. To skip it, its request is split until the text is alone; to
+    keep its end, the server truncates it.
+
+    Args:
+        host: Host or URL of a server.
+        port: Its port.
+        urls: URLs of several servers; `host` and `port` are then ignored.
+        batch_texts: Texts of a request at most.
+        requests: Concurrent requests per server.
+        timeout: Seconds that a request may take.
+        patience: Seconds to wait while no server answers.
     """
 
     def __init__(
@@ -50,13 +58,15 @@ class HttpScorer:
         urls = urls or [server_url(host, port)]
         self._batch_texts = batch_texts
         self._model: tuple[str, dict[str, Any]] | None = None
-        many = requests * len(urls)
-        self.servers = Servers(urls, "/v1/model", self._check, requests=many, timeout=timeout, patience=patience)
-        self.servers.greet()
+        concurrent = requests * len(urls)
+        self.servers = ServerPool(
+            urls, "/v1/model", self._check, requests=concurrent, timeout=timeout, patience=patience
+        )
+        self.servers.connect()
 
     def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
-        """See `Scorer.score`. Raises `SteerLMError` when every server stays away longer than `patience`."""
-        # Texts of like length share a request: the server has little to pad then.
+        """See `Scorer.score`. Raises `SteerLMError` if no server answers within `patience`."""
+        # Texts of similar length share a request, so that the server pads little.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         batches = [order[start : start + self._batch_texts] for start in range(0, len(order), self._batch_texts)]
 
@@ -69,33 +79,33 @@ class HttpScorer:
         return scores
 
     def _check(self, url: str, model: dict[str, Any]) -> None:
-        """Take the first server's model for ours; raise `ModelError` for a server that serves another."""
+        """Remember the first server's model; raise `ModelError` if another server serves a different one."""
         try:
             if model["kind"] != "reward":
                 raise ModelError(f"{url} serves a {model['kind']} model; a reward model was expected")
             schema, window = AttributeSchema.model_validate(model["attributes"]), int(model["window"])
         except (KeyError, TypeError, ValueError, ValidationError):
-            raise ModelError(f"{url}/v1/model: not the answer of a SteerLM reward server: {model!r}") from None
-        # The server's digest is that of the model in process: a pass begun with the one may go on with the other.
+            raise ModelError(f"{url}/v1/model: not the response of a SteerLM reward server: {model!r}") from None
+        # The digest is the same as in process, so a run started with one may be resumed with the other.
         identity = model.get("identity") or json.dumps(model, sort_keys=True)
         if self._model is None:
             self._model = url, model
             self.schema, self.window, self.identity = schema, window, identity
         elif (schema, window, identity) != (self.schema, self.window, self.identity):
-            first, known = self._model
+            first, first_model = self._model
             raise ModelError(
-                f"{url} serves another model ({model.get('id')}) than {first} ({known.get('id')}); all servers of a "
-                "pass must serve the same model, at the same precision"
+                f"{url} serves another model ({model.get('id')}) than {first} ({first_model.get('id')}); all servers "
+                "must serve the same model, at the same precision"
             )
 
     async def _score_batch(self, texts: list[str], numbers: Sequence[int], over_long: OverLong) -> Scores:
-        """Scores of one request; `numbers`: of its texts, for messages."""
-        # Alone in their forward passes, the texts' scores do not depend on what else the server has to do.
+        """Score one request. `numbers`: the positions of its texts, for messages."""
+        # In their own forward passes, the texts' scores do not depend on the server's other requests.
         body: dict[str, Any] = {"texts": texts, "alone": True}
         if over_long == "keep_end":
             body["over_long"] = over_long
-        answer = await self.servers.send("POST", "/v1/score", body)
-        url, response, width = answer.url, answer.response, len(self.schema.names)
+        reply = await self.servers.send("POST", "/v1/score", body)
+        url, response, width = reply.url, reply.response, len(self.schema.names)
         if response.status_code == TOO_LONG:
             if len(texts) > 1:
                 middle = len(texts) // 2
@@ -105,13 +115,13 @@ class HttpScorer:
             if over_long == "skip":
                 return np.full((1, width), np.nan, dtype=np.float32)
             raise InputError(
-                f"text {numbers[0]} is longer than the model's window of {self.window}: {reason(response)}"
+                f"text {numbers[0]} is longer than the model's window of {self.window}: {error_message(response)}"
             )
-        reply = read_json(url, "/v1/score", response)
-        if tuple(reply.get("attributes") or ()) != self.schema.names:
-            raise SteerLMError(f"{url}: the server now serves another model: attributes {reply.get('attributes')}")
+        scored = read_json(url, "/v1/score", response)
+        if tuple(scored.get("attributes") or ()) != self.schema.names:
+            raise SteerLMError(f"{url}: the server now serves another model: attributes {scored.get('attributes')}")
         try:
-            scores = np.asarray(reply.get("scores"), dtype=np.float32)
+            scores = np.asarray(scored.get("scores"), dtype=np.float32)
         except (TypeError, ValueError):
             scores = np.empty(0, dtype=np.float32)
         if scores.shape != (len(texts), width) or not np.isfinite(scores).all():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model gives the scores: a digest that is equal for the same model at the same precision, else different.
+"""The identity of a reward model: a digest that is equal for the same model at the same precision.
 
-Computed from a loaded model, or from its folder alone, of which two small tensors are read.
+It is computed from a loaded model, or from its folder, of which two small tensors are read.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ WEIGHTS = ("score.weight", "model.norm.weight")
 
 
 def model_identity(folder: Path, dtype: "torch.dtype", weights: Sequence["torch.Tensor"]) -> str:
-    """A digest of tokenizer, configuration, precision, head and final norm (`weights`, in this order).
+    """Return a digest of tokenizer, configuration, precision, head and final norm (`weights`, in this order).
 
-    Not of all weights, which may be 100 GB: training moves the head and the norm in every step.
+    The other weights, which may be 100 GB, are left out: every training step changes the head and the norm too.
     """
     digest = hashlib.sha256(str(dtype).encode())
     for name in FILES:
@@ -35,7 +35,7 @@ def model_identity(folder: Path, dtype: "torch.dtype", weights: Sequence["torch.
 
 
 def folder_identity(folder: Path, precision: Literal["fp32", "bf16"]) -> str:
-    """What `model_identity` gives once the folder's reward model is loaded at that precision. Raises `ModelError`."""
+    """Return the `model_identity` of the folder's reward model at a precision, without loading it."""
     import torch
 
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -43,7 +43,7 @@ def folder_identity(folder: Path, precision: Literal["fp32", "bf16"]) -> str:
 
 
 def resolve_precision(folder: Path, precision: Precision) -> Literal["fp32", "bf16"]:
-    """The precision that `auto` stands for on this machine. Raises `ModelError` for a folder of another one."""
+    """Resolve `auto` on this machine. Raises `ModelError` if the folder's weights are neither fp32 nor bf16."""
     import torch
 
     if precision != "auto":
@@ -67,8 +67,8 @@ def _read(folder: Path, name: str) -> "torch.Tensor":
         for file in files:
             with safe_open(file, framework="pt") as tensors:
                 if name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    found: torch.Tensor = tensors.get_tensor(name)
-                    return found
+                    weight: torch.Tensor = tensors.get_tensor(name)
+                    return weight
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelError(f"{folder}: {name} cannot be read ({error})") from None
     raise ModelError(f"{folder}: weight {name} is missing; a reward model folder with safetensors was expected")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model folder in memory for inference: tokenizer, weights, window, on this machine's accelerator or CPU.
+"""Load a model folder for inference on this machine's accelerator or CPU.
 
-Knows transformers and torch; imported only when a model runs in this process. A model that does not fit one device is
-for a server (`steerlm serve`, or a stock engine), not for this room.
+Imports transformers and torch, so it is imported only where a model runs in this process. A model that does not fit one
+device needs a server, or a job's workers (`megatron/scoring.py`).
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,17 @@ except ImportError as error:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """`window`: the most tokens a text may have. `device`: where inputs go."""
+class LoadedModel:
+    """A loaded model folder.
+
+    Attributes:
+        folder: Where it was loaded from.
+        info: Its steerlm.json.
+        model: The transformers model, in evaluation mode.
+        tokenizer: The transformers tokenizer.
+        window: Tokens of a text at most.
+        device: Of the model and its inputs.
+    """
 
     folder: Path
     info: ModelInfo
@@ -32,11 +41,12 @@ class Loaded:
     device: torch.device
 
 
-def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded:
-    """Load a folder, as a reward model (`head`) or as a language model.
+def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> LoadedModel:
+    """Load a folder as a reward model (`head`) or as a language model.
 
-    Raises `ModelError` for a folder of the wrong kind, or one whose weights are incomplete: transformers would fill the
-    gaps with random numbers and the scores would be noise.
+    Raises:
+        ModelError: The folder is of the other kind, or its weights are incomplete: transformers would initialize the
+            missing ones at random.
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -59,7 +69,7 @@ def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded
         raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(gaps[:3])}")
     longest: int = model.config.max_position_embeddings
     window = min(info.window or longest, longest)
-    return Loaded(folder, info, model.to(device).eval(), load_tokenizer(folder), window, device)
+    return LoadedModel(folder, info, model.to(device).eval(), load_tokenizer(folder), window, device)
 
 
 def _dtype(dtype: Precision, device: torch.device) -> torch.dtype | str:

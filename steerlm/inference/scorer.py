@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts in, attribute scores out: the `Scorer` every consumer of a reward model sees, and the one in this process.
+"""Attribute scores of texts: the `Scorer` interface, and the scorer that runs the reward model in this process.
 
-A text is scored at its last token (the read-out mark of `prompt.render_readout`), tokenised whole and without added
-tokens, exactly as it was trained. `HttpScorer` asks a server instead. Knows nothing of conversations or labels.
+A text is scored at its last token (the read-out mark of `prompt.render_readout`). It is tokenized as a whole and
+without added tokens, as in training. `HttpScorer` scores with a server.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """A reward model. `window`: its longest text in tokens. `identity`: equal for the same model, else different."""
+    """A reward model. `window`: tokens of a text at most. `identity`: see `model_identity`."""
 
     @property
     def schema(self) -> AttributeSchema: ...
@@ -39,16 +39,17 @@ class Scorer(Protocol):
     def identity(self) -> str: ...
 
     def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
-        """Raw scores [texts, attributes] fp32, in schema order; a row of NaN for a text that `skip` left out.
+        """Return raw scores [texts, attributes] fp32 in schema order; a skipped text has a row of NaN.
 
-        Raises `InputError` naming a text longer than the window under `error`, `SteerLMError` for a score that is not
-        finite.
+        Raises:
+            InputError: A text is longer than the window and `over_long` is `error`.
+            SteerLMError: A score is not finite.
         """
         ...
 
 
 class TokenScorer:
-    """The part that scorers of this process share: from texts to token ids, and what is done with over-long ones."""
+    """Base class of scorers in this process: tokenizes texts and applies `over_long`."""
 
     schema: AttributeSchema
     window: int
@@ -67,24 +68,31 @@ class TokenScorer:
             if len(tokens) > self.window and over_long == "error":
                 raise InputError(
                     f"text {index} has {len(tokens)} tokens, the model's window is {self.window}; "
-                    "choose the policy keep_end or skip for over-long texts"
+                    "set over_long to keep_end or skip"
                 )
         kept = [i for i, tokens in enumerate(ids) if over_long == "keep_end" or len(tokens) <= self.window]
         scores[kept] = self.score_tokens([ids[i][-self.window :] for i in kept])
         return scores
 
     def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
-        """Raw scores [rows, attributes] fp32 of texts that are tokens already: each 1 to `window` ids, read out at the
-        last. Raises `SteerLMError` for a score that is not finite."""
+        """Return raw scores [rows, attributes] fp32 of tokenized texts, each of 1 to `window` ids.
+
+        Raises:
+            SteerLMError: A score is not finite.
+        """
         raise NotImplementedError
 
 
 class TransformersScorer(TokenScorer):
-    """A reward model folder run in this process, in fp32 on a CPU, by default in the folder's precision elsewhere.
+    """A reward model folder run by transformers in this process.
 
-    Batches hold texts of like length, padded on the right and read out by explicit lengths. Attention is causal, so
-    what stands behind the read-out position cannot change it: no mask is needed, and no token is special as padding.
-    `batch_tokens`: see `AnnotateSettings`.
+    Batches have texts of similar length, padded on the right and read out by explicit lengths. Attention is causal, so
+    tokens after the read-out position cannot change it: no mask and no special padding token are needed.
+
+    Args:
+        folder: The reward model.
+        batch_tokens: Tokens of a batch with padding; None: `CPU_TOKENS` or `ACCELERATOR_TOKENS`.
+        dtype: Precision of the weights.
     """
 
     def __init__(self, folder: str | Path, *, batch_tokens: int | None = None, dtype: Precision = "auto") -> None:
@@ -108,11 +116,11 @@ class TransformersScorer(TokenScorer):
         for batch in by_length([len(row) for row in rows], self.batch_tokens):
             scores[batch] = self._forward([rows[b] for b in batch])
         if not np.isfinite(scores).all():
-            raise SteerLMError(f"{self._loaded.folder}: the model gives scores that are not finite numbers")
+            raise SteerLMError(f"{self._loaded.folder}: the model returns scores that are not finite numbers")
         return scores
 
     def _forward(self, rows: Sequence[list[int]]) -> Scores:
-        """Head values [rows, attributes] at the last token of each row."""
+        """Return the head's values [rows, attributes] at the last token of each row."""
         import torch
 
         lengths = torch.tensor([len(row) for row in rows])

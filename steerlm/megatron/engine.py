@@ -24,7 +24,7 @@ from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import Random
 from steerlm.megatron.mapping import SCORE, Parameter, parameters
 from steerlm.models.shape import ModelShape
-from steerlm.training.config import OptimizerSettings, RewardSettings, TrainSettings
+from steerlm.training.config import OptimizerSettings, TrainSettings
 from steerlm.training.data import Row, RowTensors
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
 from steerlm.training.layout import LayoutSettings
@@ -57,7 +57,7 @@ def build_engine(
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, DTYPES[settings.precision]), attention, outputs)
     own = parameters(shape, parallel.place(), outputs, fused_norms=attention == "te")
-    head_std = settings.head_init_std if isinstance(settings, RewardSettings) else shape.initializer_range
+    head_std: float = getattr(settings, "head_init_std", shape.initializer_range)
     drawn = Random(settings.seed, shape.initializer_range, head_std)
     if model_folder is None:
         hf_io.load(model, own, drawn, drawn)

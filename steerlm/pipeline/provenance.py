@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provenance of a stage's code: digests of the modules that decide its result, found without importing them.
+"""Provenance of a stage's code: digests of the modules that decide its result, without importing them.
 
-The closure of a stage are its root modules and everything they import inside steerlm, wherever the import is written.
+The closure of a stage is its root modules and everything they import inside steerlm, wherever the import is written.
 A module that is started as a process is named as a root. Comments, docstrings, formatting and messages (the texts of
 exceptions, logging and progress) do not count. Code is in no key; what code cannot be seen here is covered by raising
 the stage's `version`.
@@ -48,7 +48,7 @@ RESULT_NEUTRAL = (
     "steerlm.client",
     "steerlm.inference.http_chat",
     "steerlm.inference.http_scorer",
-    "steerlm.inference.servers",
+    "steerlm.inference.server_pool",
 )
 """Modules, and all below them, that do not decide a result. Settings reach a key by their values."""
 CODE_SUFFIXES = (".py", ".pyc", ".pyi")

@@ -145,7 +145,7 @@ def _recording(
 
 
 def _hit_reason(artifact: Artifact, stage: Stage[Any]) -> str:
-    """Return when an artifact was made and, if the stage's code is another one now, in which files."""
+    """Return when an artifact was made and, if the stage's code has changed since, in which files."""
     provenance = artifact.manifest.provenance
     finished = provenance.get("finished", "before")
     if "code" not in provenance:

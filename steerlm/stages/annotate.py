@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `annotate`: the reward model labels the conversations, training and validation."""
+"""Stage `annotate`: label the training and validation conversations with the reward model."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from steerlm.annotation import job as annotate_job
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.errors import ConfigError
-from steerlm.inference.config import AnnotateSettings
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Profile, Recipe
@@ -21,56 +21,58 @@ def config(recipe: Recipe, role: str) -> AnnotateSettings | None:
 
 
 def method(config: AnnotateSettings, inputs: Inputs) -> dict[str, Any]:
-    """What decides what the output says; batch sizes do not."""
+    """Return the settings that decide the labels; batch sizes do not."""
     return config.method()
 
 
-def make(config: AnnotateSettings, inputs: Inputs, work: StageContext) -> StageResult:
-    """`data`: conversations; `reward`: the model. A killed pass goes on where it was.
+def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> StageResult:
+    """Label the conversations of `data` with the model `reward`. An interrupted pass resumes.
 
-    In this process, or as a job if the profile's layout `annotate` has more than one.
+    Runs in this process, or as a job if the profile's layout `annotate` has several processes.
     """
     from steerlm.models.folder import read_info
 
-    reward, layout = inputs["reward"].path, work.profile.layouts.annotate
-    files = [(inputs["data"].path / f"{split}.jsonl", work.scratch / f"{split}.jsonl") for split in SPLITS]
+    reward, layout = inputs["reward"].path, context.profile.layouts.annotate
+    files = [(inputs["data"].path / f"{split}.jsonl", context.scratch / f"{split}.jsonl") for split in SPLITS]
     if needs_job(layout):
-        place = JobPlace(f"annotate-{work.key}", work.folder / "job", work.logs / "annotate.log", work.profile)
+        place = JobPlace(
+            f"annotate-{context.key}", context.folder / "job", context.logs / "annotate.log", context.profile
+        )
         done = annotate_job.annotate_by_job(
-            annotate_job.Annotation(files, reward, config, layout), place, work.report_progress
+            annotate_job.AnnotationTask(files, reward, config, layout), place, context.report_progress
         )
     else:
-        check_one_gpu_holds(reward, work.profile)
-        done = _annotate_here(files, reward, config, work)
+        check_one_gpu_holds(reward, context.profile)
+        done = _annotate_here(files, reward, config, context)
     for split in SPLITS:
-        (work.scratch / f"{split}.jsonl").rename(work.files / f"{split}.jsonl")
-    for rejects in work.scratch.glob("*rejects*"):
-        rejects.rename(work.logs / rejects.name)
+        (context.scratch / f"{split}.jsonl").rename(context.files / f"{split}.jsonl")
+    for rejects in context.scratch.glob("*rejects*"):
+        rejects.rename(context.logs / rejects.name)
     counted = {split: dataclasses.asdict(counts) for split, counts in zip(SPLITS, done, strict=True)}
     metrics = {f"{split}/{name}": value for split, counts in counted.items() for name, value in counts.items()}
     return StageResult(attributes=read_info(reward).attributes, metrics=metrics)
 
 
 def _annotate_here(
-    files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, work: StageContext
+    files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, context: StageContext
 ) -> list[Any]:
-    from steerlm.inference.annotate import AnnotateCounts
+    from steerlm.annotation.annotate import AnnotateCounts
+    from steerlm.annotation.parallel import annotate_in_process
     from steerlm.inference.scorer import TransformersScorer
-    from steerlm.inference.striped import annotate_in_process
 
     scorer = TransformersScorer(reward, batch_tokens=config.batch_tokens, dtype=config.dtype)
     done = []
     for split, (source, output) in zip(SPLITS, files, strict=True):
 
         def show(counts: AnnotateCounts, split: str = split) -> None:
-            work.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labelled")
+            context.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labeled")
 
         done.append(annotate_in_process(source, output, scorer, config, show))
     return done
 
 
 def check_one_gpu_holds(model: Path, profile: Profile) -> None:
-    """Raises `ConfigError` if the weights in a model folder are more than the memory of the profile's GPU."""
+    """Raise `ConfigError` if the weights in a model folder exceed the memory of the profile's GPU."""
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     memory = profile.gpu_memory_gib
     if memory is not None and size > memory * 2**30:

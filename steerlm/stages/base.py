@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage is: a function from a config and artifacts to files, and what decides whether it must run again.
+"""The interface of a stage: a function from a config and input artifacts to files, and what its key depends on.
 
-The only room that joins rooms. Each stage module has a `STAGE` and a `config(recipe, role)`; `run.py` runs any.
+Each stage module has a `STAGE` and a function `config(recipe, role)`; `steerlm.pipeline.run` runs any of them.
 """
 
 import shutil
@@ -23,12 +23,18 @@ METRICS = "metrics.jsonl"
 
 
 class StageConfig(Settings):
-    """Base of configs that a stage puts together from several sections of a recipe."""
+    """Base of configs that combine several sections of a recipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage says about the files it made. `attributes` and the files are content; the rest is provenance."""
+    """The result of a stage beside its files.
+
+    Args:
+        attributes: The attributes that the files deal with; part of the artifact's digest, as the files are.
+        metrics: Numbers for tracking and reports; provenance.
+        notes: Further provenance.
+    """
 
     attributes: AttributeSchema | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -37,8 +43,16 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """Where a stage works. `files`: what it makes; in `folder`, `scratch`: what it needs until it is done, kept for a
-    resume, and `logs`: kept beside the artifact. `report_progress` shows a line of progress."""
+    """Where a stage works.
+
+    Args:
+        stage: Name of the stage.
+        key: Key of its artifact.
+        folder: The key's folder; `files`, `scratch` and `logs` are in it.
+        files: Gets the files of the artifact.
+        profile: Where work runs.
+        report_progress: Shows a line of progress.
+    """
 
     stage: str
     key: str
@@ -49,27 +63,37 @@ class StageContext:
 
     @property
     def scratch(self) -> Path:
+        """The folder of files that an interrupted stage needs to resume; removed when the stage is finished."""
         return self.folder / WORK
 
     @property
     def logs(self) -> Path:
+        """The folder of logs, kept beside the artifact."""
         return self.folder / LOGS
 
     def keep_metrics(self) -> None:
-        """Move the training's metrics beside the artifact, where reports find them."""
+        """Copy the training's metrics to the logs, where reports read them."""
         if (self.scratch / METRICS).exists():
             shutil.copyfile(self.scratch / METRICS, self.logs / METRICS)
 
 
 def plain_method(config: BaseModel, inputs: Inputs) -> dict[str, Any]:
-    """The usual config part of a key: every setting."""
+    """Return every setting: the usual config part of a key."""
     return config.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[ConfigT]):
-    """`version`: raise it when the same code must make something else. `code`: modules that make the result, `without`
-    those among what they import that do not. `method`: the config part of the key, where paths give way to contents.
+    """A stage.
+
+    Args:
+        name: Name of the stage and of its module.
+        kind: Name of the folder of the artifact's files.
+        make: Writes the files.
+        code: Modules that decide the result, with everything they import.
+        without: Modules among these imports that do not decide it.
+        version: Part of the key: raise it when a change makes the stage's results differ.
+        method: Returns the config part of the key, in which contents replace local paths.
     """
 
     name: str

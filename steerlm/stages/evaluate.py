@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `evaluate`: how well the dials steer and how well the reward model predicts; `evaluation.json`."""
+"""Stage `evaluate`: measure how well attributes steer and how well the reward model predicts; `evaluation.json`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from steerlm.evaluation.answering import GENERATE_WORKER, Answerer, JobAnswerer, ServedAnswerer
+from steerlm.evaluation.answerer import Answerer
 from steerlm.evaluation.config import EvaluationSettings
+from steerlm.evaluation.job_answerer import WORKER, JobAnswerer
+from steerlm.evaluation.served_answerer import ServedAnswerer
 from steerlm.files import write_json
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
@@ -18,7 +20,7 @@ RESULT = "evaluation.json"
 
 
 class EvaluateConfig(StageConfig):
-    """`oracle`: the questions are the synthetic world's, whose oracle judges too."""
+    """The settings; with `oracle`, the synthetic world's oracle judges the answers as well."""
 
     settings: EvaluationSettings
     oracle: bool
@@ -30,57 +32,61 @@ def config(recipe: Recipe, role: str) -> EvaluateConfig | None:
     return EvaluateConfig(settings=recipe.evaluate, oracle=recipe.prepare_data.toyworld is not None)
 
 
-def make(config: EvaluateConfig, inputs: Inputs, work: StageContext) -> StageResult:
-    """`data`: its questions and validation conversations; `reward`, `policy`, `baseline`: the models there are.
+def make(config: EvaluateConfig, inputs: Inputs, context: StageContext) -> StageResult:
+    """Measure the models `reward`, `policy` and `baseline`, where given, on questions and conversations of `data`.
 
-    Answers are written in this process, in a job if the profile's layout `evaluate` has more than one, or by the server
-    that the profile names for the policy.
+    Answers are generated in this process, in a job if the profile's layout `evaluate` has several processes, or by the
+    policy's server if the profile names one.
     """
-    from steerlm.evaluation.measure import measure, read_questions
+    from steerlm.evaluation.measure import measure
+    from steerlm.evaluation.questions import read_questions
 
     data = inputs["data"].path
     folders = {name: inputs[name].path for name in ("reward", "policy", "baseline") if name in inputs}
     result = measure(
         settings=config.settings,
         questions=read_questions(data / "questions.jsonl"),
-        policy=_answerer("policy", folders, config.settings, work),
+        policy=_answerer("policy", folders, config.settings, context),
         reward=folders.get("reward"),
-        baseline=_answerer("baseline", folders, config.settings, work),
+        baseline=_answerer("baseline", folders, config.settings, context),
         held_out=(talk for _, talk in read_records(data / "val.jsonl", Conversation)),
         oracle=config.oracle,
     )
-    write_json(work.files / RESULT, result)
+    write_json(context.files / RESULT, result)
     shown = inputs.get("policy") or inputs.get("reward")
     return StageResult(attributes=shown.attributes if shown else None, metrics=summary(result))
 
 
 def _answerer(
-    name: Literal["policy", "baseline"], folders: Mapping[str, Path], settings: EvaluationSettings, work: StageContext
+    name: Literal["policy", "baseline"],
+    folders: Mapping[str, Path],
+    settings: EvaluationSettings,
+    context: StageContext,
 ) -> Path | Answerer | None:
-    folder, profile = folders.get(name), work.profile
+    folder, profile = folders.get(name), context.profile
     if folder is None:
         return None
     if name == "policy" and profile.policy_url:
         return ServedAnswerer(profile.policy_url, settings, folder)
     if not needs_job(profile.layouts.evaluate):
         return folder
-    place = JobPlace(f"{name}-{work.key}", work.folder / f"job-{name}", work.logs / f"{name}.log", profile)
-    parts, conditioned = work.scratch / f"answers-{name}", name == "policy"
+    place = JobPlace(f"{name}-{context.key}", context.folder / f"job-{name}", context.logs / f"{name}.log", profile)
+    parts, conditioned = context.scratch / f"answers-{name}", name == "policy"
     return JobAnswerer(
-        folder, settings, profile.layouts.evaluate, place, parts, work.report_progress, conditioned=conditioned
+        folder, settings, profile.layouts.evaluate, place, parts, context.report_progress, conditioned=conditioned
     )
 
 
 def summary(result: dict[str, Any]) -> dict[str, float]:
-    """The numbers that matter by name: `reward_pearson/quality`, `steering_spearman/quality` (by the first judge)."""
+    """Return the main numbers, such as `reward_pearson/quality` and the first judge's `steering_spearman/quality`."""
     numbers = {f"reward_pearson/{name}": one["pearson"] for name, one in result["quality"].items()}
     if result["steering"]:
         judge = next(iter(result["steering"]["judges"].values()))
-        found = {name: one["spearman"] for name, one in judge.items()}
-        numbers |= {f"steering_spearman/{name}": value for name, value in found.items()}
-        numbers["steering_spearman_mean"] = sum(found.values()) / len(found)
+        correlations = {name: one["spearman"] for name, one in judge.items()}
+        numbers |= {f"steering_spearman/{name}": value for name, value in correlations.items()}
+        numbers["steering_spearman_mean"] = sum(correlations.values()) / len(correlations)
         numbers["questions_too_long"] = result["steering"]["too_long"]
     return numbers
 
 
-STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, GENERATE_WORKER))
+STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, WORKER))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `fetch_model`: a Hugging Face model folder from the hub, an object store or this machine."""
+"""Stage `fetch_model`: fetch a Hugging Face model folder from the hub, an object store or this machine."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
 
 def config(recipe: Recipe, role: str) -> FetchSection | None:
-    """`role`: `policy`, or `reward` for a model of its own."""
+    """Return the section of the role: `policy`, or `reward` for the reward model's own base."""
     if recipe.base is None:
         return None
     return recipe.base.reward if role == "reward" else recipe.base.fetch
 
 
 def method(config: FetchSection, inputs: Inputs) -> dict[str, Any]:
-    """A folder of this machine counts by its content, wherever it lies."""
+    """Return the URI; a local folder is represented by its content."""
     return {"uri": digest_source(config.uri)}
 
 
-def make(config: FetchSection, inputs: Inputs, work: StageContext) -> StageResult:
+def make(config: FetchSection, inputs: Inputs, context: StageContext) -> StageResult:
     from steerlm.models.fetch import fetch_model
 
-    fetch_model(config.uri, work.files)
+    fetch_model(config.uri, context.files)
     return StageResult(notes={"uri": config.uri})
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `prepare_data`: raw sources become conversations, the reward model's samples and held-out questions.
+"""Stage `prepare_data`: convert raw sources to conversations, samples for the reward model and held-out questions.
 
-Files: `train.jsonl`, `val.jsonl` (conversations), `regression_train.jsonl`, `regression_val.jsonl` (labelled turns of
-the rated sources), `questions.jsonl`; of the synthetic world also `plain_train.jsonl`, `plain_val.jsonl`,
-`tokenizer/`, `oracle.json`.
+Files: `train.jsonl`, `val.jsonl` (conversations), `regression_train.jsonl`, `regression_val.jsonl` (labeled turns of
+the rated sources), `questions.jsonl`; the synthetic world adds `plain_train.jsonl`, `plain_val.jsonl`, `tokenizer/`,
+`oracle.json`.
 """
 
 import json
@@ -37,7 +37,7 @@ def config(recipe: Recipe, role: str) -> PrepareConfig:
 
 
 def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
-    """Every setting; what lies on this machine counts by its content, wherever it lies."""
+    """Return every setting; local files and folders are represented by their content."""
     section = config.section.model_dump(mode="json")
     for source in [*section["sources"], *(section["rated"] or [])]:
         if "source" in source:
@@ -46,50 +46,50 @@ def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
     return {"section": section, "attributes": config.attributes.model_dump(mode="json")}
 
 
-def make(config: PrepareConfig, inputs: Inputs, work: StageContext) -> StageResult:
-    """Writes everything anew, also on a resume."""
+def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageResult:
+    """Write all files; a resumed call starts over."""
     section, world = config.section, config.section.toyworld
-    notes = _world(world, config, work) if world else _sources(config, work)
-    questions = work.files / "questions.jsonl"
+    notes = _world(world, config, context) if world else _sources(config, context)
+    questions = context.files / "questions.jsonl"
     if section.questions:
-        questions.write_bytes(fetch(section.questions, work.scratch / "questions").read_bytes())
+        questions.write_bytes(fetch(section.questions, context.scratch / "questions").read_bytes())
     elif not world:
-        _opening_questions(work.files / "val.jsonl", questions)
-    counts = {f"lines/{path.stem}": _lines(path) for path in sorted(work.files.glob("*.jsonl"))}
+        _opening_questions(context.files / "val.jsonl", questions)
+    counts = {f"lines/{path.stem}": _lines(path) for path in sorted(context.files.glob("*.jsonl"))}
     return StageResult(attributes=config.attributes, metrics=counts, notes=notes)
 
 
-def _world(world: ToySettings, config: PrepareConfig, work: StageContext) -> dict[str, Any]:
+def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> dict[str, Any]:
     from steerlm.datasets.regression import write_regression
     from steerlm.toyworld.make import make as make_world
 
-    counts = make_world(work.files, world)
+    counts = make_world(context.files, world)
     for split in SPLITS:
-        write_regression(work.files / split, work.files / f"regression_{split}", schema=config.attributes)
+        write_regression(context.files / split, context.files / f"regression_{split}", schema=config.attributes)
     return dict(counts)
 
 
-def _sources(config: PrepareConfig, work: StageContext) -> dict[str, Any]:
+def _sources(config: PrepareConfig, context: StageContext) -> dict[str, Any]:
     section = config.section
-    made = _prepared("sources", config, work)
-    rated = _prepared("rated", config, work) if section.rated else made
+    sources = _prepared("sources", config, context)
+    rated = _prepared("rated", config, context) if section.rated else sources
     for split in SPLITS:
-        (made.conversations / split).replace(work.files / split)
-        (rated.regression / split).replace(work.files / f"regression_{split}")
-    named = {"sources": made, "rated": rated} if section.rated else {"sources": made}
+        (sources.conversations / split).replace(context.files / split)
+        (rated.regression / split).replace(context.files / f"regression_{split}")
+    named = {"sources": sources, "rated": rated} if section.rated else {"sources": sources}
     for name, prepared in named.items():
         for rejects in prepared.conversations.parent.glob("*.rejects.jsonl"):
-            rejects.replace(work.logs / f"{name}-{rejects.name}")
+            rejects.replace(context.logs / f"{name}-{rejects.name}")
     return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
 
 
-def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, work: StageContext) -> "Prepared":
-    """One of the section's two lists. Raises `StorageError` with the setting that names another place."""
+def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, context: StageContext) -> "Prepared":
+    """Prepare one of the section's two lists. Raises `StorageError` naming the setting for a local copy."""
     from steerlm.datasets.prepare import prepare_data
 
     settings = config.section.merge(which)
     try:
-        return prepare_data(settings, work.scratch / which, schema=config.attributes)
+        return prepare_data(settings, context.scratch / which, schema=config.attributes)
     except SourceUnreachableError as error:
         index = [source.source for source in settings.sources].index(error.source)
         raise StorageError(
@@ -98,7 +98,7 @@ def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, work: S
 
 
 def _opening_questions(conversations: Path, questions: Path) -> None:
-    """The different first turns of the validation conversations, in order."""
+    """Write the distinct first turns of the validation conversations, in order."""
     seen: dict[str, None] = {}
     for _, talk in read_records(conversations, Conversation):
         first = talk.conversations[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `report`: one HTML page of a run, and `goals.json`: what was promised and whether it is kept."""
+"""Stage `report`: write one HTML page about a run, and `goals.json`, the recipe's goals and whether they are met."""
 
 import json
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ def config(recipe: Recipe, role: str) -> ReportConfig | None:
     return ReportConfig(name=recipe.name, description=recipe.description, goals=recipe.report.goals)
 
 
-def make(config: ReportConfig, inputs: Inputs, work: StageContext) -> StageResult:
-    """`evaluation` and whatever else the run made: their curves, times and places."""
+def make(config: ReportConfig, inputs: Inputs, context: StageContext) -> StageResult:
+    """Write the page from `evaluation`, with the curves, times and paths of every other input."""
     from steerlm.evaluation.report import ReportData, read_metrics, write_report
 
     evaluation = inputs["evaluation"]
@@ -44,8 +44,8 @@ def make(config: ReportConfig, inputs: Inputs, work: StageContext) -> StageResul
     present = {name: inputs[name] for name in TITLES if name in inputs}
     curves = {TITLES[n]: read_metrics(a.folder / LOGS / METRICS) for n, a in present.items()}
     places = {TITLES[name]: str(artifact.path) for name, artifact in present.items()}
-    if work.profile.tracking.enabled:
-        places["MLflow"] = work.profile.tracking.resolve_uri(work.folder.parent.parent)
+    if context.profile.tracking.enabled:
+        places["MLflow"] = context.profile.tracking.resolve_uri(context.folder.parent.parent)
     write_report(
         ReportData(
             title=config.name,
@@ -61,30 +61,30 @@ def make(config: ReportConfig, inputs: Inputs, work: StageContext) -> StageResul
             ],
             places=places,
         ),
-        work.files / "report.html",
+        context.files / "report.html",
     )
-    write_json(work.files / "goals.json", [{"text": g.text, "value": g.value, "met": g.met} for g in goals])
+    write_json(context.files / "goals.json", [{"text": g.text, "value": g.value, "met": g.met} for g in goals])
     return StageResult(attributes=schema, metrics={"goals": len(goals), "goals_met": sum(g.met for g in goals)})
 
 
 def check(goals: Goals, numbers: Mapping[str, Any]) -> "list[Goal]":
-    """Each goal beside the number that decides it: the least of the attributes, or the mean."""
+    """Compare each goal with its number: the lowest of the attributes, or the mean."""
     from steerlm.evaluation.report import Goal
 
-    found = []
+    checked = []
     for name, text in (
         ("reward_pearson", "reward model: Pearson of every attribute"),
-        ("steering_spearman", "asked against obtained: Spearman of every attribute"),
-        ("steering_spearman_mean", "asked against obtained: mean Spearman"),
+        ("steering_spearman", "requested against obtained attributes: Spearman of every attribute"),
+        ("steering_spearman_mean", "requested against obtained attributes: mean Spearman"),
     ):
-        wanted = getattr(goals, name)
+        threshold = getattr(goals, name)
         values = {k.partition("/")[2]: v for k, v in numbers.items() if k.partition("/")[0] == name}
-        if wanted is None or not values:
+        if threshold is None or not values:
             continue
-        least = min(values, key=lambda k: values[k])
-        said = f"{values[least]:.3f}" + (f" ({least})" if least else "")
-        found.append(Goal(f"{text} at least {wanted:g}", said, bool(values[least] >= wanted)))
-    return found
+        lowest = min(values, key=lambda k: values[k])
+        shown = f"{values[lowest]:.3f}" + (f" ({lowest})" if lowest else "")
+        checked.append(Goal(f"{text} at least {threshold:g}", shown, bool(values[lowest] >= threshold)))
+    return checked
 
 
 STAGE: Stage[ReportConfig] = Stage("report", "report", make, code=(__name__,))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `train_base`: plain language modelling, from random weights or on from a fetched model."""
+"""Stage `train_base`: train a language model on plain text, from random weights or from a fetched model."""
 
 from steerlm.errors import InputError
 from steerlm.recipe import Recipe
@@ -13,25 +13,25 @@ def config(recipe: Recipe, role: str) -> TextSettings | None:
     return recipe.base.train if recipe.base else None
 
 
-def make(config: TextSettings, inputs: Inputs, work: StageContext) -> StageResult:
-    """`data`: its plain text and, without a `base` model, its tokenizer."""
+def make(config: TextSettings, inputs: Inputs, context: StageContext) -> StageResult:
+    """Train on the plain text of `data`, from `base` or from random weights with the tokenizer of `data`."""
     data, base = inputs["data"].path, inputs.get("base")
     if not (data / "plain_train.jsonl").exists():
-        raise InputError(f"{inputs['data'].uri} holds no plain text to train a base model on")
+        raise InputError(f"{inputs['data'].uri} has no plain text to train a base model on")
     spec = TrainSpec(
         objective="text",
         settings=config,
-        layout=work.profile.layouts.base,
-        faults=work.profile.jobs.faults,
+        layout=context.profile.layouts.base,
+        faults=context.profile.jobs.faults,
         model_folder=base.path if base else None,
         base=training.origin(base) if base else None,
         tokenizer_folder=base.path if base else data / "tokenizer",
         train=[data / "plain_train.jsonl"],
         validation=nonempty([data / "plain_val.jsonl"]),
-        work=work.scratch,
-        output=work.files,
+        work=context.scratch,
+        output=context.files,
     )
-    return training.train(work, spec)
+    return training.train(context, spec)
 
 
 STAGE: Stage[TextSettings] = Stage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `train_reward`: the multi-attribute reward model, on the labelled turns."""
+"""Stage `train_reward`: train the multi-attribute reward model on the labeled turns."""
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe
@@ -10,7 +10,7 @@ from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 class RewardConfig(StageConfig):
-    """The dials' defaults are no concern of a reward model, so they stand in no key of it."""
+    """Settings and attributes, without the attributes' defaults: a reward model does not depend on them."""
 
     settings: RewardSettings
     attributes: AttributeSchema
@@ -22,24 +22,24 @@ def config(recipe: Recipe, role: str) -> RewardConfig | None:
     return RewardConfig(settings=recipe.reward, attributes=recipe.attributes.model_copy(update={"defaults": {}}))
 
 
-def make(config: RewardConfig, inputs: Inputs, work: StageContext) -> StageResult:
-    """`data`: regression samples; `base`: the model that it starts from."""
+def make(config: RewardConfig, inputs: Inputs, context: StageContext) -> StageResult:
+    """Train on the regression samples of `data`, starting from the model `base`."""
     data, base = inputs["data"].path, inputs["base"]
     spec = TrainSpec(
         objective="reward",
         settings=config.settings,
-        layout=work.profile.layouts.reward,
-        faults=work.profile.jobs.faults,
+        layout=context.profile.layouts.reward,
+        faults=context.profile.jobs.faults,
         attributes=config.attributes,
         model_folder=base.path,
         base=training.origin(base),
         tokenizer_folder=base.path,
         train=[data / "regression_train.jsonl"],
         validation=nonempty([data / "regression_val.jsonl"]),
-        work=work.scratch,
-        output=work.files,
+        work=context.scratch,
+        output=context.files,
     )
-    return training.train(work, spec)
+    return training.train(context, spec)
 
 
 STAGE: Stage[RewardConfig] = Stage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `train_sft`: attribute-conditioned fine-tuning on annotated conversations; without labels, its baseline."""
+"""Stage `train_sft`: fine-tune on annotated conversations conditioned on attributes, or the baseline without them."""
 
 from steerlm.attributes import AttributeSchema
 from steerlm.recipe import Recipe, SFTSection
@@ -14,36 +14,36 @@ class SFTConfig(StageConfig):
 
 
 def config(recipe: Recipe, role: str) -> SFTConfig | None:
-    """`role`: `policy` or `baseline`."""
+    """Return the config of the role: `policy` or `baseline`."""
     section = recipe.baseline if role == "baseline" else recipe.sft
     if section is None:
         return None
     return SFTConfig(section=section, attributes=recipe.attributes if section.conditioned else AttributeSchema())
 
 
-def make(config: SFTConfig, inputs: Inputs, work: StageContext) -> StageResult:
-    """`data`: conversations, annotated or not; `base`: the model that it starts from.
+def make(config: SFTConfig, inputs: Inputs, context: StageContext) -> StageResult:
+    """Train on the conversations of `data`, annotated or not, starting from the model `base`.
 
     The policy's attributes are those its annotator was trained on, with the recipe's defaults.
     """
     data, base = inputs["data"], inputs["base"]
-    seen = data.attributes.active if data.attributes else config.attributes.names
-    schema = config.attributes.restricted(seen) if config.section.conditioned else None
+    trained = data.attributes.active if data.attributes else config.attributes.names
+    schema = config.attributes.restricted(trained) if config.section.conditioned else None
     spec = TrainSpec(
         objective="sft",
         settings=config.section.settings(),
-        layout=work.profile.layouts.sft,
-        faults=work.profile.jobs.faults,
+        layout=context.profile.layouts.sft,
+        faults=context.profile.jobs.faults,
         attributes=schema,
         model_folder=base.path,
         base=training.origin(base),
         tokenizer_folder=base.path,
         train=[data.path / "train.jsonl"] * config.section.repeat,
         validation=nonempty([data.path / "val.jsonl"]),
-        work=work.scratch,
-        output=work.files,
+        work=context.scratch,
+        output=context.files,
     )
-    return training.train(work, spec)
+    return training.train(context, spec)
 
 
 STAGE: Stage[SFTConfig] = Stage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training stages share: they run a `TrainSpec` as a job and return what the trained model says of itself."""
+"""The part that the training stages share: run a `TrainSpec` as a job and describe the trained model."""
 
 from pathlib import Path
 

@@ -84,7 +84,7 @@ class TrainSettings(Settings):
 
 
 class TextSettings(TrainSettings):
-    """Plain language modelling. `shape` null: continue from the base model; given: start from random weights."""
+    """Plain language modeling. `shape` null: continue from the base model; given: start from random weights."""
 
     shape: ModelShape | None = None
     denominator: Literal["tokens"] = "tokens"
@@ -95,8 +95,11 @@ class TextSettings(TrainSettings):
 
 
 class SFTSettings(TrainSettings):
-    """Attribute-conditioned fine-tuning. `denominator: conversations` weighs conversations equally (the tutorial's
-    micro-batch 1), `tokens` weighs learned tokens equally. `conditioned: false` drops every label (a baseline)."""
+    """Attribute-conditioned fine-tuning.
+
+    `denominator: conversations` weighs conversations equally (the tutorial's micro-batch 1), `tokens` weighs learned
+    tokens equally. `conditioned: false` drops every label, for a baseline.
+    """
 
     denominator: Literal["conversations", "tokens"] = "conversations"
     conditioned: bool = True

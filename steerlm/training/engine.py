@@ -68,13 +68,10 @@ class Objective(Protocol):
     def record(self) -> "type[Line]":
         """The pydantic model of one line of its data."""
 
-    def units(self, record: Any) -> Sequence[Unit]:
-        """Return the units of one record; none if a policy drops it. Raises `InputError`."""
+    def units(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
+        """Yield the units of each record, none if a policy drops it. All records are tokenized together.
 
-    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
-        """Yield the units of each record, tokenizing all records together.
-
-        An error of a record, or of reading it, is raised after the units of all records before it were yielded.
+        An error of a record (`InputError`), or of reading it, is raised after the units of the records before it.
         """
 
     def fingerprint(self) -> dict[str, Any]:

@@ -243,9 +243,7 @@ class _Loop:
                 self._restore()
             log.warning("went back to step %d for step %d, once", self.state.step, step)
             return
-        reason = (
-            f"the newest checkpoint is of step {self.saved}" if self.saved else "there is no checkpoint to go back to"
-        )
+        reason = f"the newest checkpoint is step {self.saved}" if self.saved else "there is no checkpoint to go back to"
         if self.went_back_for == step:
             reason = (
                 f"it happened again after going back to step {self.saved}, so the cause is not a transient hardware "
@@ -313,7 +311,7 @@ class _Loop:
         self.checkpoints.prune(self.state.best_step)
 
     def _stop_or_save_if_due(self) -> None:
-        """Stop, save or finish a save on all ranks in the same step, whenever each one learned of it."""
+        """Stop, save or finish a save in the same step on all ranks, which agree as each notices it at its own time."""
         minutes = self.settings.save_minutes
         overdue = minutes is not None and time.monotonic() - self.saved_at >= minutes * 60
         stopped, save, writing = self.engine.agree(self.stop(), overdue, self.engine.saving)

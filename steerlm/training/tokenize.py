@@ -106,7 +106,7 @@ def tokenize_chunk(chunk: Chunk, objective: Objective) -> Part:
 
     record_units: list[Sequence[Unit]] = []
     try:
-        for units in objective.units_of(records()):
+        for units in objective.units(records()):
             record_units.append(units)
     except RecordError:
         raise

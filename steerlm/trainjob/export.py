@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from steerlm.errors import TrainingError
 from steerlm.files import write_json
-from steerlm.training.config import SFTSettings
 from steerlm.trainjob.spec import RESULT, TrainSpec
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _describe(spec: TrainSpec, result: "TrainResult") -> "ModelInfo":
 
     base = read_info(spec.model_folder) if spec.model_folder else None
     schema, attributes = spec.attribute_schema, None
-    if spec.outputs is not None or (isinstance(spec.settings, SFTSettings) and spec.settings.conditioned):
+    if spec.settings.trains_attributes:
         counts = result.counts["train"]
         attributes = schema.restricted([name for name in schema.active if counts.get(f"labels/{name}")])
     metrics = {name: round(value, 6) for name, value in result.metrics.items()}

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """`TrainSpec`: all that a training job is given. Stages and commands make it, its worker reads it. Torch-free."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, first_problem, nearest
+from steerlm.errors import ConfigError, nearest
 from steerlm.files import write_json
+from steerlm.jobs.entry import read_spec
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
-from steerlm.training.config import TextSettings, TrainSettings
+from steerlm.training.config import TrainSettings
 from steerlm.training.layout import FaultSettings, LayoutSettings
 from steerlm.training.objectives.registry import OBJECTIVES, ObjectiveEntry
 
@@ -88,7 +88,7 @@ class TrainSpec(Settings):
         Raises:
             ConfigError: Neither a model folder nor a shape is given, or both.
         """
-        own = self.settings.shape if isinstance(self.settings, TextSettings) else None
+        own = self.settings.initial_shape
         if own is not None and self.model_folder is None:
             return own
         if self.model_folder is None:
@@ -109,14 +109,7 @@ class TrainSpec(Settings):
     @classmethod
     def read(cls, path: Path) -> "TrainSpec":
         """Read SPEC.json. Raises `ConfigError` that names the file and the key."""
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-        except ValidationError as error:
-            raise ConfigError(f"{path}: {first_problem(error)}") from None
+        return read_spec(path, cls)
 
     def write(self, path: Path) -> None:
         """Write SPEC.json."""

@@ -97,7 +97,7 @@ def train_standalone(
     label, title = f"train_{objective}", f"train-{objective}-{spec.output.name}"
     metrics: dict[str, float] = {}
     state = "FAILED"
-    with reporting.record(files.work / "journal.jsonl") as record:
+    with reporting.record(files.work / "run_log.jsonl") as record:
         record.start(label, label, spec.output.name, files.work, parts)
         try:
             place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)

@@ -96,9 +96,9 @@ def _sinks(spec: TrainSpec, units: int, is_main_rank: bool) -> "Sinks":
 
 def main(arguments: Sequence[str]) -> None:
     """Run the spec that the arguments name. Errors are raised."""
-    path = entry.begin("steerlm.trainjob.worker", arguments)
+    spec = entry.start("steerlm.trainjob.worker", arguments, TrainSpec)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    run(TrainSpec.read(path), StopRequest("stopped before or after training; run the same command again to resume"))
+    run(spec, StopRequest("stopped before or after training; run the same command again to resume"))
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steerlm.annotation.job import Annotation, planned, torchrun
-from steerlm.annotation.worker import AnnotateSpec, read_spec, run
+from steerlm.annotation.annotate import annotate
+from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.job import AnnotationTask, planned_outputs, torchrun_command
+from steerlm.annotation.spec import AnnotateSpec
+from steerlm.annotation.worker import run
 from steerlm.errors import ConfigError
-from steerlm.inference.config import AnnotateSettings
-from steerlm.inference.parts import Parts
 from steerlm.inference.scorer import TransformersScorer
-from steerlm.inference.striped import annotate
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.entry import read_spec
+from steerlm.jobs.parts import Parts
 from steerlm.training.layout import LayoutSettings
+from tests.annotation.test_annotate import lines
 from tests.inference.conftest import conversation, make_reward, write
 from tests.inference.conftest import tokenizer as tokenizer
-from tests.inference.test_annotate import lines
 from tests.megatron.forked import one, ranks
 
 OPTIONS = AnnotateSettings(look_ahead=8, batch_tokens=300, over_long="keep_end")
@@ -35,17 +37,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
     return folder
 
 
-def work(folder: Path, output: Path, **layout: Any) -> Annotation:
+def work(folder: Path, output: Path, **layout: Any) -> AnnotationTask:
     files = [(folder / f"{split}.jsonl", output / f"{split}.jsonl") for split in ("train", "val")]
     # One thread: those that this process has used do not exist in the processes forked from it.
-    return Annotation(files, folder / "reward", OPTIONS, LayoutSettings(threads=1, **layout))
+    return AnnotationTask(files, folder / "reward", OPTIONS, LayoutSettings(threads=1, **layout))
 
 
 def labelled(folder: Path, output: Path, **layout: Any) -> dict[str, bytes]:
     job = work(folder, output, **layout)
-    with planned(job) as passes:
-        if any(one.left for one in passes):
-            ranks(job.layout.processes, run, AnnotateSpec.model_validate(job.spec(passes)))
+    with planned_outputs(job) as passes:
+        if any(one.missing for one in passes):
+            ranks(job.layout.processes, run, job.spec(passes))
         for one_pass in passes:
             one_pass.merge()
     return {path.name: path.read_bytes() for _, path in job.files}
@@ -85,16 +87,16 @@ def _rounded(record: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
 def test_blocks_that_are_done_are_left_alone(folder: Path, tmp_path: Path) -> None:
     whole = labelled(folder, tmp_path / "whole", devices=2)
     job = work(folder, tmp_path / "half", devices=2)
-    with planned(job) as passes:
-        ranks(2, run, AnnotateSpec.model_validate(job.spec(passes)))
+    with planned_outputs(job) as passes:
+        ranks(2, run, job.spec(passes))
         kept = sorted(passes[0].folder.glob("*.part"))
         for path in kept[1::2]:
             path.unlink()
         stamps = {path: path.stat().st_mtime_ns for path in kept[::2]}
     again = work(folder, tmp_path / "half", devices=3)
-    with planned(again) as passes:
-        assert len(passes[0].left) == len(kept) // 2 and passes[1].left == []
-        ranks(3, run, AnnotateSpec.model_validate(again.spec(passes)))
+    with planned_outputs(again) as passes:
+        assert len(passes[0].missing) == len(kept) // 2 and passes[1].missing == []
+        ranks(3, run, again.spec(passes))
         assert {path: path.stat().st_mtime_ns for path in kept[::2]} == stamps
     assert labelled(folder, tmp_path / "half") == whole
 
@@ -102,15 +104,15 @@ def test_blocks_that_are_done_are_left_alone(folder: Path, tmp_path: Path) -> No
 def test_an_output_that_is_complete_is_no_part_of_the_job(folder: Path, tmp_path: Path) -> None:
     whole = labelled(folder, tmp_path / "whole")
     job = work(folder, tmp_path / "out", devices=2)
-    first = Annotation(job.files[:1], job.model, job.options, job.layout)
-    with planned(first) as passes:
-        ranks(2, run, AnnotateSpec.model_validate(first.spec(passes)))
+    first = AnnotationTask(job.files[:1], job.model, job.options, job.layout)
+    with planned_outputs(first) as passes:
+        ranks(2, run, first.spec(passes))
         passes[0].merge()
-    with planned(job) as passes:
+    with planned_outputs(job) as passes:
         before = job.spec(passes)
-        assert [one.complete for one in passes] == [True, False] and len(before["passes"]) == 1
-        ranks(2, run, AnnotateSpec.model_validate(before))
-        assert not passes[1].left and job.spec(passes) == before, "a launcher finds the job that is running"
+        assert [one.complete for one in passes] == [True, False] and len(before.files) == 1
+        ranks(2, run, before)
+        assert not passes[1].missing and job.spec(passes) == before, "a launcher finds the job that is running"
     assert labelled(folder, tmp_path / "out", devices=2) == whole
 
 
@@ -131,10 +133,10 @@ def test_only_one_process_of_a_replica_writes(folder: Path, tmp_path: Path, monk
 
 def test_a_spec_is_checked_and_its_command_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.json: no such file"):
-        read_spec(tmp_path / "no.json")
-    (tmp_path / "spec.json").write_text('{"model_folder": "x", "precision": "fp32", "options": {}, "passes": []}')
-    with pytest.raises(ConfigError, match=r"spec\.json: passes: "):
-        read_spec(tmp_path / "spec.json")
-    command = torchrun(work(folder, tmp_path, nodes=4, devices=8, tensor=8), Path("spec.json"), JobSettings())
+        read_spec(tmp_path / "no.json", AnnotateSpec)
+    (tmp_path / "spec.json").write_text('{"model_folder": "x", "precision": "fp32", "options": {}, "files": []}')
+    with pytest.raises(ConfigError, match=r"spec\.json: files: "):
+        read_spec(tmp_path / "spec.json", AnnotateSpec)
+    command = torchrun_command(work(folder, tmp_path, nodes=4, devices=8, tensor=8), Path("spec.json"), JobSettings())
     assert command.startswith("torchrun --nnodes 4 --node-rank RANK --master-addr FIRST_NODE")
     assert command.endswith("-m steerlm.annotation.worker spec.json")

@@ -18,11 +18,11 @@ import pytest
 from fastapi import FastAPI, Request
 
 from demos.synthetic import free_port
+from steerlm.annotation.annotate import annotate
+from steerlm.annotation.config import AnnotateSettings
 from steerlm.cli.main import call
-from steerlm.inference.annotate import annotate
-from steerlm.inference.config import AnnotateSettings
+from tests.annotation.table_scorer import SCHEMA, TableScorer
 from tests.inference.conftest import conversation, reward_folder, tokenizer, write  # noqa: F401 (fixtures)
-from tests.inference.table_scorer import SCHEMA, TableScorer
 from tests.inference.test_http_scorer import serve_app
 
 
@@ -67,14 +67,14 @@ def test_a_folder_labels_a_file_and_a_second_run_says_so(
     assert "choose --over-long keep_end or skip" in capsys.readouterr().err
     words += ["--over-long", "keep_end"]
     assert call(words) == 0
-    assert "out.jsonl: labelled 40 turns of 40 conversations; " in capsys.readouterr().out
+    assert "out.jsonl: labeled 40 turns of 40 conversations; " in capsys.readouterr().out
     made = (tmp_path / "out.jsonl").read_bytes()
     assert made.count(b'"gt_label": "quality:3,toxicity:0"') == 14
     assert call(words) == 0
     assert "is complete (40 turns of 40 conversations): nothing to do" in capsys.readouterr().out
     assert (tmp_path / "out.jsonl").read_bytes() == made
     assert call([*words, "--use-system"]) == 2
-    assert "begun with another use_system" in capsys.readouterr().err
+    assert "started with another use_system" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_job_with_a_killed_worker_goes_on_in_one_process(
     done = len(list(out.with_name("out.jsonl.parts").glob("*.part")))
     assert 1 <= done < 200
     assert call(words) == 0
-    assert "out.jsonl: labelled 200 turns of 200 conversations" in capsys.readouterr().out
+    assert "out.jsonl: labeled 200 turns of 200 conversations" in capsys.readouterr().out
     assert [path.name for path in tmp_path.glob("*.parts")] == []
     assert call([*words, "--profile", str(profile)]) == 0
     assert "is complete (200 turns of 200 conversations): nothing to do" in capsys.readouterr().out

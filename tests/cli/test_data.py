@@ -11,9 +11,10 @@ import yaml
 
 from steerlm.cli.main import call
 from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.sources.registry import SOURCES
 from tests.datasets.raw import make_tree, read_json, write_lines
 
-COMMANDS = ["oasst", "helpsteer", "helpsteer2", "regression", "merge", "check"]
+COMMANDS = [*(kind for kind, source in SOURCES.items() if source.help), "convert", "regression", "merge", "check"]
 ROW = {"prompt": "p", "response": "r", "helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1}
 ROW = {**ROW, "verbosity": 0}
 TALK = {
@@ -24,6 +25,10 @@ TALK = {
     "system": "",
     "mask": "User",
     "type": "VALUE_TO_TEXT",
+}
+CHAT = {
+    "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+    "ratings": {"helpfulness": 7},
 }
 
 
@@ -90,7 +95,7 @@ def test_regression_without_a_sample_has_status_2(tmp_path: Path, capsys: pytest
     source = write_lines(tmp_path / "a.jsonl", unlabelled)
     assert call(["data", "regression", "--input-file", str(source), "--output-file", str(tmp_path / "r.jsonl")]) == 2
     said = capsys.readouterr().err
-    assert "the labels there name warmth; --attributes FILE gives attributes of your own" in said
+    assert "the labels name warmth; --attributes FILE gives attributes of your own" in said
     assert not (tmp_path / "r.jsonl").exists()
 
 
@@ -156,6 +161,54 @@ def test_check_of_raw_rows_names_the_command(tmp_path: Path, capsys: pytest.Capt
     assert f"; it looks like HelpSteer: steerlm data helpsteer --source {path} " in capsys.readouterr().err
 
 
+def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "ratings.csv"
+    table.write_text('question,response,score,verbosity\n"a, b",c,10,\n', encoding="utf-8")
+    command = ["data", "convert", str(table), "--output", str(tmp_path / "out" / "c.jsonl"), "--scale-from", "1", "10"]
+    options = ["--column", "prompt=question", "--rating", "helpfulness=score", "--rating", "verbosity=verbosity"]
+    assert call([*command, *options, "--format", "prompt"]) == 0
+    assert capsys.readouterr().out == "c.jsonl: 1 lines; rows 1\n"
+    (talk,) = read_json(tmp_path / "out" / "c.jsonl")
+    assert [(t["from"], t["value"], t["label"]) for t in talk["conversations"]] == [
+        ("User", "a, b", None),
+        ("Assistant", "c", "helpfulness:4"),
+    ]
+    assert call([*command, *options, "--rating", "helpfulness"]) == 2
+    assert "'helpfulness': expected NAME=COLUMN" in capsys.readouterr().err
+    assert call([*command, *options, "--rating", "helpful=score"]) == 2
+    assert "'helpful' is not an attribute of the schema; did you mean 'helpfulness'?" in capsys.readouterr().err
+    assert call([*command, *options, "--column", "promt=question"]) == 2
+    assert "columns: unknown key 'promt'; did you mean 'prompt'?" in capsys.readouterr().err
+    assert call([*command[:-3], "--scale-from", "10", "1"]) == 2
+    assert "scale.from: the lowest rating comes first, not [10.0, 1.0]" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "c.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.json", "a"])
+def test_check_of_files_that_are_not_lines_names_convert(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if name == "a":
+        path.mkdir()
+    else:
+        path.write_text(f" [{json.dumps(CHAT)}]")
+    assert call(["data", "check", str(path)]) == 2
+    expected = f"{path}: expected JSON lines; steerlm data convert {path} --output conversations.jsonl converts"
+    assert expected in capsys.readouterr().err
+
+
+def test_check_of_chat_rows_names_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharegpt = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    path = write_lines(tmp_path / "sharegpt.jsonl", sharegpt)
+    assert call(["data", "check", str(path)]) == 0
+    assert f"looks like ShareGPT conversations: steerlm data convert {path} " in capsys.readouterr().out
+    for row in (CHAT, {"prompt": "q", "completion": "a"}, {"prompt": "q", "response": "a"}):
+        path = write_lines(tmp_path / "raw.jsonl", row)
+        assert call(["data", "check", str(path)]) == 2
+        assert f"steerlm data convert {path} --output conversations.jsonl converts it" in capsys.readouterr().err
+
+
 def test_check_measures_in_tokens(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("steerlm.models.folder")
     path = write_lines(tmp_path / "a.jsonl", TALK)
@@ -173,6 +226,8 @@ def test_the_commands_of_the_guide_run_in_order(tmp_path: Path, monkeypatch: pyt
         for split in ("train", "validation"):
             write_lines(tmp_path / "raw" / name / f"{split}.jsonl.gz", ROW)
     write_lines(tmp_path / "raw" / "helpsteer2" / "preference" / "preference.jsonl.gz", pair)
+    for split in ("train", "val"):
+        write_lines(tmp_path / "raw" / "chats" / f"{split}.jsonl", CHAT)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks(guide, "bash") for line in block.splitlines() if line]
     assert {line.split()[2] for line in commands} == set(COMMANDS)
@@ -180,6 +235,8 @@ def test_the_commands_of_the_guide_run_in_order(tmp_path: Path, monkeypatch: pyt
         assert call(shlex.split(line)[1:]) == 0, line
     (recipe,) = blocks(guide, "yaml")
     assert len(PrepareSettings.model_validate(yaml.safe_load(recipe)).sources) == 3
+    for kind, source in SOURCES.items():
+        assert f"| `{kind}` | {source.summary} |" in guide
     (program,) = blocks(guide, "python")
     exec(program, {})
     assert (tmp_path / "prepared" / "regression" / "train.jsonl").stat().st_size > 0

@@ -30,6 +30,7 @@ def test_show_says_what_a_model_is(reward: Path, capsys: pytest.CaptureFixture[s
     weights = load_file(reward / "model.safetensors")
     assert lines == {
         "kind": "reward",
+        "family": "llama",
         "parameters": f"{sum(weight.numel() for weight in weights.values()):,}",
         "window": "64 tokens",
         "base": "org/base (licence: mit)",
@@ -87,7 +88,7 @@ def test_import_and_export_give_the_folder_back(reward: Path, tmp_path: Path) ->
     code = "import json, sys; from steerlm.cli.main import call; sys.exit(sum(map(call, json.loads(sys.argv[1]))))"
     out = subprocess.run([sys.executable, "-c", code, json.dumps(steps)], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
-    assert f"{tmp_path / 'again'}: complete\nkind        reward\n" in out.stdout
+    assert f"{tmp_path / 'again'}: complete\nkind        reward\nfamily      llama\n" in out.stdout
     before, after = load_file(reward / "model.safetensors"), {}
     for path in (tmp_path / "again").glob("*.safetensors"):
         after |= load_file(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm run` and `steerlm train` before anything runs, and the display of a run."""
+"""Bad input to `steerlm run` and `steerlm train`, and the display of a run."""
 
 import io
 from pathlib import Path
@@ -99,7 +99,7 @@ def show(live: bool) -> str:
     return output.getvalue()
 
 
-def test_a_log_gets_a_line_now_and_then() -> None:
+def test_a_file_gets_a_progress_line_now_and_then() -> None:
     assert show(live=False).splitlines() == [
         "train_sft          step 1/9 loss=2",
         "train_sft          step 8/9 loss=0",
@@ -107,7 +107,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     ]
 
 
-def test_a_terminal_shows_what_runs_in_place() -> None:
+def test_a_terminal_shows_the_running_step_in_place() -> None:
     shown = show(live=True)
     assert shown.count("\n") == 1
     parts = [part.removeprefix("\x1b[K") for part in shown.split("\r")[1:]]

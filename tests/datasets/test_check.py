@@ -69,7 +69,7 @@ PAIR = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strengt
         (PAIR, "HelpSteer2's pairs: steerlm data helpsteer2 --preference "),
         (make_tree(0), "OpenAssistant's trees: steerlm data oasst "),
         ({"message_id": "m", "parent_id": None, "text": "t", "role": "prompter"}, "messages: steerlm data oasst "),
-        ({"messages": []}, None),
+        ({"other": []}, None),
         ('["prompt"]', None),
     ],
 )
@@ -81,12 +81,12 @@ def test_a_raw_dataset_is_recognised(tmp_path: Path, row: Any, command: str | No
 def test_what_a_policy_cannot_learn_is_complained_of(tmp_path: Path) -> None:
     rows = [talk(("User", "a", None), ("Assistant", "b", label)) for label in ("quality:2.5,humor:9", "style:1")]
     report = check(write_lines(tmp_path / "a.jsonl", *rows), schema=SCHEMA)
-    assert report.complaints() == [
+    assert report.label_problems() == [
         "1 labels outside the range",
         "labels of style, which the schema does not have",
         "1 fractional labels",
     ]
-    assert check(write_lines(tmp_path / "b.jsonl", ROWS[0]), schema=SCHEMA).complaints() == []
+    assert check(write_lines(tmp_path / "b.jsonl", ROWS[0]), schema=SCHEMA).label_problems() == []
 
 
 def test_quantiles_are_lengths_that_occur(tmp_path: Path) -> None:

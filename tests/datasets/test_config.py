@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.config import (
-    HelpSteer2Source,
-    OasstSource,
     PrepareSettings,
     build,
     read_schema,
 )
+from steerlm.datasets.sources.helpsteer2 import HelpSteer2Source
+from steerlm.datasets.sources.oasst import OasstSource
 from steerlm.errors import ConfigError, InputError
 
 

@@ -44,14 +44,14 @@ def test_rejects_hold_any_text_and_do_not_outlive_their_run(tmp_path: Path) -> N
 
 
 def test_names_that_cannot_be_outputs(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "a.jsonl.gz", "uncompressed"), (tmp_path, "is a folder")):
+    for path, reason in ((tmp_path / "a.jsonl.gz", "not compressed"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=reason), output([path], tmp_path / "r", "fail"):
             pass
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "a.jsonl", tmp_path / "file" / "deep" / "a.jsonl"):
-        with pytest.raises(InputError, match="a file is in the way"), single_output(path, "fail"):
+        with pytest.raises(InputError, match="a file has this name"), single_output(path, "fail"):
             pass
-    with pytest.raises(InputError, match="a file is in the way"):
+    with pytest.raises(InputError, match="a file has this name"):
         make_folder(tmp_path / "file")
 
 

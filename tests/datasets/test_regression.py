@@ -82,7 +82,7 @@ def test_the_summary_names_the_attributes_of_the_vector(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "on_error", "why"),
     [
-        ([TALK], "fail", "no turn has a label of warm, brief; the labels there name creativity, humor, quality, "),
+        ([TALK], "fail", "no turn has a label of warm, brief; the labels name creativity, humor, quality, "),
         ([talk_with(None), talk_with("")], "fail", "no turn has a label of warm, brief; no turn has any label; "),
         ([], "fail", "0 conversations were read, 0 lines rejected"),
         (["{", "{"], "skip", "0 conversations were read, 2 lines rejected"),
@@ -125,7 +125,7 @@ def test_a_bad_line_is_named_and_leaves_nothing_or_is_skipped(tmp_path: Path, li
 
 def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", TALK)
-    with pytest.raises(InputError, match="uncompressed"):
+    with pytest.raises(InputError, match="not compressed"):
         write_regression(source, tmp_path / "out.jsonl.gz", schema=SCHEMA)
     with pytest.raises(InputError, match="is a folder"):
         write_regression(source, tmp_path, schema=SCHEMA)
@@ -209,7 +209,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "link.jsonl").symlink_to(path)
     for output_file in (path, tmp_path / "link.jsonl"):
         assert call(["data", "regression", "--input-file", str(path), "--output-file", str(output_file)]) == 2
-        assert "is the input too, which would be lost" in capsys.readouterr().err
+        assert "is also the input, which would be lost" in capsys.readouterr().err
     assert path.read_text() == LABELLED
 
 
@@ -217,4 +217,4 @@ def test_labels_outside_the_range_are_told(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "own.jsonl").write_text(LABELLED.replace("quality:4", "quality:55"))
     words = ["--input-file", str(tmp_path / "own.jsonl"), "--output-file", str(tmp_path / "out.jsonl")]
     assert call(["data", "regression", *words]) == 0
-    assert "1 labels of 'quality' lie outside 0..4" in capsys.readouterr().err
+    assert "1 labels of 'quality' are outside 0..4" in capsys.readouterr().err

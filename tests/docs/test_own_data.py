@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/own-data.md: every command and the Python run on the page's own files, and every message is said."""
+"""docs/own-data.md: every command runs on the page's own files and prints what the page shows."""
 
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from steerlm.attributes import AttributeSchema
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.prepare import prepare_data
 from steerlm.errors import InputError
+from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.records import Conversation, RegressionSample, read_records
 from steerlm.training.config import SFTSettings
 from steerlm.training.objectives.sft import SFTObjective
@@ -15,6 +19,7 @@ from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks, working_in
 from tests.tiny_models import tiny_base
+from tests.training.units import record_units
 
 pytestmark = pytest.mark.timeout(600)
 DOCUMENT = ROOT / "docs" / "own-data.md"
@@ -51,6 +56,19 @@ def test_ratings_become_records_and_samples(folder: Path) -> None:
     assert samples[-1].text.endswith(shown["text"].removeprefix("... "))
 
 
+def test_scored_messages_become_records_by_command_and_in_a_recipe(folder: Path) -> None:
+    settings = PrepareSettings.model_validate(yaml.safe_load((folder / "scored.yaml").read_text()))
+    with working_in(folder):
+        prepare_data(settings, folder / "prepared", schema=SCHEMA)
+    text = (folder / "scored" / "train.jsonl").read_text()
+    assert text == (folder / "prepared" / "conversations" / "train.jsonl").read_text()
+    records = [talk for _, talk in read_records(folder / "scored" / "train.jsonl", Conversation)]
+    assert [(talk.system, talk.conversations[1].label) for talk in records] == [
+        ("You help customers.", "helpfulness:2.6667"),
+        (SYSTEM_PROMPT, "helpfulness:4,verbosity:0"),
+    ]
+
+
 def test_every_answer_has_a_label_of_all_three_and_keeps_the_human_one(folder: Path) -> None:
     lines = (folder / "labelled" / "train.jsonl").read_text().splitlines()
     answers = [turn for line in lines for turn in json.loads(line)["conversations"] if turn["from"] == "Assistant"]
@@ -71,7 +89,7 @@ def test_training_says_what_the_table_promises(folder: Path) -> None:
     assert len(told) == len(talks) == 3
     for talk, message in zip(talks, told, strict=True):
         with pytest.raises(InputError) as error:
-            objective.units(talk)
+            record_units(objective, talk)
         assert str(error.value) == message
     with pytest.raises(InputError, match="must be an integer"):
         SCHEMA.check({"helpfulness": 3.5})

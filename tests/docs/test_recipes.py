@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from steerlm.annotation.worker import read_spec as annotation_spec
+from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.parallel import read_plan
+from steerlm.annotation.spec import AnnotateSpec
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.cli.main import call
-from steerlm.datasets.config import ConversationsSource, HelpSteer2Source, HelpSteerSource, OasstSource
+from steerlm.datasets.sources.registry import SOURCES
 from steerlm.evaluation.config import EvaluationSettings
-from steerlm.inference.config import AnnotateSettings
-from steerlm.inference.striped import read_plan
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.entry import read_spec as read_entry_spec
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.pipeline.local import PipelineRun
@@ -55,10 +56,7 @@ TABLES = {
     "Keys of a recipe": rows(Recipe),
     "`attributes`": rows(AttributeSchema),
     "`prepare_data`": rows(PrepareSection),
-    "`prepare_data.sources`, kind `oasst`": rows(OasstSource),
-    "`prepare_data.sources`, kind `helpsteer`": rows(HelpSteerSource),
-    "`prepare_data.sources`, kind `helpsteer2`": rows(HelpSteer2Source),
-    "`prepare_data.sources`, kind `conversations`": rows(ConversationsSource),
+    **{f"`prepare_data.sources`, kind `{kind}`": rows(source.settings) for kind, source in SOURCES.items()},
     "`prepare_data.sources`, kind `toyworld`": rows(ToyworldSource),
     "`raters` of kind `toyworld`": rows(RaterSettings),
     "`base`": rows(BaseSection),
@@ -150,8 +148,8 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     assert made == {("work", "tokens")} and {index[:16] for index in spec.index.model_dump().values()} == {
         path.name for path in Path("models/policy.work/work/tokens").iterdir() if path.is_dir()
     }
-    annotation = annotation_spec(Path("annotate.json"))
-    assert (annotation.layout.data_parallel, len(read_plan(annotation.passes[0].folder).places)) == (4, 1)
+    annotation = read_entry_spec(Path("annotate.json"), AnnotateSpec)
+    assert (annotation.layout.data_parallel, len(read_plan(annotation.files[0].folder).blocks)) == (4, 1)
     assert "% of the computed tokens" in next(text for shown, text in shell.said.items() if "--data" in shown)
 
 

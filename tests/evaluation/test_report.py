@@ -10,8 +10,8 @@ from steerlm.errors import InputError
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.quality import regression_quality
 from steerlm.evaluation.report import Goal, ReportData, read_metrics, render_report, write_report
-from steerlm.evaluation.steer import evaluate_steering
-from tests.evaluation.test_steer import QUESTIONS, SCHEMA, obey_first_only, read
+from steerlm.evaluation.steerability import evaluate_steering
+from tests.evaluation.test_steerability import QUESTIONS, SCHEMA, obey_first_only, read
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    LlamaConfig,
+    AutoConfig,
+    AutoModelForSequenceClassification,
     LlamaForCausalLM,
-    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -62,7 +62,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>")
 
 
-def config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> LlamaConfig:
+def config(tokenizer: PreTrainedTokenizerFast, family: str = "llama", **more: Any) -> Any:
     usual: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -75,7 +75,7 @@ def config(tokenizer: PreTrainedTokenizerFast, **more: Any) -> LlamaConfig:
         "bos_token_id": None,
         "eos_token_id": 1,
     }
-    return LlamaConfig(**usual | more)
+    return AutoConfig.for_model(family, **usual | more)
 
 
 def learn(
@@ -111,17 +111,19 @@ def save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
     return folder
 
 
-def make_reward(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1, scale: float = 10) -> Path:
+def make_reward(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1, scale: float = 10, family: str = "llama"
+) -> Path:
     """Scores spread over and beyond 0..4, so that clamping shows. Only HelpSteer's five are trained. `scale`: of the
     layers' weights; large ones also enlarge roundings."""
     schema = AttributeSchema().restricted(HELPSTEER)
     torch.manual_seed(seed)
-    model = LlamaForSequenceClassification(
-        config(tokenizer, num_labels=9, id2label=dict(enumerate(schema.names)), problem_type="regression")
-    )
+    names: dict[str, Any] = {"id2label": dict(enumerate(schema.names)), "problem_type": "regression"}
+    model = AutoModelForSequenceClassification.from_config(config(tokenizer, family, num_labels=9, **names))
     with torch.no_grad():
-        for weight in model.model.layers.parameters():
+        for name, weight in model.model.layers.named_parameters():
             weight.mul_(scale) if weight.dim() > 1 else None
+            weight.normal_(std=0.1) if name.endswith(".bias") else None
         model.score.weight.normal_(std=0.5)
     return save(folder, model, tokenizer, ModelInfo("reward", attributes=schema, window=WINDOW))
 

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from steerlm.errors import InputError, ModelError
 from steerlm.inference.config import SamplingSettings
 from steerlm.inference.generator import TransformersGenerator
-from tests.inference.conftest import WINDOW, answer
+from steerlm.models.families import FAMILIES
+from steerlm.models.folder import ModelInfo
+from tests.inference.conftest import WINDOW, answer, config, save
 
 GREEDY = SamplingSettings(max_tokens=32)
 LEARNED = [f"question {n}?\n" for n in range(8)]
@@ -31,6 +33,27 @@ def test_greedy_equals_transformers_generate_one_by_one(
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
             whole = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0]
+        expected = whole[inputs["input_ids"].shape[1] :].tolist()
+        assert generation.ids == [token for token in expected if token != tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers_as_in_transformers(
+    family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    model = AutoModelForCausalLM.from_config(config(tokenizer, family, initializer_range=0.3)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(std=0.1) if name.endswith(".bias") else None
+    folder = save(tmp_path, model, tokenizer, ModelInfo("policy", window=WINDOW))
+    sampling = SamplingSettings(max_tokens=12, stop=())
+    for prompt, (generation,) in zip(
+        PROMPTS, TransformersGenerator(folder).generate(PROMPTS, sampling=sampling), strict=True
+    ):
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        with torch.inference_mode():
+            whole = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0]
         expected = whole[inputs["input_ids"].shape[1] :].tolist()
         assert generation.ids == [token for token in expected if token != tokenizer.eos_token_id]
 

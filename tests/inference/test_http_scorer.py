@@ -21,8 +21,8 @@ from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import LABEL_MARK
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
+from tests.annotation.table_scorer import SCHEMA, TableScorer
 from tests.inference.conftest import answer
-from tests.inference.table_scorer import SCHEMA, TableScorer
 
 
 @dataclass
@@ -146,7 +146,7 @@ def test_requests_are_spread_and_a_server_that_dies_is_done_without(tmp_path: Pa
     np.testing.assert_allclose(scorer.score(texts * 2), TableScorer().score(texts * 2), atol=1e-6)
     ending.join()
     for server in scorer.servers.servers:  # the pauses of one that stays away have grown
-        server.rests_until = 0.0
+        server.retry_at = 0.0
     running.append(serve(late))
     scorer.score(texts)
     assert late.greeted == 1 and late.batches
@@ -170,7 +170,7 @@ def test_all_servers_must_serve_the_same_model() -> None:
     second.identity, second.batches = "two", []
     running[1] = serve(second)
     for server in scorer.servers.servers:
-        server.rests_until = 0.0
+        server.retry_at = 0.0
     with pytest.raises(ModelError, match="serves another model"):
         scorer.score(["a", "b", "c", "d"])
     assert second.batches == []

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from steerlm.errors import InputError, ModelError
 from steerlm.inference.scorer import TransformersScorer
+from steerlm.models.families import FAMILIES
 from steerlm.prompt import render_readout
 from tests.inference.conftest import WINDOW, answer, conversation, make_reward
 
@@ -34,6 +35,17 @@ def test_scores_equal_transformers_one_by_one(
     assert scores.dtype == np.float32
     assert scores.shape == (40, 9)
     np.testing.assert_allclose(scores, one_by_one(reward_folder, tokenizer, texts), atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reward_models_of_every_family_score_as_in_transformers(
+    family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    folder = make_reward(tmp_path, tokenizer, family=family, scale=2)
+    texts = [answer(n) + "<extra_id_2>" for n in range(12)]
+    scores = TransformersScorer(folder, batch_tokens=300).score(texts)
+    assert scores.std(axis=0).min() > 0.1
+    np.testing.assert_allclose(scores, one_by_one(folder, tokenizer, texts), atol=2e-5)
 
 
 def test_a_text_of_padding_tokens_is_read_out_at_its_end(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from steerlm.errors import ConfigError, InputError, ModelError
 from steerlm.inference.scorer import Scores, TransformersScorer
 from steerlm.megatron.scoring import MegatronScorer
+from steerlm.models.families import FAMILIES
 from steerlm.prompt import LABEL_MARK
 from steerlm.training.layout import LayoutSettings
 from tests.inference.conftest import WINDOW, answer, make_reward
@@ -75,6 +76,14 @@ def test_scores_of_a_layout(name: str, reward_folder: Path, reference: tuple[Sco
         assert got["of"] == (identity, window, layout.data_parallel)
     writers = [got["replica"] for got in results if got["writes"]]
     assert sorted(writers) == list(range(layout.data_parallel)), "one process of each replica writes"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_of_a_family(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    folder = make_reward(tmp_path, tokenizer, scale=2, family=family)
+    wanted, *_ = one(_reference, folder)
+    for got in ranks(2, _scores, folder, LAYOUTS["tp2"]):
+        assert np.abs(got["kept"] - wanted).max() <= 5e-6  # of scores up to 5
 
 
 def _refused(folder: Path, layout: dict[str, Any], kind: type[Exception], message: str) -> None:

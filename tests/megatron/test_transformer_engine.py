@@ -13,10 +13,12 @@ import torch
 from steerlm.errors import InputError
 from steerlm.megatron import convert, device
 from steerlm.megatron import model as models
+from steerlm.models.families import FAMILIES
 from steerlm.training.layout import LayoutSettings
 from tests.megatron import te_stand_in
 from tests.megatron.forked import one, ranks
 from tests.megatron.material import (
+    FAMILY_SHAPES,
     GQA,
     OUTPUTS,
     SHAPES,
@@ -85,6 +87,28 @@ def test_it_trains_as_megatrons_own_layers_do(
         for (loss, norm), (wanted_loss, wanted_norm) in zip(losses, wanted, strict=True):
             assert loss == pytest.approx(wanted_loss, abs=1e-5) and norm == pytest.approx(wanted_norm, rel=1e-5)
     ours, theirs = weights(tmp_path), weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)
+
+
+def _family(base: Path, folder: Path, layout: str, attention: models.Attention) -> Curve:
+    _choose(attention)
+    of = engine(folder=base, layout=LAYOUTS[layout])
+    losses = curve(of, None, range(3))
+    of.write_hf(folder)
+    return losses
+
+
+@pytest.mark.parametrize("layout", ["one", "tp2 sp"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_as_on_megatrons_own_layers(with_te: Any, family: str, layout: str, tmp_path: Path) -> None:
+    base = transformers_folder(tmp_path / "base", FAMILY_SHAPES[family])
+    wanted = one(_family, base, tmp_path / "sdpa", "one", "sdpa")
+    for losses in with_te(layout, _family, base, tmp_path / "te", layout, "te"):
+        for (loss, norm), (wanted_loss, wanted_norm) in zip(losses, wanted, strict=True):
+            assert loss == pytest.approx(wanted_loss, abs=1e-5) and norm == pytest.approx(wanted_norm, rel=1e-5)
+    ours, theirs = weights(tmp_path / "te"), weights(tmp_path / "sdpa")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-5)

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import ModelInfo, finish_folder
@@ -33,7 +38,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(**more: Any) -> LlamaConfig:
+def config(family: str = "llama", **more: Any) -> Any:
     sizes: dict[str, Any] = {
         "vocab_size": 320,
         "hidden_size": 32,
@@ -45,7 +50,7 @@ def config(**more: Any) -> LlamaConfig:
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
-    return LlamaConfig(**sizes | more)
+    return AutoConfig.for_model(family, **sizes | more)
 
 
 Make = Callable[..., Path]
@@ -58,8 +63,8 @@ def make_folder(tmp_path: Path, tokenizer_folder: Path) -> Make:
     def make(info: ModelInfo, name: str = "model", **more: Any) -> Path:
         torch.manual_seed(5)
         heads = len(info.attributes.names) if info.kind == "reward" and info.attributes else 0
-        kind = LlamaForSequenceClassification if heads else LlamaForCausalLM
-        model = kind(config(**more, **({"num_labels": heads} if heads else {})))
+        kind = AutoModelForSequenceClassification if heads else AutoModelForCausalLM
+        model = kind.from_config(config(**more, **({"num_labels": heads} if heads else {})))
         folder = tmp_path / name
         model.save_pretrained(folder)
         shape = ModelShape.from_folder(folder)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError
 from steerlm.models.card import snippet
+from steerlm.models.families import FAMILIES
 from steerlm.models.folder import ModelInfo, finish_folder, load_tokenizer, read_info
 from steerlm.models.shape import ModelShape
 from steerlm.prompt import LABEL_MARK, render_prompt, render_readout
@@ -39,6 +40,18 @@ def load(kind: Any, folder: Path) -> Any:
     model, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report  # nothing missing, unexpected or of another shape
     return model.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["base", "policy", "reward"])
+def test_folders_of_every_family_load_as_of_that_family(make_folder: Make, family: str, kind: Any) -> None:
+    folder = make_folder(ModelInfo(kind, attributes=None if kind == "base" else OWN), family=family)
+    reward = kind == "reward"
+    model = load(AutoModelForSequenceClassification if reward else AutoModelForCausalLM, folder)
+    assert type(model).__name__ == FAMILIES[family].architecture(reward=reward)
+    assert model.config.architectures == [type(model).__name__] and model.config.model_type == family
+    assert f"{FAMILIES[family].name} architecture" in (folder / "README.md").read_text()
+    assert ModelShape.from_folder(folder).model_type == family
 
 
 @SCHEMAS

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 
 from steerlm.errors import ModelError
+from steerlm.models.families import FAMILIES
+from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape, RopeScaling
 from tests.models.conftest import config
 
@@ -60,13 +62,28 @@ def test_parameters_of_the_published_models(tmp_path: Path, content: dict[str, A
     assert ModelShape.from_folder(write(tmp_path, **content)).parameters() == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
+        ("Qwen/Qwen2.5-7B", 7_615_616_512),
+        ("Qwen/Qwen2.5-72B-Instruct", 72_706_203_648),
+        ("mistralai/Mistral-7B-v0.3", 7_248_023_552),
+    ],
+)
+def test_parameters_of_other_families(name: str, parameters: int) -> None:
+    assert SHAPES[name].parameters() == parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("outputs", [None, 9])
-def test_parameters_are_those_of_the_model(tmp_path: Path, tied: bool, outputs: int | None) -> None:
-    shaped = config(tie_word_embeddings=tied, head_dim=16)
+def test_parameters_are_those_of_the_model(tmp_path: Path, family: str, tied: bool, outputs: int | None) -> None:
+    shaped = config(family, tie_word_embeddings=tied, head_dim=16)
     if outputs:
         shaped.num_labels = outputs
-    model: Any = (LlamaForSequenceClassification if outputs else LlamaForCausalLM)(shaped)
+    model: Any = (AutoModelForSequenceClassification if outputs else AutoModelForCausalLM).from_config(shaped)
     shaped.save_pretrained(tmp_path)
     wanted = sum(parameter.numel() for parameter in model.parameters())
     assert ModelShape.from_folder(tmp_path).parameters(outputs) == wanted
@@ -99,6 +116,52 @@ def test_scaled_rope_gives_the_same_frequencies(tmp_path: Path) -> None:
     assert not torch.equal(LlamaRotaryEmbedding(ours).inv_freq, LlamaRotaryEmbedding(config()).inv_freq)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_is_of_its_family_when_written_again(tmp_path: Path, family: str) -> None:
+    theirs = config(family)
+    theirs.save_pretrained(tmp_path)
+    shape = ModelShape.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(shape.to_config()))
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is type(theirs) and again.architectures == [f"{FAMILIES[family].name}ForCausalLM"]
+    assert shape.rms_norm_eps == theirs.rms_norm_eps == again.rms_norm_eps
+    assert getattr(again, "sliding_window", None) is None
+    assert set(getattr(again, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_config_leaves_out_is_what_transformers_takes_it_for(tmp_path: Path, family: str) -> None:
+    given = {"sliding_window": None, "max_position_embeddings": 4096}
+    theirs = AutoConfig.for_model(family, num_key_value_heads=4, **given)
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    content = {name: getattr(theirs, name) for name in sizes} | given
+    shape = ModelShape.from_folder(write(tmp_path, model_type=family, **content))
+    absent = AutoConfig.for_model(family, **content)
+    assert shape.num_key_value_heads == absent.num_key_value_heads
+    assert shape.rope_theta == absent.rope_parameters["rope_theta"]
+    assert shape.tie_word_embeddings == absent.tie_word_embeddings
+    assert family == "llama" or shape.rms_norm_eps == absent.rms_norm_eps
+
+
+MISTRAL: dict[str, Any] = {"model_type": "mistral", "max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize("window", [None, 8192, 9000])
+def test_a_mistral_whose_window_is_the_whole_context_is_taken(tmp_path: Path, window: int | None) -> None:
+    shape = ModelShape.from_folder(write(tmp_path, **LLAMA2_70B | MISTRAL | {"sliding_window": window}))
+    assert shape.model_type == "mistral" and shape.to_config()["sliding_window"] is None
+
+
+def test_a_qwen2_whose_window_is_not_used_is_taken(tmp_path: Path) -> None:
+    unused = {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 1024, "max_window_layers": 21}
+    assert ModelShape.from_folder(write(tmp_path, **LLAMA2_70B | unused)).qkv_biases == (64 + 2 * 8) * 128
+
+
+def test_a_shape_of_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="model_type 'bert' is not supported; supported are 'llama', 'mistral', 'qwen"):
+        ModelShape(**LLAMA2_13B, model_type="bert")
+
+
 def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Path) -> None:
     content: dict[str, Any] = dict(LLAMA2_13B)
     assert ModelShape.from_folder(write(tmp_path, **content | {"num_key_value_heads": None})).num_key_value_heads == 40
@@ -110,6 +173,11 @@ def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Pat
     ("change", "message"),
     [
         ({"model_type": "gemma2"}, "model_type 'gemma2' is not supported; supported are 'llama', 'mistral', 'qwen2'"),
+        ({"model_type": None}, "model_type None is not supported; supported are 'llama'"),
+        (MISTRAL | {"sliding_window": 4096}, "sliding_window 4096 is shorter than max_position_embeddings 8192"),
+        (MISTRAL, "sliding_window 4096 is shorter"),  # what transformers takes an absent one for
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types 'sliding_attention' is not supported"),
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"mlp_bias": True}, "mlp_bias is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),

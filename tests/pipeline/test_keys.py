@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys change exactly when they should: a symbolic run of the whole pipeline, each artifact's digest its key."""
+"""Keys change exactly when they should, in a symbolic run of the pipeline: each artifact's digest is its key."""
 
 import dataclasses
 from importlib import import_module
@@ -20,25 +20,25 @@ AFTER_SFT = {"train_sft", "evaluate", "report"}
 
 
 def keys(name: str, *overrides: str) -> dict[str, str]:
-    """The key of every step of a recipe that applies."""
+    """Return the key of every step of a recipe that applies."""
     recipe = load_recipe(name, None, overrides).recipe
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for label, inputs in graph().items():
         step = STEPS[label]
         module = import_module(f"steerlm.stages.{step.stage}")
-        taken = {n: found[first] for n, several in inputs.items() if (first := _first(several, found))}
+        given = {n: artifacts[first] for n, producers in inputs.items() if (first := _first(producers, artifacts))}
         config = module.config(recipe, step.role)
         if config is None:
-            if step.passes_on in taken:
-                found[label] = taken[step.passes_on]
+            if step.passes_on in given:
+                artifacts[label] = given[step.passes_on]
             continue
-        key = key_of(key_parts(module.STAGE, config, taken))
-        found[label] = Artifact(module.STAGE.kind, key, "", Path(), key, None)  # type: ignore[arg-type]
-    return {label: artifact.key for label, artifact in found.items()}
+        key = key_of(key_parts(module.STAGE, config, given))
+        artifacts[label] = Artifact(module.STAGE.kind, key, "", Path(), key, None)  # type: ignore[arg-type]
+    return {label: artifact.key for label, artifact in artifacts.items()}
 
 
-def _first(candidates: list[str], found: dict[str, Artifact]) -> str | None:
-    return next((c for c in candidates if c in found), None)
+def _first(candidates: list[str], artifacts: dict[str, Artifact]) -> str | None:
+    return next((c for c in candidates if c in artifacts), None)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def _first(candidates: list[str], found: dict[str, Artifact]) -> str | None:
         ("evaluate.seed=7", {"evaluate", "report"}),
         ("report.goals.reward_pearson=0.1", {"report"}),
         ("attributes.defaults.quality=3", AFTER_SFT),
-        # Where and how fast, not what.
+        # Settings of where and how fast.
         ("annotate.batch_tokens=64", set()),
         ("profile.layouts.sft.devices=2", set()),
         ("profile.store=elsewhere", set()),
@@ -67,12 +67,12 @@ def test_a_setting_re_runs_what_depends_on_it(override: str, changed: set[str]) 
     assert {label for label in ALL if before[label] != after[label]} == changed
 
 
-def test_a_description_is_no_method() -> None:
+def test_a_description_changes_the_report_only() -> None:
     before, after = keys("demo"), keys("demo", "description=x")
     assert {label for label in ALL if before[label] != after[label]} == {"report"}
 
 
-def test_content_of_local_input_counts_not_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_of_local_input_counts_not_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for place in ("one", "two"):
         (tmp_path / place / "model").mkdir(parents=True)
@@ -108,9 +108,9 @@ def test_a_raised_version_re_runs_the_stage_and_what_depends_on_it(monkeypatch: 
 
 def test_every_shipped_recipe_has_keys() -> None:
     for name in shipped("recipes"):
-        found = keys(name)
-        assert "prepare_data" in found
-        assert ("train_sft" in found) == (name != "helpsteer2-70b")
+        named = keys(name)
+        assert "prepare_data" in named
+        assert ("train_sft" in named) == (name != "helpsteer2-70b")
     llama2 = keys("steerlm-llama2")
     assert llama2["fetch_model"] != llama2["fetch_reward_base"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real pipeline through `kfp.local`, as far as data: hits, changes, failures, signals."""
+"""The real pipeline through `kfp.local`, up to its data: hits, changes, failures, signals."""
 
 import json
 import signal
@@ -28,8 +28,8 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def resolve(data: Path) -> ResolvedRecipe:
-    found = load_recipe(
+def resolve(data: Path, *again: str) -> ResolvedRecipe:
+    resolved = load_recipe(
         "demo-real",
         None,
         [
@@ -38,35 +38,41 @@ def resolve(data: Path) -> ResolvedRecipe:
             "profile.tracking.enabled=false",
         ],
     )
-    return replace(found, options=RunOptions(until="prepare_data"))
+    return replace(resolved, options=RunOptions(until="prepare_data", again=again))
 
 
-def run(data: Path) -> tuple[PipelineRun, list[str]]:
-    run_log: list[str] = []
-    return run_pipeline(resolve(data), lambda e: run_log.append(f"{e['event']} {e['label']}")), run_log
+def run(data: Path, *again: str) -> tuple[PipelineRun, list[str]]:
+    events: list[str] = []
+    return run_pipeline(resolve(data, *again), lambda e: events.append(f"{e['event']} {e['label']}")), events
 
 
-def test_run_hit_and_change(data: Path) -> None:
-    first, run_log = run(data)
+def test_a_run_a_hit_a_replacement_and_a_change(data: Path) -> None:
+    first, events = run(data)
     assert {o["label"]: o["status"] for o in first.outcomes} == {
         label: "run" if label == "prepare_data" else "skipped" for label in STEPS
     }
-    assert {"step prepare_data", "start prepare_data", "end prepare_data", "outcome report"} <= set(run_log)
-    made = first.outcome("prepare_data")
-    assert (Path(made["path"]) / "train.jsonl").exists()
+    assert {"step prepare_data", "start prepare_data", "end prepare_data", "outcome report"} <= set(events)
+    assert first.outcome("report")["reason"] == "not requested"
+    prepared = first.outcome("prepare_data")
+    assert (Path(prepared["path"]) / "train.jsonl").exists()
     written = json.loads((first.folder / "result.json").read_text())
     assert written["outcomes"] == first.outcomes
 
     second, _ = run(data)
     assert second.outcome("prepare_data")["status"] == "hit"
-    assert second.outcome("prepare_data")["digest"] == made["digest"]
+    assert second.outcome("prepare_data")["digest"] == prepared["digest"]
+
+    again = run(data, "prepare_data")[0].outcome("prepare_data")
+    assert (again["status"], again["reason"]) == ("run", "requested by --again")
+    assert (again["digest"], again["path"]) == (prepared["digest"], prepared["path"])
+    assert Path(again["log"]).read_text().count("requested by --again") == 1
 
     with open(data / "train.jsonl", "a") as file:
         file.write(json.dumps(LINE) + "\n")
     third, _ = run(data)
     changed = third.outcome("prepare_data")
     assert (changed["status"], changed["reason"][:37]) == ("run", "section.sources.0.source changed from")
-    assert changed["digest"] != made["digest"]
+    assert changed["digest"] != prepared["digest"]
 
 
 def test_a_failure_names_the_step_and_its_log(data: Path) -> None:
@@ -77,7 +83,7 @@ def test_a_failure_names_the_step_and_its_log(data: Path) -> None:
         run(data)
     log = Path(str(caught.value).rpartition("log: ")[2].rstrip(")"))
     assert "val.jsonl:1" in log.read_text()
-    # It goes on where it broke, once the input is good.
+    # The next run resumes, once the input is good.
     (data / "val.jsonl").write_text(json.dumps(LINE) + "\n")
     assert run(data)[0].outcome("prepare_data")["status"] == "run"
 

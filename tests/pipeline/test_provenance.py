@@ -115,5 +115,5 @@ def test_a_training_stage_is_its_worker_and_one_objective() -> None:
 
 def test_data_does_not_depend_on_training() -> None:
     names = closure("prepare_data")
-    assert {"steerlm.datasets.oasst", "steerlm.toyworld.make", "steerlm.prompt"} <= names
+    assert {"steerlm.datasets.sources.oasst", "steerlm.toyworld.make", "steerlm.prompt"} <= names
     assert not {n for n in names if n.startswith(("steerlm.training", "steerlm.megatron", "steerlm.inference"))}

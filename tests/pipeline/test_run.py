@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage runs once per key: hits, resumes, locks, reasons, logs; also between processes."""
+"""A stage runs once per key: hits, resumes, replacements, locks, reasons, logs; also between processes."""
 
 import json
 import os
@@ -30,8 +30,8 @@ def test_a_hit_in_another_process(tmp_path: Path) -> None:
     first = call(tmp_path / "store")
     script = (
         "from tests.stages.fakes import call; from pathlib import Path; import sys, json;"
-        f"found = call(Path({str(tmp_path / 'store')!r}));"
-        "print(json.dumps([found.status, found.artifact.key, found.artifact.digest, 'torch' in sys.modules]))"
+        f"done = call(Path({str(tmp_path / 'store')!r}));"
+        "print(json.dumps([done.status, done.artifact.key, done.artifact.digest, 'torch' in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["hit", first.artifact.key, first.artifact.digest, False]
@@ -58,7 +58,7 @@ def test_an_unfinished_key_resumes(tmp_path: Path) -> None:
 def test_two_callers_make_one_artifact(tmp_path: Path) -> None:
     script = (
         "from tests.stages.fakes import call; from pathlib import Path;"
-        f"found = call(Path({str(tmp_path / 'store')!r}), pause=0.3); print(found.status, found.reason.split(';')[0])"
+        f"done = call(Path({str(tmp_path / 'store')!r}), pause=0.3); print(done.status, done.reason.split(';')[0])"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -81,7 +81,7 @@ def test_a_killed_stage_is_resumed_by_another_process(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    # Another key of the same stage is not in the way.
+    # Another key of the same stage does not interfere.
     assert (
         call(tmp_path / "store", text="other").reason == "text changed from k to other; pause changed from 1.0 to 0.0"
     )
@@ -115,12 +115,12 @@ def test_inputs_decide_the_key_by_their_digest(tmp_path: Path) -> None:
 
 
 def test_a_damaged_artifact_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    made = call(tmp_path / "store").artifact
-    (made.path / "out.txt").write_text("damaged")
+    damaged = call(tmp_path / "store").artifact
+    (damaged.path / "out.txt").write_text("damaged")
     with pytest.raises(StorageError, match=r"out\.txt has changed since it was made; delete .* to make it again"):
         call(tmp_path / "store")
     with pytest.raises(StorageError, match="has changed"):
-        Store(tmp_path / "store").open("fake", made.key)
+        Store(tmp_path / "store").open("fake", damaged.key)
 
 
 def test_a_hit_made_by_other_code_names_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,10 +192,10 @@ def test_a_replacement_that_was_not_moved_in_is_moved_by_the_next_run(
         patch.setattr(Path, "rename", fail_at_the_manifest)
         with pytest.raises(OSError, match="no space left"):
             call(store, again=True)
-    found = call(store)
-    assert found.status == "hit"
-    assert found.artifact.digest == old.digest
-    assert inode(found.artifact) != first
+    moved = call(store)
+    assert moved.status == "hit"
+    assert moved.artifact.digest == old.digest
+    assert inode(moved.artifact) != first
     assert [path.name for path in (store / "fake").iterdir()] == [old.key]
 
 

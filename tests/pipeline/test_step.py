@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline step as a component calls it: artifacts in and out by metadata, skipping, exit codes."""
+"""A pipeline step as a component calls it: artifacts in and out by metadata, skipped steps, exit codes."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from steerlm.stages.registry import STEPS, skip_reason
 from tests.conftest import ROOT
 
 
-class Engine:
-    """What a component gets from KFP for one artifact."""
+class FakeEngineArtifact:
+    """An artifact as KFP passes it to a component."""
 
     def __init__(self, folder: Path, name: str, **metadata: Any) -> None:
         self.path, self.metadata = str(folder / name), dict(metadata)
@@ -49,14 +49,17 @@ def resolved(tmp_path: Path) -> tuple[Recipe, Profile]:
         f"profile.store={tmp_path / 'store'}",
         "profile.tracking.enabled=false",
     ]
-    found = load_recipe("demo-real", None, overrides)
-    return found.recipe, found.profile
+    loaded = load_recipe("demo-real", None, overrides)
+    return loaded.recipe, loaded.profile
 
 
 def step(
-    label: str, resolved: tuple[Recipe, Profile], folder: Path, inputs: dict[str, list[Engine]] | None = None
-) -> Engine:
-    output = Engine(folder, label)
+    label: str,
+    resolved: tuple[Recipe, Profile],
+    folder: Path,
+    inputs: dict[str, list[FakeEngineArtifact]] | None = None,
+) -> FakeEngineArtifact:
+    output = FakeEngineArtifact(folder, label)
     recipe, profile = resolved
     run_step(label, recipe.model_dump_json(), profile.model_dump_json(), inputs or {}, output)
     return output
@@ -85,16 +88,16 @@ def test_an_artifact_is_passed_by_address(resolved: tuple[Recipe, Profile], tmp_
     assert json.loads((artifact.path / "questions.jsonl").read_text()) == {"question": "What is ice?"}
 
 
-def test_a_step_without_a_section_says_so_and_is_not_an_input(resolved: tuple[Recipe, Profile], tmp_path: Path) -> None:
+def test_a_step_without_a_section_is_skipped_and_is_no_input(resolved: tuple[Recipe, Profile], tmp_path: Path) -> None:
     skipped = step("fetch_reward_base", resolved, tmp_path)
     assert skipped.metadata == {"skipped": "true"}
-    # The base that was fetched is passed on by the step that would have trained one.
-    fetched = Engine(tmp_path, "m", stage="fetch_model", key="k", digest="d", uri="u", kind="base")
+    # `train_base` passes on the fetched model if the recipe trains none.
+    fetched = FakeEngineArtifact(tmp_path, "m", stage="fetch_model", key="k", digest="d", uri="u", kind="base")
     assert step("train_base", resolved, tmp_path, {"base": [skipped, fetched]}).metadata == fetched.metadata
     assert step("train_baseline", resolved, tmp_path).metadata == {"skipped": "true"}
 
 
-def test_an_input_that_was_made_anew_is_refused(
+def test_an_input_that_was_replaced_is_rejected(
     resolved: tuple[Recipe, Profile], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = step("prepare_data", resolved, tmp_path)
@@ -117,8 +120,8 @@ def test_a_signal_is_recorded_in_the_run_log(tmp_path: Path, number: signal.Sign
     run_log = tmp_path / "run_log.jsonl"
     script = (
         "from tests.pipeline.test_step import *; import logging;"
-        f"found = load_recipe('demo', None, ['profile.store={tmp_path / 'store'}']);"
-        f"step('prepare_data', (found.recipe, found.profile), Path({str(tmp_path)!r}))"
+        f"loaded = load_recipe('demo', None, ['profile.store={tmp_path / 'store'}']);"
+        f"step('prepare_data', (loaded.recipe, loaded.profile), Path({str(tmp_path)!r}))"
     )
     environment = os.environ | {"STEERLM_RUN_LOG": str(run_log)}
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

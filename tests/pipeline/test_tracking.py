@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow through a real SQLite store: what a run log becomes, and that nothing is lost when it fails."""
+"""MLflow with a real SQLite store: the runs written from a run log, and failures that stop nothing."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ PARTS = {"code": "abc", "config": {"optimizer": {"lr": 0.1}, "names": ["a", "b"]
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A client of a store that has seen one run of two stages, one of which failed."""
+    """A client of a store with one run of two stages, one of which failed."""
     root = tmp_path_factory.mktemp("store")
     folder = root / "train_sft" / "k1"
     run_log = RunLog(root / "run_log.jsonl")
@@ -32,7 +32,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
             sink.log({"train/loss": 1.0 / step, "train/lr": 0.1}, step)
         time.sleep(1.5)
         sink.log({"train/loss": 0.2, "train/lr": 0.1}, 4)
-        (folder / "logs").mkdir()  # the stage puts its work away before the recorder has read the last line
+        (folder / "logs").mkdir()  # the stage finishes before the recorder has read the last line
         (folder / "work" / "metrics.jsonl").rename(folder / "logs" / "metrics.jsonl")
         run_log.end("train_sft", "k1", "FINISHED", {"steps": 4}, "e" * 64)
         run_log.start("evaluate", "evaluate", "k2", root / "evaluate" / "k2", PARTS)
@@ -44,21 +44,21 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 def runs(client: Any) -> dict[str, Any]:
     experiment = client.get_experiment_by_name("test")
-    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert len(found) == 3, "one parent, one run per stage that really ran, none for a hit"
-    return found
+    by_name = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(by_name) == 3, "one parent, one run per executed stage, none for a hit"
+    return by_name
 
 
 def test_one_parent_and_a_nested_run_per_stage(tracked: tuple[Any, Path]) -> None:
-    found = runs(tracked[0])
-    parent = found["demo"].info.run_id
-    assert {n: r.info.status for n, r in found.items()} == {
+    recorded = runs(tracked[0])
+    parent = recorded["demo"].info.run_id
+    assert {n: r.info.status for n, r in recorded.items()} == {
         "demo": "FINISHED",
         "train_sft": "FINISHED",
         "evaluate": "FAILED",
     }
     for name in ("train_sft", "evaluate"):
-        assert found[name].data.tags["mlflow.parentRunId"] == parent
+        assert recorded[name].data.tags["mlflow.parentRunId"] == parent
 
 
 def test_params_metrics_and_tags(tracked: tuple[Any, Path]) -> None:
@@ -93,7 +93,7 @@ def test_a_failure_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert message.startswith("MLflow at nosuch://place: ")
 
 
-def test_nothing_is_imported_or_made_for_a_run_of_hits(tmp_path: Path) -> None:
+def test_a_run_of_hits_imports_and_writes_nothing(tmp_path: Path) -> None:
     recorder = Recorder("demo", tmp_path / "run_log.jsonl", TrackingSettings(), tmp_path)
     recorder.start()
     RunLog(tmp_path / "run_log.jsonl").emit("outcome", "a", status="hit", reason="", seconds=0.0)
@@ -102,7 +102,7 @@ def test_nothing_is_imported_or_made_for_a_run_of_hits(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_the_address_is_the_profiles_then_the_environments_then_a_file(
+def test_the_address_is_from_the_profile_then_the_environment_then_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

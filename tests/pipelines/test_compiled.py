@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled pipeline is the committed one, and it is what the stages expect."""
+"""The compiled pipeline is the committed one, and it fits the stages."""
 
 import functools
 from pathlib import Path
@@ -15,21 +15,20 @@ COMPILED = ROOT / "pipelines" / "compiled" / "steerlm.yaml"
 
 @functools.cache
 def spec() -> dict[str, Any]:
-    found: dict[str, Any] = next(yaml.safe_load_all(COMPILED.read_text()))
-    return found
+    content: dict[str, Any] = next(yaml.safe_load_all(COMPILED.read_text()))
+    return content
 
 
 @functools.cache
 def graph() -> dict[str, dict[str, list[str]]]:
-    """Per step, in an order that respects it, the steps that each of its stage's inputs may come from.
+    """Return, in pipeline order, the steps that may provide each input of a step's stage, the preferred one first.
 
-    Read from the compiled pipeline; inputs of the engine whose names end the same belong to one input of the stage, by
-    what the components' code says.
+    Read from the compiled pipeline. A component with two parameters for one input of its stage has them in `groups`.
     """
     groups = {"own_base": "base", "annotated": "data"}
     tasks = spec()["root"]["dag"]["tasks"]
     labels = {name: task["taskInfo"]["name"] for name, task in tasks.items()}
-    found: dict[str, dict[str, list[str]]] = {}
+    chained: dict[str, dict[str, list[str]]] = {}
     for name, task in tasks.items():
         label = labels[name]
         inputs: dict[str, list[str]] = {}
@@ -41,8 +40,8 @@ def graph() -> dict[str, dict[str, list[str]]]:
                 inputs[role].insert(0, producer)
             else:
                 inputs[role].append(producer)
-        found[label] = inputs
-    return {label: found[label] for label in STEPS}
+        chained[label] = inputs
+    return {label: chained[label] for label in STEPS}
 
 
 def test_the_committed_yaml_is_what_the_pipeline_compiles_to(tmp_path: Path) -> None:
@@ -61,10 +60,10 @@ def test_every_step_is_a_task_and_comes_after_what_it_reads() -> None:
 
 
 def test_the_engine_caches_nothing_and_installs_nothing() -> None:
-    found = spec()
-    for task in found["root"]["dag"]["tasks"].values():
+    pipeline = spec()
+    for task in pipeline["root"]["dag"]["tasks"].values():
         assert task["cachingOptions"] == {}, "enableCache is off"
-    for executor in found["deploymentSpec"]["executors"].values():
+    for executor in pipeline["deploymentSpec"]["executors"].values():
         assert "pip install" not in str(executor["container"])
         assert executor["container"]["image"].startswith("steerlm/")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole path with three attributes of one's own on 0..9: everything follows from the schema in the recipe."""
+"""The whole pipeline with three custom attributes on 0..9: everything follows from the schema in the recipe."""
 
 import json
 import random
@@ -26,20 +26,20 @@ SCHEMA = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, default
 WORDS = ("cold", "long", "shy"), ("kind", "short", "brave")
 
 
-def talk(rng: random.Random, labelled: bool) -> str:
+def talk(rng: random.Random, labeled: bool) -> str:
     values = {name: rng.randrange(10) for name in SCHEMA.names}
     words = [WORDS[values[n] > 4][i] for i, n in enumerate(SCHEMA.names)]
-    answer = {"value": " ".join(words), "from": "Assistant"} | ({"label": SCHEMA.format(values)} if labelled else {})
+    answer = {"value": " ".join(words), "from": "Assistant"} | ({"label": SCHEMA.format(values)} if labeled else {})
     turns = [{"value": f"Say {rng.randrange(99)}.", "from": USER, "label": None}, answer]
     return json.dumps({"conversations": turns, "system": "Be.", "mask": USER, "type": "VALUE_TO_TEXT"})
 
 
 def write_recipe(folder: Path) -> Path:
-    """A recipe over data and a base model made for it, all in `folder`; it takes some 60 s."""
+    """Write a recipe, its data and its base model to `folder`; a run takes about 60 s."""
     rng = random.Random(1)
     (folder / "data").mkdir()
     for name, count in (("train", 64), ("val", 16)):
-        lines = [talk(rng, labelled=i % 2 == 0) for i in range(count)]
+        lines = [talk(rng, labeled=i % 2 == 0) for i in range(count)]
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     base = tiny_base(folder / "base", num_key_value_heads=2, max_position_embeddings=512)
     training = {"max_steps": 4, "global_batch": 16, "window": 384, "precision": "fp32"}
@@ -74,11 +74,11 @@ def test_the_reward_model_has_three_named_outputs(run: PipelineRun) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert list(model.config.id2label.values()) == list(SCHEMA.names)
     assert model.score.weight.shape == (3, 32)
-    # The defaults of dials are no concern of a reward model.
+    # A reward model does not depend on the attributes' defaults.
     assert read_info(folder).attributes == SCHEMA.model_copy(update={"defaults": {}, "trained": SCHEMA.names})
 
 
-def test_every_answer_is_labelled_with_the_three_on_their_range(run: PipelineRun) -> None:
+def test_every_answer_is_labeled_with_the_three_attributes_in_range(run: PipelineRun) -> None:
     talks = [talk for _, talk in read_records(path(run, "annotate") / "train.jsonl", Conversation)]
     assert len(talks) == 64
     for one in talks:
@@ -87,7 +87,7 @@ def test_every_answer_is_labelled_with_the_three_on_their_range(run: PipelineRun
         assert all(value in range(10) for value in labels.values())
 
 
-def test_the_policy_renders_them_and_the_server_validates_them(run: PipelineRun) -> None:
+def test_the_policy_renders_the_attributes_and_the_server_validates_them(run: PipelineRun) -> None:
     folder = path(run, "train_sft")
     AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -105,7 +105,7 @@ def test_the_policy_renders_them_and_the_server_validates_them(run: PipelineRun)
             assert named in refused.json()["error"]["message"]
 
 
-def test_the_report_shows_the_three_dials(run: PipelineRun) -> None:
+def test_the_report_shows_the_three_attributes(run: PipelineRun) -> None:
     result = json.loads((path(run, "evaluate") / "evaluation.json").read_text())
     assert result["steering"]["attributes"] == list(SCHEMA.names)
     assert result["steering"]["range"] == [0, 9]
@@ -113,7 +113,7 @@ def test_the_report_shows_the_three_dials(run: PipelineRun) -> None:
     assert all(name in page for name in SCHEMA.names)
 
 
-def test_a_second_run_finds_everything(run: PipelineRun) -> None:
+def test_a_second_run_is_all_hits(run: PipelineRun) -> None:
     folder = run.store.root.parent
     resolved = load_recipe(folder / "own.yaml", None, [f"profile.store={run.store.uri}"])
     again = run_pipeline(resolved, lambda event: None)

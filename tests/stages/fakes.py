@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage of a few lines, and what a call of it needs; importable from another process."""
+"""A small stage and a function that runs it; importable from another process."""
 
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,28 @@ from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
 
 class FakeConfig(BaseModel):
-    """The stage makes three parts that survive in its scratch folder; a file `break-at-N` in the store breaks it."""
+    """The stage writes three parts to its scratch folder; a file `break-at-N` in the store makes it fail there."""
 
     text: str = "hello"
     pause: float = 0.0
 
 
-def make(config: FakeConfig, inputs: Inputs, work: StageContext) -> StageResult:
+def make(config: FakeConfig, inputs: Inputs, context: StageContext) -> StageResult:
     import time
 
-    calls = work.logs / "calls"
+    calls = context.logs / "calls"
     calls.write_text((calls.read_text() if calls.exists() else "") + "x")
     for part in range(3):
-        done = work.scratch / f"part-{part}"
+        done = context.scratch / f"part-{part}"
         if done.exists():
             continue
-        work.report_progress(f"step {part + 1}/3")
+        context.report_progress(f"step {part + 1}/3")
         time.sleep(config.pause)
-        if (work.folder.parent.parent / f"break-at-{part}").exists():
+        if (context.folder.parent.parent / f"break-at-{part}").exists():
             raise TrainingError("broken on request")
         done.write_text(config.text)
-    below = "".join((a.path / "out.txt").read_text() for a in inputs.values())
-    (work.files / "out.txt").write_text(config.text + below)
+    inputs_text = "".join((a.path / "out.txt").read_text() for a in inputs.values())
+    (context.files / "out.txt").write_text(config.text + inputs_text)
     return StageResult(metrics={"parts": 3, "note": "no number"})
 
 
@@ -57,7 +57,7 @@ def call(
     again: bool = False,
     **config: Any,
 ) -> Outcome:
-    """Run the stage as a step would; its events go to `run_log.jsonl` beside the store."""
+    """Run the stage as a step does; its events go to `run_log.jsonl` beside the store."""
     run_log = RunLog(store.with_name("run_log.jsonl"))
     return run_stage(
         stage,

@@ -8,7 +8,7 @@ from tests.stages.goldens import COMMAND, FOLDER, STAGES, Golden, current, read
 
 
 def problem(stage: str, golden: Golden, now: Golden) -> str | None:
-    """Return what to do about a stage whose code is not the frozen one; None if it is."""
+    """Return the remedy for a stage whose code differs from its golden; None if it does not."""
     files = changed_files(golden["files"], now["files"])
     if golden["version"] != now["version"]:
         return f"{stage} has version {now['version']}, its golden {golden['version']}: refresh the golden: {COMMAND}"
@@ -22,8 +22,8 @@ def problem(stage: str, golden: Golden, now: Golden) -> str | None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_code_of_a_stage_is_the_frozen_one(stage: str) -> None:
-    found = problem(stage, read(stage), current(stage))
-    assert found is None, found
+    message = problem(stage, read(stage), current(stage))
+    assert message is None, message
 
 
 def test_every_golden_is_a_stages() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data stage makes of its sources: conversations of one list, samples of the other, questions."""
+"""The data stage: conversations from one list of sources, samples from the other, questions."""
 
 import json
 from pathlib import Path
@@ -41,31 +41,31 @@ def lines(outcome: Outcome, name: str) -> list[dict[str, Any]]:
 def test_rated_sources_make_the_samples_and_the_others_the_conversations(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain", [talk("a?", "A"), talk("b?", "B")], [talk("c?", "C"), talk("c?", "D")])
     rated = write(tmp_path / "rated", [talk("x?", "X", "quality:3")], [talk("y?", "Y", "humor:1")])
-    made = prepare(tmp_path, sources=[plain], rated=[rated | {"repeat": 4}])
-    assert [r["conversations"][1]["value"] for r in lines(made, "train.jsonl")] == ["A", "B"]
-    samples = lines(made, "regression_train.jsonl")
+    outcome = prepare(tmp_path, sources=[plain], rated=[rated | {"repeat": 4}])
+    assert [r["conversations"][1]["value"] for r in lines(outcome, "train.jsonl")] == ["A", "B"]
+    samples = lines(outcome, "regression_train.jsonl")
     assert len(samples) == 4
     assert samples[0]["label"] == [3.0] + [-100.0] * 8
-    assert [s["label"][2] for s in lines(made, "regression_val.jsonl")] == [1.0]
-    assert lines(made, "questions.jsonl") == [{"question": "c?"}]
-    assert made.artifact.manifest.provenance["metrics"]["lines/regression_train"] == 4
+    assert [s["label"][2] for s in lines(outcome, "regression_val.jsonl")] == [1.0]
+    assert lines(outcome, "questions.jsonl") == [{"question": "c?"}]
+    assert outcome.artifact.manifest.provenance["metrics"]["lines/regression_train"] == 4
 
 
-def test_without_a_list_of_their_own_the_labelled_turns_are_the_samples(tmp_path: Path) -> None:
+def test_without_a_list_of_rated_sources_the_labeled_turns_are_the_samples(tmp_path: Path) -> None:
     both = write(tmp_path / "both", [talk("a?", "A"), talk("b?", "B", "quality:1")], [talk("c?", "C", "quality:2")])
-    made = prepare(tmp_path, sources=[both])
-    assert len(lines(made, "train.jsonl")) == 2
-    assert [s["label"][0] for s in lines(made, "regression_train.jsonl")] == [1.0]
+    outcome = prepare(tmp_path, sources=[both])
+    assert len(lines(outcome, "train.jsonl")) == 2
+    assert [s["label"][0] for s in lines(outcome, "regression_train.jsonl")] == [1.0]
 
 
 @pytest.mark.parametrize("which", ["sources", "rated"])
-def test_a_hub_that_is_away_is_told_with_the_setting_that_names_a_copy(
+def test_the_error_for_an_unreachable_hub_names_the_setting_for_a_local_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    def away(*_: Any, **__: Any) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", away)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     here = write(tmp_path / "here", [talk("a?", "A", "quality:1")], [])
     lists = {"sources": [here], "rated": [here]} | {which: [here, {"kind": "helpsteer2"}]}
     with pytest.raises(StorageError) as error:
@@ -78,21 +78,21 @@ def test_a_hub_that_is_away_is_told_with_the_setting_that_names_a_copy(
 
 def test_rejects_are_kept_with_the_logs(tmp_path: Path) -> None:
     source = write(tmp_path / "s", [talk("a?", "A", "quality:1"), "nonsense"], [talk("c?", "C", "quality:2")])
-    made = prepare(tmp_path, sources=[source], on_error="skip")
-    assert len(lines(made, "train.jsonl")) == 1
-    (rejects,) = (made.artifact.folder / "logs").glob("sources-*.rejects.jsonl")
+    outcome = prepare(tmp_path, sources=[source], on_error="skip")
+    assert len(lines(outcome, "train.jsonl")) == 1
+    (rejects,) = (outcome.artifact.folder / "logs").glob("sources-*.rejects.jsonl")
     assert json.loads(rejects.read_text())["line"] == 2
 
 
 def test_own_questions(tmp_path: Path) -> None:
     source = write(tmp_path / "s", [talk("a?", "A", "quality:1")], [talk("c?", "C", "quality:2")])
     (tmp_path / "q.jsonl").write_text('{"question": "Why?"}\n')
-    made = prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.jsonl"))
-    assert lines(made, "questions.jsonl") == [{"question": "Why?"}]
+    outcome = prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.jsonl"))
+    assert lines(outcome, "questions.jsonl") == [{"question": "Why?"}]
 
 
 @pytest.mark.timeout(120)
-def test_the_synthetic_world_brings_text_questions_and_a_tokenizer(tmp_path: Path) -> None:
+def test_the_synthetic_world_has_text_questions_and_a_tokenizer(tmp_path: Path) -> None:
     world = {
         "kind": "toyworld",
         "conversations": 400,
@@ -102,10 +102,10 @@ def test_the_synthetic_world_brings_text_questions_and_a_tokenizer(tmp_path: Pat
         "questions": 30,
         "vocab_size": 500,
     }
-    made = prepare(tmp_path, sources=[world])
-    names = {p.name for p in made.artifact.path.iterdir()}
+    outcome = prepare(tmp_path, sources=[world])
+    names = {p.name for p in outcome.artifact.path.iterdir()}
     assert {"plain_train.jsonl", "plain_val.jsonl", "tokenizer", "oracle.json"} <= names
-    assert made.artifact.manifest.content.tokenizer is not None
-    rated = sum("label" in turn for r in lines(made, "train.jsonl") for turn in r["conversations"][1::2])
-    assert 0 < len(lines(made, "regression_train.jsonl")) == rated < 400
-    assert len(lines(made, "questions.jsonl")) == 30
+    assert outcome.artifact.manifest.content.tokenizer is not None
+    rated = sum("label" in turn for r in lines(outcome, "train.jsonl") for turn in r["conversations"][1::2])
+    assert 0 < len(lines(outcome, "regression_train.jsonl")) == rated < 400
+    assert len(lines(outcome, "questions.jsonl")) == 30

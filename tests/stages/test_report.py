@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Goals are decided by the numbers of the evaluation."""
+"""Goals are compared with the numbers of the evaluation."""
 
 from steerlm.recipe import Goals
 from steerlm.stages.evaluate import summary
@@ -33,7 +33,7 @@ def test_numbers_of_an_evaluation() -> None:
     }
 
 
-def test_goals_name_the_weakest_attribute() -> None:
+def test_a_goal_names_the_lowest_attribute() -> None:
     goals = check(Goals(reward_pearson=0.8, steering_spearman=0.6, steering_spearman_mean=0.9), summary(RESULT))
     assert [(g.value, g.met) for g in goals] == [("0.700 (humor)", False), ("0.800 (humor)", True), ("0.850", False)]
     assert check(Goals(steering_spearman=0.6), {}) == []

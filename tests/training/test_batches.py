@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A global batch as rows: the same samples on any layout, and an honest count of computed tokens."""
+"""A global batch as rows: the same samples on every layout, and the exact number of computed tokens."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ def data(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> TokenDat
 
 
 @pytest.mark.parametrize(("ranks", "row_tokens", "multiple"), [(1, 16, 1), (2, 16, 4), (3, 64, 8), (16, 64, 2)])
-def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_tokens: int, multiple: int) -> None:
+def test_all_ranks_together_have_the_batch(data: TokenDataset, ranks: int, row_tokens: int, multiple: int) -> None:
     units = [3, 9, 1, 4, 10]
     parts = [build_batch(data, units, row_tokens, Layout(rank, ranks, multiple)) for rank in range(ranks)]
     ids = sorted(sample.ids.tolist() for part in parts for row in part.rows for sample in row.samples)
@@ -39,18 +39,16 @@ def test_all_ranks_together_hold_the_batch(data: TokenDataset, ranks: int, row_t
         assert [load.squares for load in part.loads] == squares
 
 
-def test_rows_of_equal_length_are_computed_at_the_longest_of_their_replica(data: TokenDataset) -> None:
+def test_equal_rows_are_padded_to_the_longest_of_their_replica(data: TokenDataset) -> None:
     parts = [build_batch(data, range(7), 13, Layout(rank, 2, 4, equal_rows=True)) for rank in range(2)]
     assert [[row.tokens for row in part.rows] for part in parts] == [[13, 8, 6], [11, 9, 6]]
     assert [part.computed for part in parts] == [3 * 16 + 3 * 12] * 2
 
 
-def test_samples_that_belong_together_lie_in_one_row(
-    tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_samples_of_a_unit_share_a_row(tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     class Pairs(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 2, "row")]
 
     lines = [{"text": "x" * n} for n in (3, 5, 4, 6)]
@@ -74,8 +72,8 @@ def test_units_that_only_share_a_step_end_after_each_sample(
     tokenizer: Any, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Groups(TextObjective):
-        def units_of(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
-            for units in super().units_of(records):
+        def units(self, records: Iterable[Any]) -> Iterator[list[Unit]]:
+            for units in super().units(records):
                 yield [Unit(units[0].samples * 3)]
 
     groups = TokenDataset.build(

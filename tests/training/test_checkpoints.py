@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which checkpoints are valid and which are kept."""
+"""Which checkpoints are complete and which are kept."""
 
 import shutil
 import threading
@@ -21,17 +21,22 @@ def make(folder: Path, *steps: int, complete: bool = True) -> None:
 
 
 def left(folder: Path) -> list[str]:
-    """What is there once deletions in the background are done."""
+    """Return the names in the folder, once background deletions have ended."""
     end = time.monotonic() + 10
     while any(path.name.startswith(".deleted-") for path in folder.iterdir()) and time.monotonic() < end:
         time.sleep(0.01)
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_deletion_does_not_hold_up_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_does_not_block_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, 10, 20)
     slow, delete = threading.Event(), shutil.rmtree
-    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: slow.wait(10) and delete(*args, **kwargs))
+
+    def slow_delete(path: Path, ignore_errors: bool) -> None:
+        if slow.wait(10):
+            delete(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", slow_delete)
     checkpoints = Checkpoints(tmp_path, 1, True)
     checkpoints.prune(None)
     assert checkpoints.complete() == [20] and len(list(tmp_path.iterdir())) == 2
@@ -39,7 +44,7 @@ def test_a_deletion_does_not_hold_up_training(tmp_path: Path, monkeypatch: pytes
     assert left(tmp_path) == ["step-000020"]
 
 
-def test_only_complete_ones_count_in_order_of_steps(tmp_path: Path) -> None:
+def test_complete_checkpoints_are_listed_by_step(tmp_path: Path) -> None:
     make(tmp_path, 5, 1000000, 20)
     make(tmp_path, 30, complete=False)
     (tmp_path / "notes.txt").touch()
@@ -57,7 +62,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert checkpoints.complete() == [40, 50]
 
 
-def test_traces_of_a_dead_save_are_removed_by_the_chief_alone(tmp_path: Path) -> None:
+def test_only_the_main_rank_removes_what_a_failed_save_left(tmp_path: Path) -> None:
     make(tmp_path, 10)
     make(tmp_path, 20, complete=False)
     other = Checkpoints(tmp_path, 1, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of a plan: against counted parameters, known models, packed rows; what cannot be is refused."""
+"""The footprint against counted parameters, known models and packed rows; impossible settings are refused."""
 
 from typing import Any
 
@@ -137,11 +137,11 @@ def test_bf16_gradients_halve_their_buffer() -> None:
 
 
 def test_a_process_writes_its_share_of_a_checkpoint() -> None:
-    """Weights 2 bytes, fp32 master weights and two moments 12, both shared out over 16 replicas."""
+    """Weights take 2 bytes, fp32 master weights and two moments 12; both are sharded over 16 replicas."""
     settings = SFTSettings(max_steps=1, global_batch=128, window=4096)
-    need = training_footprint(LLAMA70, settings, LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), None)
-    assert need.checkpoint_bytes_per_process == need.parameters_per_process * 14 // 16
-    assert need.checkpoint_bytes == 68_976_648_192 * 14
+    footprint = training_footprint(LLAMA70, settings, LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2), None)
+    assert footprint.checkpoint_bytes_per_process == footprint.parameters_per_process * 14 // 16
+    assert footprint.checkpoint_bytes == 68_976_648_192 * 14
     in_fp32 = training_footprint(
         TINY, SFTSettings(max_steps=1, window=64, precision="fp32"), LayoutSettings(devices=2), None
     )
@@ -158,7 +158,7 @@ def test_a_process_writes_its_share_of_a_checkpoint() -> None:
         ({}, {"window": 65}, "window 65 is longer than the model's 64 positions"),
     ],
 )
-def test_what_cannot_be_is_refused(layout: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(layout: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     values = {"max_steps": 1, "global_batch": 64, "window": 64, **settings}
     with pytest.raises(ConfigError, match=message):
         training_footprint(TINY, SFTSettings(**values), LayoutSettings(**layout), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage is collected at the named steps alone, and as before once training is over, however it ends."""
+"""Garbage is collected only at the scheduled steps, and by Python again once training has ended or failed."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ class Cycle:
         self.itself = self
 
 
-def test_only_the_named_steps_collect() -> None:
+def test_only_the_scheduled_steps_collect() -> None:
     with scheduled_collection():
         lost = weakref.ref(Cycle())
         for _ in range(10 * gc.get_threshold()[0]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of GPU types: found by device name and by key, constants overridable, values plausible."""
+"""The table of GPU types: looked up by device name and by key, with overridable and plausible constants."""
 
 import dataclasses
 
@@ -19,19 +19,19 @@ from steerlm.training.hardware import GPUS, Gpu, GpuConstants, gpu_by_device_nam
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
     ],
 )
-def test_a_type_is_found_by_what_torch_calls_the_device(device_name: str, name: str) -> None:
-    found = gpu_by_device_name(device_name)
-    assert found is GPUS[name]
+def test_a_type_is_looked_up_by_torchs_device_name(device_name: str, name: str) -> None:
+    gpu = gpu_by_device_name(device_name)
+    assert gpu is GPUS[name]
 
 
 @pytest.mark.parametrize(
     "device_name", ["NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", ""]
 )
-def test_another_type_with_a_similar_name_is_not_taken_for_it(device_name: str) -> None:
+def test_a_similar_device_name_does_not_match(device_name: str) -> None:
     assert gpu_by_device_name(device_name) is None
 
 
-def test_an_unknown_type_lists_the_known() -> None:
+def test_an_unknown_type_lists_the_known_ones() -> None:
     assert gpu_type("h100") is GPUS["h100"]
     with pytest.raises(ConfigError, match=r"unknown GPU type 'a100'; known: h100, .*a100-80"):
         gpu_type("a100")
@@ -51,7 +51,7 @@ def test_constants_replace_the_tables() -> None:
 
 
 def test_every_speed_can_be_overridden() -> None:
-    """Memory has the profile's `gpu_memory_gib`."""
+    """Except the memory, which the profile overrides by `gpu_memory_gib`."""
     fields = {field.name for field in dataclasses.fields(Gpu)}
     assert set(GpuConstants.model_fields) == fields - {"name", "device_names", "memory_gib"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fewer nodes: which are tried, which is the smallest within 20 % of the fastest, when rows are too few."""
+"""Fewer nodes: which are estimated, which is the fewest within 20 % of the fastest, when rows are too few."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,19 +43,19 @@ def _took(nodes: int, seconds: float) -> Estimate:
         ({1: 3.0}, 1),
     ],
 )
-def test_the_smallest_number_of_nodes_within_a_fifth_of_the_fastest(seconds: dict[int, float], nodes: int) -> None:
+def test_the_fewest_nodes_within_a_fifth_of_the_fastest(seconds: dict[int, float], nodes: int) -> None:
     assert fewest_nodes([_took(*pair) for pair in seconds.items()]).nodes == nodes
 
 
-def _nodes(found: Sequence[Estimate]) -> list[int]:
-    return [one.nodes for one in found]
+def _nodes(estimates: Sequence[Estimate]) -> list[int]:
+    return [one.nodes for one in estimates]
 
 
 def test_nodes_are_halved_as_long_as_memory_allows() -> None:
-    found = estimate_node_counts(LLAMA70, SFTSettings(max_steps=800, global_batch=128), TUTORIAL70, None, H100)
-    assert _nodes(found) == [32, 16, 8, 4]  # on 2 nodes one process would hold the whole optimizer: 48 GiB of it
-    assert {(one.layout.tensor, one.layout.pipeline) for one in found} == {(8, 2)}
-    assert [one.layout.data_parallel for one in found] == [16, 8, 4, 2]
+    estimates = estimate_node_counts(LLAMA70, SFTSettings(max_steps=800, global_batch=128), TUTORIAL70, None, H100)
+    assert _nodes(estimates) == [32, 16, 8, 4]  # on 2 nodes one process would hold the whole optimizer: 48 GiB of it
+    assert {(one.layout.tensor, one.layout.pipeline) for one in estimates} == {(8, 2)}
+    assert [one.layout.data_parallel for one in estimates] == [16, 8, 4, 2]
     small = {gpu: _nodes(estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, GPUS[gpu])) for gpu in ("h100", "l40s")}
     assert small == {"h100": [32, 16, 8, 4, 2, 1], "l40s": [32, 16, 8, 4]}  # 0.85 of 45 GiB: 37.6 on 4, 43.1 on 2
 
@@ -72,29 +72,29 @@ def test_fewer_nodes_hold_whole_copies_of_the_model(layout: dict[str, Any], trie
     assert _nodes(estimate_node_counts(LLAMA13, REWARD, LayoutSettings(**layout), 9, GPUS["b200"])) == tried
 
 
-def test_a_layout_that_does_not_fit_is_estimated_alone() -> None:
+def test_only_the_layout_itself_is_estimated_if_it_does_not_fit() -> None:
     alone = LayoutSettings(nodes=2, devices=8)
     assert _nodes(estimate_node_counts(LLAMA70, REWARD, alone, 9, H100)) == [2]
 
 
 def test_hours_are_steps_times_seconds() -> None:
     own = estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, H100)[0]
-    need = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9)
-    assert own.time == step_time(LLAMA13, TUTORIAL13, 9, H100, need)
+    footprint = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9)
+    assert own.time == step_time(LLAMA13, TUTORIAL13, 9, H100, footprint)
     assert own.hours == 800 * own.time.total / 3600
     assert own.gpu_hours == own.hours * 256
     unknown = estimate_node_counts(LLAMA13, RewardSettings(epochs=1, global_batch=512), TUTORIAL13, 9, H100)[0]
     assert (unknown.hours, unknown.gpu_hours) == (None, None)
 
 
-def test_real_lengths_leave_the_tutorials_nodes_one_row_each() -> None:
-    """Conversations of 415 tokens on average, as OASST's with Llama 2: 3,300 a replica on 32 nodes."""
+def test_real_lengths_give_each_replica_of_the_tutorial_one_row() -> None:
+    """Conversations of 415 tokens on average, as OASST's with Llama 2: 3,300 per replica on 32 nodes."""
     lengths = np.random.default_rng(0).integers(30, 800, 4000).tolist()
-    found = {one.nodes: one for one in estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, H100, lengths)}
-    assert found[32].rows_per_replica == 1
-    assert found[4].rows_per_replica > 3
-    assert found[32].time.gradients > 0 == found[4].time.gradients
-    assert found[4].mfu > 1.4 * found[32].mfu
+    estimates = {one.nodes: one for one in estimate_node_counts(LLAMA13, REWARD, TUTORIAL13, 9, H100, lengths)}
+    assert estimates[32].rows_per_replica == 1
+    assert estimates[4].rows_per_replica > 3
+    assert estimates[32].time.gradients > 0 == estimates[4].time.gradients
+    assert estimates[4].mfu > 1.4 * estimates[32].mfu
 
 
 def test_rows_that_keep_a_layout_busy() -> None:
@@ -105,6 +105,6 @@ def test_rows_that_keep_a_layout_busy() -> None:
 
 
 @pytest.mark.parametrize(("length", "few"), [(1024, True), (1100, False)])
-def test_samples_of_that_length_leave_too_few_rows(length: int, few: bool) -> None:
-    need = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9, [length] * 2000)
-    assert (need.rows_per_replica < sufficient_rows(TUTORIAL13)) is few
+def test_samples_up_to_that_length_give_too_few_rows(length: int, few: bool) -> None:
+    footprint = training_footprint(LLAMA13, REWARD, TUTORIAL13, 9, [length] * 2000)
+    assert (footprint.rows_per_replica < sufficient_rows(TUTORIAL13)) is few

@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tiny: TinyTraining) -
 
     settings = TextSettings.model_validate(SETTINGS)
     engine = Breaks(settings.optimizer, config=CONFIG)
-    with pytest.raises(TrainingError, match=r"step 7: the gradient norm is nan.*newest checkpoint is of step 5"):
+    with pytest.raises(TrainingError, match=r"step 7: the gradient norm is nan.*newest checkpoint is step 5"):
         tiny.run(engine=engine, save_every=5)
     after_failure = engine.model.state_dict()
     assert all(torch.equal(v, after_failure[n]) or n == "model.norm.weight" for n, v in engine.kept.items())
@@ -79,7 +79,7 @@ def test_training_recovers_from_a_transient_fault_at_the_last_checkpoint(tiny: T
             (4, 4),
             "step 4: the loss is inf; it happened again after going back to step 2, so .* but the data or the learning",
         ),
-        ((3, 5), "step 5: the loss is inf; .* of step 4; training has gone back once already, for step 3"),
+        ((3, 5), "step 5: the loss is inf; .* is step 4; training has gone back once already, for step 3"),
         ((2,), "step 2: the loss is inf; there is no checkpoint to go back to"),
     ],
 )

@@ -11,7 +11,7 @@ LENGTHS = st.lists(st.integers(1, 64), max_size=60)
 
 
 @given(LENGTHS, st.integers(64, 200), st.integers(1, 9))
-def test_every_sample_lies_in_one_row_of_one_rank(lengths: list[int], row_tokens: int, ranks: int) -> None:
+def test_every_sample_is_in_one_row_of_one_rank(lengths: list[int], row_tokens: int, ranks: int) -> None:
     dealt = plan_rows(lengths, row_tokens, ranks)
     assert sorted(i for rank in dealt for row in rank for i in row) == list(range(len(lengths)))
     assert len(dealt) == ranks

@@ -32,7 +32,8 @@ class ScriptedLosses(ReferenceEngine):
 
 def exported_weights(tiny: TinyTraining) -> dict[str, torch.Tensor]:
     tiny.engine.write_hf(tiny.folder / "hf")
-    return load_file(tiny.folder / "hf" / "model.safetensors")
+    weights: dict[str, torch.Tensor] = load_file(tiny.folder / "hf" / "model.safetensors")
+    return weights
 
 
 def test_the_best_checkpoint_is_kept_and_exported(tiny: TinyTraining) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schedule against the specification's checks (behaviour spec 2.7)."""
+"""The schedule against NeMo's values: `docs/upstream.md#optimizer-and-schedule`."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_equal_rates_are_constant_after_the_warm_up() -> None:
     assert set(rates[10:]) == {2e-6}
 
 
-def test_no_warm_up_begins_at_the_top() -> None:
+def test_without_warm_up_it_starts_at_the_full_rate() -> None:
     assert rate(0, 10, lr=1.0, min_lr=0.0, warmup_steps=0) == 1.0
     assert rate(0, 10, lr=1.0, min_lr=0.0, warmup_steps=0, constant_steps=2) == 1.0
     assert rate(4, 10, lr=1.0, min_lr=0.0, warmup_steps=0, constant_steps=2) == pytest.approx(0.5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks: no step twice in the file whatever a killed run left, lines of progress without a terminal."""
+"""Sinks: no step twice in the file after a killed run, and progress with and without a terminal."""
 
 import json
 import logging
@@ -43,7 +43,7 @@ def test_steps_beyond_the_last_checkpoint_are_replaced(tmp_path: Path) -> None:
     assert [(line["step"], line["a"]) for line in lines] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
-def test_the_same_step_is_replaced_only_where_it_says_the_same(tmp_path: Path) -> None:
+def test_a_line_of_the_same_step_is_replaced_if_it_has_the_same_keys(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     logged(path, (5, {"train": 1.0}))
     assert logged(path, (5, {"validation": 2.0})) == [{"step": 5, "train": 1.0}, {"step": 5, "validation": 2.0}]
@@ -51,7 +51,7 @@ def test_the_same_step_is_replaced_only_where_it_says_the_same(tmp_path: Path) -
     assert logged(path, (5, {"train": 4.0})) == [{"step": 5, "validation": 3.0}, {"step": 5, "train": 4.0}]
 
 
-def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:
+def test_an_unfinished_last_line_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     logged(path, (1, {"a": 1.0}))
     with path.open("a") as file:
@@ -83,7 +83,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
     assert "8/10" in capsys.readouterr().err
 
 
-def test_several_sinks_get_the_same_and_none_is_fine() -> None:
+def test_several_sinks_receive_the_same_metrics() -> None:
     got: list[tuple[int, float]] = []
 
     class Keep:

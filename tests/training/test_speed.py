@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLOP/s, MFU and imbalance of a step against numbers worked out by hand."""
+"""FLOP/s, MFU and imbalance of a step against numbers computed by hand."""
 
 import pytest
 
@@ -34,6 +34,6 @@ def test_a_step_of_two_replicas() -> None:
     assert metrics["row_imbalance"] == pytest.approx(most / ((most + least) / 2))
 
 
-def test_of_an_unknown_device_no_share_is_claimed() -> None:
+def test_an_unknown_device_has_no_mfu() -> None:
     batch = Batch([], count=1, tokens=3, loads=[ReplicaLoad(3, 9)])
     assert speed_metrics(batch, 1.0, 1, SHAPE, None, "cpu").keys() == {"tflops_per_gpu", "row_imbalance"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint of another training is refused by the name of what differs, not by a digest."""
+"""A checkpoint of another training is refused with the name of what differs, not with a digest."""
 
 import json
 from typing import Any

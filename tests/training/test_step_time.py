@@ -24,8 +24,8 @@ SMALL = SHAPES["HuggingFaceTB/SmolLM2-360M"]
 def test_the_13b_reward_model_on_32_nodes() -> None:
     """TP4 x DP64 with sequence parallelism: 4 rows of 8,192 tokens, 40 layers of width 5,120, 40 heads of 128."""
     layout = LayoutSettings(nodes=32, devices=8, tensor=4, micro_batch=2, sequence_parallel=True)
-    need = training_footprint(LLAMA13, RewardSettings(max_steps=800, global_batch=512), layout, 9)
-    time, sent = step_time(LLAMA13, layout, 9, H100, need), traffic(LLAMA13, layout, need)
+    footprint = training_footprint(LLAMA13, RewardSettings(max_steps=800, global_batch=512), layout, 9)
+    time, sent = step_time(LLAMA13, layout, 9, H100, footprint), traffic(LLAMA13, layout, footprint)
 
     tokens = 8192
     matrices = (4 * 5120 * 5120 + 3 * 5120 * 13824) / 4
@@ -56,15 +56,17 @@ def test_the_13b_reward_model_on_32_nodes() -> None:
     assert time.total == sum(dataclasses.astuple(time)) == pytest.approx(1.500, abs=5e-4)
 
     flops = 6 * (4 * 40 * matrices + norms + head) + 6 * 40 * 5120 * 4096  # per token
-    assert mfu(need, H100, time.total) == pytest.approx(flops * 512 * 4096 / 256 / time.total / 989e12)
+    assert mfu(footprint, H100, time.total) == pytest.approx(flops * 512 * 4096 / 256 / time.total / 989e12)
 
 
 def test_the_70b_policy_on_32_nodes() -> None:
-    """TP8 x PP2 x DP16 with sequence parallelism: 8 rows of 4,096 tokens, 40 layers of width 8,192 on a stage, 64 heads
-    of 128 in 8 groups."""
+    """TP8 x PP2 x DP16 with sequence parallelism: 8 rows of 4,096 tokens, 40 layers of width 8,192 per stage.
+
+    64 heads of 128 in 8 groups.
+    """
     layout = LayoutSettings(nodes=32, devices=8, tensor=8, pipeline=2, sequence_parallel=True)
-    need = training_footprint(LLAMA70, SFTSettings(max_steps=800, global_batch=128), layout, None)
-    time, sent = step_time(LLAMA70, layout, None, H100, need), traffic(LLAMA70, layout, need)
+    footprint = training_footprint(LLAMA70, SFTSettings(max_steps=800, global_batch=128), layout, None)
+    time, sent = step_time(LLAMA70, layout, None, H100, footprint), traffic(LLAMA70, layout, footprint)
 
     tokens = 4096
     matrices = (8192 * 128 * (64 + 64 + 8 + 8) + 3 * 8192 * 28672) / 8
@@ -89,14 +91,14 @@ def test_the_70b_policy_on_32_nodes() -> None:
     assert time.parameters == pytest.approx(held * 2 * 15 / 16 / 42e9 - 0.9 * forward)
     assert time.optimizer == pytest.approx(held * 8 / 2.6e12 + held / 16 * 40 / 2.6e12 + 3e-3)
     assert time.total == pytest.approx(2.803, abs=5e-4)
-    assert round(mfu(need, H100, time.total), 3) == 0.316
+    assert round(mfu(footprint, H100, time.total), 3) == 0.316
 
 
 def test_the_70b_reward_model_on_8_nodes_with_full_recomputation() -> None:
     """TP8 x PP2 x DP4 without sequence parallelism: 32 rows of 4,096 tokens."""
     layout = LayoutSettings(nodes=8, devices=8, tensor=8, pipeline=2, recompute="full")
-    need = training_footprint(LLAMA3, RewardSettings(max_steps=317, global_batch=128), layout, 9)
-    time, sent = step_time(LLAMA3, layout, 9, H100, need), traffic(LLAMA3, layout, need)
+    footprint = training_footprint(LLAMA3, RewardSettings(max_steps=317, global_batch=128), layout, 9)
+    time, sent = step_time(LLAMA3, layout, 9, H100, footprint), traffic(LLAMA3, layout, footprint)
 
     tokens = 4096
     matrices = (8192 * 128 * (64 + 64 + 8 + 8) + 3 * 8192 * 28672) / 8
@@ -118,9 +120,9 @@ def test_the_70b_reward_model_on_8_nodes_with_full_recomputation() -> None:
 def test_one_gpu_sends_nothing() -> None:
     """SmolLM2-360M, 32 layers of width 960, 15 heads of 64 in 5 groups: 16 rows of 8,192 tokens, tied embeddings."""
     layout = LayoutSettings(micro_batch=4)
-    need = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=64, window=2048), layout, None)
-    time = step_time(SMALL, layout, None, H100, need)
-    assert traffic(SMALL, layout, need) == Traffic(0, 0, 0, 0)
+    footprint = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=64, window=2048), layout, None)
+    time = step_time(SMALL, layout, None, H100, footprint)
+    assert traffic(SMALL, layout, footprint) == Traffic(0, 0, 0, 0)
     assert (time.tensor, time.pipeline, time.gradients, time.parameters) == (0, 0, 0, 0)
 
     tokens = 8192
@@ -136,21 +138,21 @@ def test_one_gpu_sends_nothing() -> None:
     assert time.optimizer == pytest.approx(held * (8 + 40) / 2.6e12 + 3e-3)
 
 
-def test_short_rows_take_as_long_as_their_kernels_take_to_launch() -> None:
+def test_short_rows_take_as_long_as_launching_their_kernels() -> None:
     layout = LayoutSettings()
-    need = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=1, window=32), layout, 9)
-    assert step_time(SMALL, layout, 9, H100, need).compute == pytest.approx(32 * (27 + 52) * 6e-6)
+    footprint = training_footprint(SMALL, SFTSettings(max_steps=1, global_batch=1, window=32), layout, 9)
+    assert step_time(SMALL, layout, 9, H100, footprint).compute == pytest.approx(32 * (27 + 52) * 6e-6)
     slow = dataclasses.replace(H100, kernel_seconds=1e-3)
-    assert step_time(SMALL, layout, 9, slow, need).compute == pytest.approx(32 * (27 + 52) * 1e-3)
+    assert step_time(SMALL, layout, 9, slow, footprint).compute == pytest.approx(32 * (27 + 52) * 1e-3)
 
 
 def _time(gpu: Gpu = H100, reduce: Literal["fp32", "bf16"] = "fp32", **layout: Any) -> tuple[StepTime, Traffic]:
-    """Of the 13B reward model."""
+    """Return time and traffic of the 13B reward model."""
     placed = LayoutSettings(**layout)
-    need = training_footprint(
+    footprint = training_footprint(
         LLAMA13, RewardSettings(max_steps=1, global_batch=512, reduce_gradients=reduce), placed, 9
     )
-    return step_time(LLAMA13, placed, 9, gpu, need), traffic(LLAMA13, placed, need)
+    return step_time(LLAMA13, placed, 9, gpu, footprint), traffic(LLAMA13, placed, footprint)
 
 
 def test_selective_recomputation_repeats_attention() -> None:
@@ -177,7 +179,7 @@ def test_transformer_engine_adds_to_the_fp32_buffer_within_the_product() -> None
     ],
 )
 def test_replicas_use_the_ports_of_all_members_in_a_node(layout: dict[str, Any], bandwidth: float) -> None:
-    """Links a million times slower, so that fp32 and bf16 gradients both outlast the backward pass they hide behind."""
+    """Links are a million times slower, so that reducing fp32 and bf16 gradients outlasts the backward pass."""
     slow = dataclasses.replace(H100, intra_node_bandwidth=380e3, inter_node_bandwidth=42e3)
     (full, sent), (half, sent_half) = (_time(slow, how, **layout) for how in REDUCTIONS)
     assert sent_half.gradients == sent.gradients / 2 == sent.parameters

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slowest process is found within its pipeline stage, and warned of when it stays the slowest."""
+"""The slowest process is determined within its pipeline stage, with a warning if it stays the slowest."""
 
 import logging
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from steerlm.training.stragglers import Stragglers, slowest
     ],
 )
 def test_the_slowest(times: list[list[float]], rank: int, ratio: float) -> None:
-    found, over, text = slowest(times)
-    assert (found, over) == (rank, pytest.approx(ratio))
+    slowest_rank, slowest_ratio, text = slowest(times)
+    assert slowest_rank == rank and slowest_ratio == pytest.approx(ratio)
     assert f"{ratio:.2f} times the median" in text
 
 
 class Two:
-    """What is asked of the engine of rank 0 of two; rank 1 takes `other` seconds a forward pass."""
+    """The engine of rank 0 of two, as far as it is used here; rank 1 takes `other` seconds per forward pass."""
 
     layout = Layout(world_size=2)
     other = 0.01
@@ -52,7 +52,9 @@ def step(of: Stragglers) -> dict[str, float]:
     return of.after_step(0.0)
 
 
-def test_a_report_every_so_many_steps_and_a_warning_when_it_stays_slow(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_slowest_is_reported_every_n_steps_with_a_warning_if_it_stays_slow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     engine = Two()
     stragglers = Stragglers(engine, 2, "rank {} of host".format)  # type: ignore[arg-type]
@@ -60,8 +62,8 @@ def test_a_report_every_so_many_steps_and_a_warning_when_it_stays_slow(caplog: p
     assert step(stragglers)["train/slowest_over_median"] == pytest.approx(1.0) and engine.gathered == 1
     assert engine.weights  # before the forward pass, in which waiting for them would count
     engine.other = 0.02
-    found = [step(stragglers) for _ in range(6)]
-    assert found[1] == {"train/slowest_rank": 1, "train/slowest_over_median": pytest.approx(2.0)} and found[0] == {}
+    metrics = [step(stragglers) for _ in range(6)]
+    assert metrics[1] == {"train/slowest_rank": 1, "train/slowest_over_median": pytest.approx(2.0)} and metrics[0] == {}
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.INFO] * 3 + [logging.WARNING]
     assert caplog.messages[-1].startswith("slowest: rank 1 of host: 2.00 times the median")
@@ -71,7 +73,7 @@ def test_a_report_every_so_many_steps_and_a_warning_when_it_stays_slow(caplog: p
 
 
 @pytest.mark.parametrize(("every", "layout"), [(None, Layout(world_size=2)), (1, Layout())])
-def test_nothing_is_exchanged_where_there_is_nothing_to_compare(every: int | None, layout: Layout) -> None:
+def test_nothing_is_exchanged_without_processes_to_compare(every: int | None, layout: Layout) -> None:
     engine = Two()
     engine.layout = layout
     assert step(Stragglers(engine, every, str)) == {} and not engine.gathered and not engine.weights  # type: ignore[arg-type]

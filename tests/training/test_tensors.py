@@ -58,7 +58,7 @@ def test_an_empty_row_is_one_tail_segment(multiple: int) -> None:
     assert out.labels is not None and out.labels.shape == (0, 3)
 
 
-def test_labels_are_masked_where_a_sample_has_none_and_refused_at_another_width() -> None:
+def test_missing_labels_are_masked_and_another_width_is_refused() -> None:
     row = Row((sample([1], labels=[1, MASKED]), sample([2])))
     out = row_tensors(row, 1, "cpu", 2)
     assert out.labels is not None and out.labels.tolist() == [[1, MASKED], [MASKED, MASKED]]

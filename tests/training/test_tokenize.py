@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizing in batches and in processes: the bytes that one record after another gave, the first error, no torch."""
+"""Tokenizing in batches and in processes: the same bytes as one record at a time, the same first error, no torch."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ GOLDEN = {
     ("reward", "tok512"): "dd79be4a1e0910b5",
     ("text", "tok512"): "02b4310b1eb78c52",
 }
-"""sha256 of arrays and counts as they were made one record at a time, by calls of the transformers tokenizer."""
+"""sha256 of arrays and counts when each record was tokenized by a call of the transformers tokenizer."""
 
 
 def lines(kind: str, count: int) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def digest(cache: Path, data: TokenDataset) -> str:
 
 
 @pytest.mark.parametrize(("kind", "name"), GOLDEN)
-def test_the_arrays_are_those_of_one_record_at_a_time(
+def test_batches_give_the_arrays_of_one_record_at_a_time(
     kind: str, name: str, jsonl: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if name == "byte":
@@ -89,8 +89,8 @@ def test_the_arrays_are_those_of_one_record_at_a_time(
         from steerlm.models.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(request.getfixturevalue("shared_data") / "stories260K")
-    made = lines(kind, 200)
-    files = [jsonl("a.jsonl", *made[:150]), jsonl("b.jsonl", *made[150:])]
+    records = lines(kind, 200)
+    files = [jsonl("a.jsonl", *records[:150]), jsonl("b.jsonl", *records[150:])]
     data = TokenDataset.build(files, make_objective(kind, tokenizer), tmp_path)
     assert digest(tmp_path, data) == GOLDEN[kind, name]
 
@@ -102,14 +102,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def parallel(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes however little there is to do."""
+    """Use processes for the smallest files."""
     monkeypatch.setattr(tokenize, "PARALLEL_BYTES", 0)
 
 
 def test_chunks_make_no_difference(small_chunks: None, jsonl: Callable[..., Path], tmp_path: Path) -> None:
-    made, file = make_objective("sft", byte_tokenizer()), jsonl("a.jsonl", *lines("sft", 200))
-    assert len(list(tokenize.tokenize([file], made, processes=1))) > 20
-    data = TokenDataset.build([file], made, tmp_path)
+    learn, file = make_objective("sft", byte_tokenizer()), jsonl("a.jsonl", *lines("sft", 200))
+    assert len(list(tokenize.tokenize([file], learn, processes=1))) > 20
+    data = TokenDataset.build([file], learn, tmp_path)
     assert digest(tmp_path, data) == GOLDEN["sft", "byte"]
 
 
@@ -123,7 +123,7 @@ def test_processes_make_no_difference(
     assert len(warnings) == 2 and "counted as type_absent" in warnings[0] and "labels_not_canonical" in warnings[1]
 
 
-CUT = (180, {"conversations": []}, "conversations: List should have at least 1 item")
+CUT: tuple[int, dict[str, Any], str] = (180, {"conversations": []}, "conversations: List should have at least 1 item")
 REFUSED = (179, {**lines("sft", 1)[0], "mask": "Nobody"}, "no turn is from 'Nobody'")
 SILENT = {"conversations": [{"from": "Assistant", "value": "a"}, {"from": "User", "value": "b"}]}
 UNLEARNED = (178, SILENT, "no token of this conversation would be learned")
@@ -167,9 +167,9 @@ class Dies(TextObjective):
 
 
 def test_a_process_that_is_killed_is_an_error(parallel: None, jsonl: Callable[..., Path], tmp_path: Path) -> None:
-    made = Dies(TextSettings(max_steps=1), byte_tokenizer())
+    learn = Dies(TextSettings(max_steps=1), byte_tokenizer())
     with pytest.raises(TrainingError, match="a tokenizing process was killed"):
-        TokenDataset.build([jsonl("a.jsonl", *lines("text", 100))], made, tmp_path / "cache", processes=2)
+        TokenDataset.build([jsonl("a.jsonl", *lines("text", 100))], learn, tmp_path / "cache", processes=2)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
@@ -189,7 +189,7 @@ if __name__ == "__main__":
     tokenizer = SimpleNamespace(backend_tokenizer=words, eos_token_id=0, split_special_tokens=False)
     objective = TextObjective(TextSettings(max_steps=1), tokenizer)
     for part in tokenize.tokenize([Path(sys.argv[1])], objective, processes=2):
-        print("began", flush=True)
+        print("started", flush=True)
         time.sleep(60)
 """
 
@@ -198,7 +198,7 @@ def test_processes_end_when_their_launcher_is_killed(jsonl: Callable[..., Path],
     (tmp_path / "launcher.py").write_text(LAUNCHER)
     command = [sys.executable, str(tmp_path / "launcher.py"), str(jsonl("a.jsonl", *lines("text", 200)))]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert launcher.stdout and launcher.stdout.readline() == "began\n"
+    assert launcher.stdout and launcher.stdout.readline() == "started\n"
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     assert len(children) >= 2  # and the process that watches over shared memory
     launcher.kill()

@@ -58,7 +58,7 @@ def train(
     report_progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Train as `steerlm train` does."""
-    reporting = Reporting(report_progress, lambda journal: contextlib.nullcontext(RunLog(journal)), explain)
+    reporting = Reporting(report_progress, lambda path: contextlib.nullcontext(RunLog(path)), explain)
     return train_standalone(objective, resolved, files, reporting)
 
 

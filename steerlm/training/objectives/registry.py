@@ -25,11 +25,13 @@ S = TypeVar("S", bound=TrainSettings)
 class ObjectiveEntry(Generic[S]):
     """One objective.
 
-    `settings`: of its recipe section. `model_kind`: of the model it trains. `record`: one line of its data.
-    `create`: the objective for settings, tokenizer and schema; the tokenizer is a transformers one, or None for an
-    objective that only computes losses. `section`: where a recipe holds its settings, as a dotted key; the profile's
-    layout has the name of the key's first part. `uses_attributes`: whether its data has labels, so that a job needs
-    the attribute schema.
+    Attributes:
+        settings: Class of its recipe section.
+        model_kind: Kind of the model it trains.
+        record: Class of one line of its data.
+        create: Creates it from settings, a transformers tokenizer (None to only compute losses) and attribute schema.
+        section: Dotted key of its settings in a recipe. Its layout in a profile is named like the key's first part.
+        uses_attributes: Whether its data has labels, so that a job needs the attribute schema.
     """
 
     settings: type[S]
@@ -41,11 +43,11 @@ class ObjectiveEntry(Generic[S]):
 
     @property
     def layout(self) -> str:
-        """The name of its layout in a profile."""
+        """Name of its layout in a profile."""
         return self.section.partition(".")[0]
 
     def outputs(self, schema: AttributeSchema) -> int | None:
-        """Values of the reward head of its model; None for a model with a vocabulary head."""
+        """Return the number of values of its model's reward head; None for a vocabulary head."""
         return len(schema.names) if self.model_kind == "reward" else None
 
 

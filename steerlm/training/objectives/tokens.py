@@ -70,12 +70,8 @@ class TextRecords:
         """Check a record and return its text. Raises `InputError` for a record that the objective refuses."""
         raise NotImplementedError
 
-    def units(self, record: Any) -> Sequence[Unit]:
+    def units(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
         """See `Objective.units`."""
-        return next(self.units_of([record]))
-
-    def units_of(self, records: Iterable[Any]) -> Iterator[Sequence[Unit]]:
-        """See `Objective.units_of`."""
         drafts: list[Draft] = []
         refusal = None
         try:

@@ -18,7 +18,7 @@ from tests.training.tiny import CONFIG, SETTINGS, WORDS, TinyTraining
 
 
 def run_objective(tiny: TinyTraining, objective: Any, settings: TrainSettings, outputs: int | None) -> TrainResult:
-    """Trains and validates on the same lines."""
+    """Train and validate on the same lines."""
     engine = ReferenceEngine(settings.optimizer, config=CONFIG, outputs=outputs)
     data = TokenDataset.build([tiny.folder / "lines.jsonl"], objective, tiny.folder / "cache")
     with Sinks([JsonlSink(tiny.folder / "run" / "metrics.jsonl")]) as sink:

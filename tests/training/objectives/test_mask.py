@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss mask, byte for byte, against the table of behaviour spec 4.2 written down a second time.
+"""The loss mask, byte for byte, against the table of `docs/upstream.md#loss-mask` written down a second time.
 
 On real multi-turn conversations and with real tokenizers that split the template's marks in different ways.
 """
@@ -15,6 +15,7 @@ from steerlm.models.tokenizer import copy_tokenizer, load_tokenizer
 from steerlm.records import Conversation, read_records
 from steerlm.training.config import SFTSettings
 from steerlm.training.objectives.sft import SFTObjective
+from tests.training.units import record_units
 
 Spans = list[tuple[int, int]]
 
@@ -47,7 +48,7 @@ def single(shared_data: Path) -> list[Conversation]:
 
 
 def chained(singles: list[Conversation]) -> Iterator[Conversation]:
-    """Conversations of four to six turns out of single exchanges, some turns unlabelled, some ends a question."""
+    """Return conversations of four to six turns; some turns have no label, some conversations end with a question."""
     turns = [turn for c in singles for turn in c.conversations if len(turn.value) < 1500]
     for at in range(0, len(turns) - 6, 6):
         chosen = turns[at : at + 6 - at % 4 // 2]
@@ -65,7 +66,7 @@ def load(shared_data: Path, name: str, folder: Path) -> Any:
 @pytest.mark.parametrize("name", ["tok512", "llama2", "llama3"])
 def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path, name: str) -> None:
     tokenizer = load(shared_data, name, tmp_path)
-    made = SFTObjective(SFTSettings(max_steps=1, window=10**6), tokenizer, AttributeSchema())
+    sft = SFTObjective(SFTSettings(max_steps=1, window=10**6), tokenizer, AttributeSchema())
     singles = single(shared_data)
     conversations = [*singles[:20], *chained(singles)]
     assert sum(len(c.conversations) >= 4 for c in conversations) >= 20
@@ -73,7 +74,7 @@ def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path,
     for conversation in conversations:
         text, spans = table(conversation)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        (unit,) = made.units(conversation)
+        (unit,) = record_units(sft, conversation)
         (sample,) = unit.samples
         assert sample.ids.tolist() == encoded["input_ids"]
         wanted = bytearray(len(text))
@@ -86,6 +87,6 @@ def test_learned_are_exactly_the_tables_bytes(shared_data: Path, tmp_path: Path,
                 into_a_span += not inside[0]
                 if inside[0]:
                     out_of_a_span.add(text[start:end])
-    assert made.counts["joints"] == into_a_span
+    assert sft.counts["joints"] == into_a_span
     # Llama 3 has a token for the end of the turn mark with the name after it: it is not wholly learned, so not at all.
     assert out_of_a_span <= ({">User"} if name == "llama3" else set())

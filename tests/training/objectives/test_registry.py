@@ -104,11 +104,11 @@ def test_a_new_objective_is_one_entry(tmp_path: Path, tokenizer: Any, monkeypatc
         section="greeting",
     )
     monkeypatch.setitem(OBJECTIVES, "greeting", entry)
-    found = objective_entry("greeting")
-    settings = found.settings.model_validate(
+    registered = objective_entry("greeting")
+    settings = registered.settings.model_validate(
         {"max_steps": 12, "global_batch": 2, "window": 64, "optimizer": {"lr": 1e-2, "min_lr": 1e-3}}
     )
-    objective = found.create(settings, tokenizer, AttributeSchema())
+    objective = registered.create(settings, tokenizer, AttributeSchema())
     path = tmp_path / "names.jsonl"
     path.write_text("".join(Greeting(name=name).to_json() + "\n" for name in ("Ada", "Grace", "Edsger")))
     data = TokenDataset.build([path], objective, tmp_path / "cache")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked regression against the specification's vector, and its statistics against numpy and scipy."""
+"""Masked regression against an example computed by hand, and its statistics against numpy and scipy."""
 
 import math
 from typing import Any
@@ -17,6 +17,7 @@ from steerlm.training.data import Row, Sample
 from steerlm.training.engine import Statistics
 from steerlm.training.objectives.reward import RewardObjective
 from steerlm.training.tensors import row_tensors
+from tests.training.units import record_units
 
 OUTPUTS = [[3.1, 0.2, 0.1, 1, 2.5, 2, 3, 1, 1], [2, 0, 0, 0, 3, 3.5, 3.9, 1.2, 2.2]]
 LABELS = [[3.0, 0, 0, 1, *[MASKED] * 5], [*[MASKED] * 4, 4.0, 4, 4, 1, 2]]
@@ -31,13 +32,15 @@ def record(label: list[float], text: str = "An answer.\n<extra_id_2>") -> Regres
 
 
 def row(labels: list[list[float]]) -> Row:
-    made = [np.array(label, np.float32) for label in labels]
-    return Row(tuple(Sample(np.ones(3, np.int32), np.zeros(3, np.float32), y, int((y != MASKED).sum())) for y in made))
+    vectors = [np.array(label, np.float32) for label in labels]
+    return Row(
+        tuple(Sample(np.ones(3, np.int32), np.zeros(3, np.float32), y, int((y != MASKED).sum())) for y in vectors)
+    )
 
 
-def test_the_specifications_vector(tokenizer: Any) -> None:
-    """Behaviour spec 2.2: sum 1.40, 9 valid, 0.155556."""
-    samples = [objective(tokenizer).units(record(label))[0].samples[0] for label in LABELS]
+def test_the_loss_of_an_example_computed_by_hand(tokenizer: Any) -> None:
+    """`docs/upstream.md#masked-regression-loss`: sum 1.40, 9 labels, 0.155556."""
+    samples = [record_units(objective(tokenizer), record(label))[0].samples[0] for label in LABELS]
     tensors = row_tensors(Row(tuple(samples)), 1, "cpu", 9)
     loss, count, _ = objective(tokenizer).loss(torch.tensor(OUTPUTS), tensors)
     assert loss.item() == pytest.approx(1.40, abs=1e-5)
@@ -48,7 +51,7 @@ def test_the_specifications_vector(tokenizer: Any) -> None:
 def test_masked_entries_have_no_gradient(tokenizer: Any) -> None:
     outputs = torch.tensor(OUTPUTS, requires_grad=True)
     loss, _, _ = objective(tokenizer).loss(outputs, row_tensors(row(LABELS), 1, "cpu", 9))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     expected = [
         [2 * (o - y) if y != MASKED else 0 for o, y in zip(*p, strict=True)] for p in zip(OUTPUTS, LABELS, strict=True)
     ]
@@ -68,18 +71,18 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
     truth[rng.random((60, 3)) < 0.4] = MASKED
     truth[:, 2] = MASKED
     values = (np.where(truth == MASKED, 2, truth) + rng.normal(0, 1, (60, 3))).astype(np.float32)
-    made = objective(tokenizer, AttributeSchema(names=("a", "b", "c")))
+    reward = objective(tokenizer, AttributeSchema(names=("a", "b", "c")))
     total: Statistics = {}
     for start in range(0, 60, 7):
         part = slice(start, start + 7)
         tensors = row_tensors(row(truth[part].tolist()), 1, "cpu", 3)
-        _, _, statistics = made.loss(torch.tensor(values[part]), tensors)
+        _, _, statistics = reward.loss(torch.tensor(values[part]), tensors)
         total = {name: total.get(name, 0) + value for name, value in statistics.items()}
-    metrics = made.summarize(total)
+    metrics = reward.summarize(total)
     for i, name in enumerate("ab"):
-        there = truth[:, i] != MASKED
-        y, o = truth[there, i], values[there, i].astype(float)
-        assert metrics[f"labels/{name}"] == there.sum()
+        present = truth[:, i] != MASKED
+        y, o = truth[present, i], values[present, i].astype(float)
+        assert metrics[f"labels/{name}"] == present.sum()
         assert metrics[f"mse/{name}"] == pytest.approx(np.mean((o - y) ** 2))
         assert metrics[f"mean_predictor_mse/{name}"] == pytest.approx(np.var(y))
         assert metrics[f"pearson/{name}"] == pytest.approx(pearsonr(o, y).statistic)
@@ -88,7 +91,7 @@ def test_statistics_add_up_to_the_metrics_of_the_whole(tokenizer: Any) -> None:
     assert not any(name.endswith("/c") for name in metrics)
 
 
-def test_rounding_is_the_annotators(tokenizer: Any) -> None:
+def test_agreement_rounds_like_the_annotator(tokenizer: Any) -> None:
     """Clamped, then half to even, as `AttributeSchema.round` writes labels."""
     schema = AttributeSchema(names=("a",))
     scores = [-0.7, 0.5, 1.5, 2.5, 2.51, 4.9]
@@ -100,9 +103,9 @@ def test_rounding_is_the_annotators(tokenizer: Any) -> None:
 
 
 def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
-    made = objective(tokenizer, AttributeSchema(names=("a",)))
+    reward = objective(tokenizer, AttributeSchema(names=("a",)))
     tensors = row_tensors(row([[1.0], [1.0], [1.0]]), 1, "cpu", 1)
-    metrics = made.summarize(made.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
+    metrics = reward.summarize(reward.loss(torch.tensor([[1.0], [2.0], [3.0]]), tensors)[2])
     assert "pearson/a" not in metrics and "pearson" not in metrics
     assert math.isfinite(metrics["mse/a"]) and metrics["mean_predictor_mse/a"] == 0
 
@@ -117,30 +120,28 @@ def test_a_constant_has_no_correlation(tokenizer: Any) -> None:
         ([1.0] * 9, "no mark", "does not end in the read-out mark <extra_id_2>"),
     ],
 )
-def test_a_sample_that_cannot_be_learned_from_is_refused(
-    tokenizer: Any, label: list[float], text: str | None, message: str
-) -> None:
+def test_an_invalid_sample_is_refused(tokenizer: Any, label: list[float], text: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        objective(tokenizer).units(record(label, text or "x<extra_id_2>"))
+        record_units(objective(tokenizer), record(label, text or "x<extra_id_2>"))
 
 
 def test_over_long_texts_follow_the_policy_and_are_counted(tokenizer: Any) -> None:
     sample = record([1.0] * 9, "x" * 50 + "<extra_id_2>")
     dropped = objective(tokenizer, window=20)
-    assert dropped.units(sample) == [] and dropped.counts["dropped_over_long"] == 1
+    assert record_units(dropped, sample) == [] and dropped.counts["dropped_over_long"] == 1
     cut = objective(tokenizer, window=20, over_long="keep_end")
-    ids = cut.units(sample)[0].samples[0].ids
+    ids = record_units(cut, sample)[0].samples[0].ids
     assert tokenizer.decode(ids) == "x" * 8 + "<extra_id_2>" and cut.counts["cut_over_long"] == 1
     with pytest.raises(InputError, match="62 tokens do not fit the window of 20"):
-        objective(tokenizer, window=20, over_long="error").units(sample)
-    fits = objective(tokenizer, window=62, over_long="error").units(sample)
+        record_units(objective(tokenizer, window=20, over_long="error"), sample)
+    fits = record_units(objective(tokenizer, window=62, over_long="error"), sample)
     assert len(fits[0].samples[0].ids) == 62
 
 
 def test_the_attributes_that_have_labels_are_counted(tokenizer: Any) -> None:
-    made = objective(tokenizer)
+    reward = objective(tokenizer)
     for label in LABELS:
-        made.units(record(label))
-    seen = {name.removeprefix("labels/") for name, n in made.counts.items() if n and name.startswith("labels/")}
-    assert seen == set(AttributeSchema().names)
-    assert made.counts["labels/quality"] == 1
+        record_units(reward, record(label))
+    counted = {name.removeprefix("labels/") for name, n in reward.counts.items() if n and name.startswith("labels/")}
+    assert counted == set(AttributeSchema().names)
+    assert reward.counts["labels/quality"] == 1

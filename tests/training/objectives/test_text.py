@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain language modelling: every token after a document's first is learned exactly once."""
+"""Plain language modeling: every token after a document's first is learned exactly once."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from steerlm.training.config import TextSettings
 from steerlm.training.data import Row
 from steerlm.training.objectives.text import TextObjective
 from steerlm.training.tensors import row_tensors
+from tests.training.units import record_units
 
 
 def objective(tokenizer: Any, window: int) -> TextObjective:
@@ -24,7 +25,7 @@ def objective(tokenizer: Any, window: int) -> TextObjective:
 @given(text=st.text(st.characters(codec="ascii"), min_size=1, max_size=40), window=st.integers(2, 20))
 def test_windows_lose_nothing_and_learn_nothing_twice(tokenizer: Any, text: str, window: int) -> None:
     whole = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-    samples = [unit.samples[0] for unit in objective(tokenizer, window).units(PlainText(text=text))]
+    samples = [unit.samples[0] for unit in record_units(objective(tokenizer, window), PlainText(text=text))]
     assert all(2 <= len(s.ids) <= window for s in samples)
     learned = [int(i) for s in samples for i, w in zip(s.ids, s.weights, strict=True) if w]
     assert learned == whole[1:]
@@ -33,10 +34,10 @@ def test_windows_lose_nothing_and_learn_nothing_twice(tokenizer: Any, text: str,
 
 
 def test_each_window_is_a_unit_and_cut_documents_are_counted(tokenizer: Any) -> None:
-    made = objective(tokenizer, 4)
-    assert len(made.units(PlainText(text="abcdefgh"))) == 3
-    assert len(made.units(PlainText(text="abc"))) == 1
-    assert made.counts == {"cut_into_windows": 1}
+    text_objective = objective(tokenizer, 4)
+    assert len(record_units(text_objective, PlainText(text="abcdefgh"))) == 3
+    assert len(record_units(text_objective, PlainText(text="abc"))) == 1
+    assert text_objective.counts == {"cut_into_windows": 1}
 
 
 def test_a_window_of_one_token_is_refused(tokenizer: Any) -> None:
@@ -44,22 +45,22 @@ def test_a_window_of_one_token_is_refused(tokenizer: Any) -> None:
         objective(tokenizer, 1)
 
 
-def test_a_document_that_teaches_nothing_is_counted(tokenizer: Any) -> None:
-    made = objective(tokenizer, 4)
-    made.encoder.eos = None
-    assert made.units(PlainText(text="a")) == []
-    assert made.counts == {"dropped_no_learned_token": 1}
+def test_a_document_without_a_learned_token_is_dropped_and_counted(tokenizer: Any) -> None:
+    text_objective = objective(tokenizer, 4)
+    text_objective.encoder.eos = None
+    assert record_units(text_objective, PlainText(text="a")) == []
+    assert text_objective.counts == {"dropped_no_learned_token": 1}
 
 
 def test_loss_sums_and_unweighted_statistics(tokenizer: Any) -> None:
-    made = objective(tokenizer, 64)
-    row = Row(tuple(u.samples[0] for text in ("ab", "c") for u in made.units(PlainText(text=text))))
+    text_objective = objective(tokenizer, 64)
+    row = Row(tuple(u.samples[0] for text in ("ab", "c") for u in record_units(text_objective, PlainText(text=text))))
     tensors = row_tensors(row, 4, "cpu")
     output = -torch.arange(1.0, len(tensors.tokens) + 1)
     output[2] = -torch.inf  # not learned: the first sample's last token predicts nothing
-    loss, count, statistics = made.loss(output, tensors)
+    loss, count, statistics = text_objective.loss(output, tensors)
     assert tensors.weights.tolist() == [1, 1, 0, 1, 0, 0, 0, 0]
     assert loss.item() == 1 + 2 + 4 and count == 3
-    metrics = made.summarize(statistics)
+    metrics = text_objective.summarize(statistics)
     assert metrics["token_nll"] == pytest.approx(7 / 3) and metrics["learned_tokens"] == 3
     assert metrics["perplexity"] == pytest.approx(torch.exp(torch.tensor(7 / 3)).item(), rel=1e-5)
