@@ -168,13 +168,13 @@ def test_an_s3_store_has_the_files_of_the_replacement_only(s3: FakeS3, tmp_path:
     old = make(here)
     copy = there.find("stage", "k1")
     assert copy is not None
-    there.materialise(copy)
+    there.materialize(copy)
     new = replace(here, "new")
     data = [name for name in s3.objects if "/data/" in name]
     assert data == ["bucket/store/stage/k1/data/a.txt"]
     # A machine with a copy of the old one takes the new one where a step names its digest.
     assert there.open("stage", "k1").digest == old.digest
-    opened = there.materialise(there.open("stage", "k1", new.digest))
+    opened = there.materialize(there.open("stage", "k1", new.digest))
     assert opened.digest == new.digest
     assert (opened.path / "a.txt").read_text() == "new"
     assert sorted(path.name for path in opened.path.iterdir()) == ["a.txt"]
@@ -188,7 +188,7 @@ def test_a_broken_upload_of_a_replacement_resumes(s3: FakeS3, tmp_path: Path, mo
         raise StorageError("the server is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr("steerlm.storage.S3Place.upload_all", fail)
+        patch.setattr("steerlm.storage.S3Prefix.upload_all", fail)
         with pytest.raises(StorageError, match="the server is down"):
             replace(store, "new")
     assert "bucket/store/stage/k1/COMPLETE" not in s3.objects
