@@ -50,11 +50,11 @@ def _array_elements(path: Path) -> Rows:
             except RecursionError:
                 raise RecordError(path, number + 1, f"element {number + 1} of the array is nested too deeply") from None
             separator = _after_space(text, end)
-            if separator == len(text) and not at_end:  # the element, or what follows it, may be in the next chunk
+            if text[separator : separator + 1] not in (",", "]") and not at_end:  # the next chunk may complete it
                 more = _read_chunk(path, file)
                 text, position, at_end = text[position:] + more, 0, not more
                 continue
-            if end == len(text):
+            if separator == len(text):
                 raise RecordError(path, number + 1, f"element {number + 1} of the array: {failure}")
             number += 1
             yield number, json.dumps(value, ensure_ascii=False)
@@ -124,11 +124,11 @@ def read_arrow(path: Path, on_error: OnBadLine | None = None) -> Rows:
     def batches() -> Iterator[Any]:
         with pyarrow.memory_map(str(path)) as file:
             try:
-                reader: Any = pyarrow.ipc.open_stream(file)
+                stored: Any = pyarrow.ipc.open_stream(file)
             except pyarrow.ArrowInvalid:
                 reader = pyarrow.ipc.open_file(file)
-                reader = (reader.get_batch(index) for index in range(reader.num_record_batches))
-            for batch in reader:
+                stored = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            for batch in stored:
                 for start in range(0, batch.num_rows, ARROW_BATCH):
                     yield batch.slice(start, ARROW_BATCH)
 
