@@ -110,7 +110,7 @@ def annotate(
             raise InputError("--write-spec needs a --profile whose layout annotate has several processes")
         else:
             scorer = _scorer(model, host, port, url, options)
-            with ProgressBar(input_file) as progress:
+            with AnnotateProgressBar(input_file) as progress:
                 counts = annotate_in_process(input_file, output_file, scorer, options, progress, overwrite=overwrite)
     total = f"{counts.turns} turns of {counts.conversations} conversations"
     if counts.nothing_to_do:
@@ -125,7 +125,7 @@ def annotate(
     typer.echo(f"{output_file}: labeled {total}" + "".join(f"; {n} {note}" for note, n in notes.items() if n))
 
 
-class ProgressBar:
+class AnnotateProgressBar:
     """A bar over the input's lines on stderr, with turns per second. Shown on a terminal only."""
 
     def __init__(self, source: Path) -> None:
