@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new source is one module and one entry of the table: commands, recipes and hints follow, and nothing else lists it."""
+"""A new source is one module and one entry of the table: commands, recipes and hints follow it."""
 
 import re
 import subprocess
