@@ -44,6 +44,7 @@ RESULT_NEUTRAL = (
     "steerlm.training.speed",
     "steerlm.training.step_time",
     "steerlm.training.stragglers",
+    "steerlm.trainjob.worker_heartbeat",
     # HTTP clients.
     "steerlm.client",
     "steerlm.inference.http_chat",
