@@ -56,7 +56,7 @@ def make_model(folder: Path, tokenizer: Path) -> None:
 def answers(data: Path, count: int) -> list[Conversation]:
     """`count` answers with their histories, each the only one of its conversation that is scored."""
     found = [
-        talk.model_copy(update={"conversations": [*_without_labels(talk.conversations[:i]), _labelled(turn)]})
+        talk.model_copy(update={"conversations": [*_without_labels(talk.conversations[:i]), _labeled(turn)]})
         for talk in conversations(data, ["train"])
         for i, turn in enumerate(talk.conversations)
         if turn.speaker != talk.mask
@@ -68,7 +68,7 @@ def _without_labels(turns: list[Turn]) -> list[Turn]:
     return [turn.model_copy(update={"label": None}) for turn in turns]
 
 
-def _labelled(turn: Turn) -> Turn:
+def _labeled(turn: Turn) -> Turn:
     return turn.model_copy(update={"label": turn.label or "quality:0"})
 
 
@@ -102,14 +102,14 @@ def compare(scorer: TransformersScorer, of: list[str]) -> dict[str, float]:
 def in_process(scorer: TransformersScorer, source: Path, output: Path) -> float:
     """Turns a second of one process that reads, scores and writes."""
     began = time.perf_counter()
-    counts: AnnotateCounts = annotate(source, output, scorer, OPTIONS.model_copy(update={"turns": "labelled"}))
+    counts: AnnotateCounts = annotate(source, output, scorer, OPTIONS.model_copy(update={"turns": "labeled"}))
     return counts.turns / (time.perf_counter() - began)
 
 
 def by_job(model: Path, source: Path, output: Path, workers: int) -> float:
     """Turns a second of a job, from when its first worker's model is loaded."""
     layout = LayoutSettings(devices=workers, threads=1)
-    work = AnnotationTask([(source, output)], model, OPTIONS.model_copy(update={"turns": "labelled"}), layout)
+    work = AnnotationTask([(source, output)], model, OPTIONS.model_copy(update={"turns": "labeled"}), layout)
     place = JobPlace("benchmark", output.with_suffix(".job"), output.with_suffix(".log"), Profile(name="benchmark"))
     annotate_by_job(work, place, lambda line: None)
     return float(RATE.findall(place.log.read_text())[-1][1])

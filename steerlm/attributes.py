@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attribute schema: which dials exist, in which order, on which range, and how a label is written.
 
-Knows nothing else. The default is SteerLM's nine attributes on 0..4 (behaviour: NeMo-Aligner's label vector order);
+Knows nothing else. The default is SteerLM's nine attributes on 0..4 (docs/upstream.md#constants);
 a recipe may define any other set. A schema is passed to its users, never imported as a constant.
 """
 
@@ -99,7 +99,7 @@ class AttributeSchema(Settings):
     def round(self, scores: Sequence[float]) -> dict[str, int]:
         """Raw scores in schema order to labels of the trained attributes: clamp to the range, round half to even.
 
-        Source: behaviour spec, annotation: -0.7 -> 0, 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 2.51 -> 3, 4.9 -> 4.
+        Source: docs/upstream.md#annotate-script: -0.7 -> 0, 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 2.51 -> 3, 4.9 -> 4.
         """
         if len(scores) != len(self.names):
             raise LabelError(f"{len(scores)} scores for {len(self.names)} attributes ({', '.join(self.names)})")

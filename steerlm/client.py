@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client of a served model: the tutorial's two functions, and the calls `steerlm ask` makes.
 
-Only the standard library and the template: no torch, no HTTP package. Source: behaviour spec 5.5, 5.6.
+Only the standard library and the template: no torch, no HTTP package. Source: docs/upstream.md#client-snippet.
 """
 
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SteerLM template: a conversation becomes text, and text becomes token ids with the spans that are learned.
 
-Knows the markers, the order of the parts and the loss mask (behaviour spec, data preparation 1.7/1.9 and SFT 4.1/4.2).
+Knows the markers, the order of the parts and the loss mask (docs/upstream.md#training-text, #loss-mask).
 Knows nothing of files or tensors. Training, annotation, serving and evaluation all build their strings here; the chat
 template of a model folder is the same text in Jinja and is tested byte for byte against `render`.
 """

@@ -61,8 +61,8 @@ def test_a_turn_marked_unlearned_is_not_learned_until_it_has_a_label() -> None:
     last = Conversation.model_validate({**record, "conversations": record["conversations"][:2]})
     assert not any(s.learned for s in render(last))
     record["conversations"][1]["label"] = "quality:3,toxicity:0"
-    labelled = Conversation.model_validate(record)
-    assert render(labelled) == render(TALK)
+    labeled = Conversation.model_validate(record)
+    assert render(labeled) == render(TALK)
 
 
 def test_a_prompt_is_a_prefix_of_the_training_text() -> None:

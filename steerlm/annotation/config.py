@@ -13,7 +13,7 @@ class AnnotateSettings(Settings):
     """Which turns of a corpus are scored, and how.
 
     Attributes:
-        turns: `answers` scores every turn that is not the masked role's; `labelled` those with a label, as upstream.
+        turns: `answers` scores every turn that is not the masked role's; `labeled` those with a label, as upstream.
         use_system: Use the record's system prompt, not the constant one that the reward model was trained with.
         over_long: What to do with a text longer than the model's window.
         on_error: `skip` writes bad lines to the rejects file and continues.
@@ -23,7 +23,7 @@ class AnnotateSettings(Settings):
         dtype: Precision of the weights.
     """
 
-    turns: Literal["answers", "labelled"] = "answers"
+    turns: Literal["answers", "labeled"] = "answers"
     use_system: bool = False
     over_long: OverLong = "error"
     on_error: Literal["stop", "skip"] = "stop"

@@ -180,6 +180,6 @@ class Corpus:
         ]
 
     def _is_scored(self, turn: Turn, mask: str) -> bool:
-        if self._options.turns == "labelled":
+        if self._options.turns == "labeled":
             return turn.label is not None
         return turn.speaker != mask

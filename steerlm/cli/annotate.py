@@ -48,8 +48,8 @@ def annotate(
     url: list[str] = typer.Option(
         [], "--url", help="URL of a reward server; repeat it for several servers of the same model."
     ),
-    only_labelled: bool = typer.Option(
-        False, "--only-labelled", help="Score the turns that have a label, not every answer (upstream's choice)."
+    only_labeled: bool = typer.Option(
+        False, "--only-labeled", help="Score the turns that have a label, not every answer (upstream's choice)."
     ),
     use_system: bool = typer.Option(
         False, "--use-system", help="Score with each record's own system prompt, not the constant one."
@@ -84,7 +84,7 @@ def annotate(
     from steerlm.annotation.parallel import annotate_in_process
 
     options = AnnotateSettings(
-        turns="labelled" if only_labelled else "answers",
+        turns="labeled" if only_labeled else "answers",
         use_system=use_system,
         over_long=over_long,
         on_error=on_error,

@@ -121,7 +121,7 @@ def regression(
     attributes: Path | None = _Attributes,
     on_error: OnError = _OnError,
 ) -> None:
-    """Labelled conversations to texts with label vectors, the reward model's training data.
+    """Labeled conversations to texts with label vectors, the reward model's training data.
 
     Example: steerlm data regression --input-file data/oasst/train.jsonl --output-file data/oasst/train_reg.jsonl
     """
@@ -167,7 +167,7 @@ def check(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Validate any conversations file; count labels, lengths, unlabelled answers and duplicates.
+    """Validate any conversations file; count labels, lengths, unlabeled answers and duplicates.
 
     Example: steerlm data check data/oasst/train.jsonl --tokenizer models/llama --window 4096
     """
@@ -214,7 +214,7 @@ def _table(report: "CheckReport") -> str:
         ("conversations", f"{report.conversations:,} ({report.duplicates:,} duplicates)"),
         ("invalid lines", f"{report.invalid:,}"),
         ("turns", speakers or "none"),
-        ("answers", f"{report.answers:,}: {report.labelled_answers:,} labelled, {report.unlabelled_answers:,} without "
+        ("answers", f"{report.answers:,}: {report.labeled_answers:,} labeled, {report.unlabeled_answers:,} without "
                     f"a label, {report.empty_labels:,} with an empty one"),
         ("no label at all", f"{report.conversations_without_label:,} conversations"),
         ("nothing to learn", f"{report.nothing_to_learn:,} conversations"),
@@ -236,12 +236,12 @@ def _table(report: "CheckReport") -> str:
                                    "numbers: annotate, or round"))  # fmt: skip
     lines = [f"{name:17} {value}" for name, value in rows]
     for name, counts in report.attributes.items():
-        if counts.labelled:
+        if counts.labeled:
             values = "  ".join(f"{value}: {counts.values[value]:,}" for value in sorted(counts.values, key=_by_number))
             outside = f"  ({counts.outside_range:,} outside the range)" if counts.outside_range else ""
             fractional = f"  ({counts.fractional:,} fractional)" if counts.fractional else ""
             unknown = "  (not in the schema)" if counts.unknown else ""
-            lines.append(f"  {name:15} {counts.labelled:8,}   {values}{outside}{fractional}{unknown}")
+            lines.append(f"  {name:15} {counts.labeled:8,}   {values}{outside}{fractional}{unknown}")
     return "\n".join(lines + [f"  {line}" for line in report.invalid_lines])
 
 

@@ -44,7 +44,7 @@ class Lengths(BaseModel):
 class AttributeCounts(BaseModel):
     """How often an attribute is labeled, and with which values; `other` counts fractions and large numbers."""
 
-    labelled: int = 0
+    labeled: int = 0
     outside_range: int = 0
     fractional: int = 0
     unknown: bool = False
@@ -63,8 +63,8 @@ class CheckReport(BaseModel):
     """The raw form of the first bad line and the command that converts it."""
     turns: dict[str, int] = Field(default_factory=dict)
     answers: int = 0
-    labelled_answers: int = 0
-    unlabelled_answers: int = 0
+    labeled_answers: int = 0
+    unlabeled_answers: int = 0
     empty_labels: int = 0
     conversations_without_label: int = 0
     labels_without_type: int = 0
@@ -146,8 +146,8 @@ def _count(conversation: Conversation, report: CheckReport, schema: AttributeSch
         report.turns[turn.speaker] = report.turns.get(turn.speaker, 0) + 1
         if turn.speaker != conversation.mask:
             report.answers += 1
-            report.labelled_answers += bool(turn.label)
-            report.unlabelled_answers += turn.label is None
+            report.labeled_answers += bool(turn.label)
+            report.unlabeled_answers += turn.label is None
             report.empty_labels += turn.label == ""
     report.turn_marks_in_text += any(marks_in(turn.value) for turn in conversation.conversations)
     report.conversations_without_label += not labels
@@ -159,7 +159,7 @@ def _count(conversation: Conversation, report: CheckReport, schema: AttributeSch
     for _, values in labels:
         for name, value in values.items():
             counts = report.attributes.setdefault(name, AttributeCounts(unknown=True))
-            counts.labelled += 1
+            counts.labeled += 1
             counts.outside_range += not schema.low <= value <= schema.high
             counts.fractional += value != int(value)
             key = str(int(value)) if value == int(value) and abs(value) < 1000 else "other"

@@ -125,7 +125,7 @@ def _check_lengths(
     label = AttributeSchema().format(dict.fromkeys(DIALS, HIGH))
     asked = [question.text for part in split for question in part]
     prompts = [render_prompt([_turn(question, USER)], label) for question in asked]
-    texts = [text_of(render(_labelled(conversation, label))) for conversation in made]
+    texts = [text_of(render(_labeled(conversation, label))) for conversation in made]
     longest = {}
     for kind, batch, limit in (("prompt", prompts, settings.prompt_budget), ("conversation", texts, settings.window)):
         lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
@@ -135,7 +135,7 @@ def _check_lengths(
     return longest
 
 
-def _labelled(conversation: Conversation, label: str) -> Conversation:
+def _labeled(conversation: Conversation, label: str) -> Conversation:
     turns = [
         turn if turn.speaker == USER else turn.model_copy(update={"label": label})
         for turn in conversation.conversations

@@ -90,7 +90,7 @@ def test_unknown_keys_pass_and_absent_ones_stay_absent(tmp_path: Path) -> None:
 
 
 def test_only_labeled_turns_as_upstream(source: Path, tmp_path: Path) -> None:
-    counts = annotate(source, tmp_path / "out.jsonl", TableScorer(), AnnotateSettings(turns="labelled"))
+    counts = annotate(source, tmp_path / "out.jsonl", TableScorer(), AnnotateSettings(turns="labeled"))
     after = lines(tmp_path / "out.jsonl")
     assert counts.turns == sum(1 + n % 3 for n in range(0, 60, 3))
     assert counts.unscored == 40
@@ -205,7 +205,7 @@ def test_resuming_needs_the_same_model_settings_and_input(source: Path, tmp_path
     with pytest.raises(InputError, match=r"started with another model \(table, now other\)"):
         annotate(source, out, TableScorer(identity="other"), SMALL)
     with pytest.raises(InputError, match="another turns"):
-        annotate(source, out, TableScorer(), AnnotateSettings(look_ahead=8, turns="labelled"))
+        annotate(source, out, TableScorer(), AnnotateSettings(look_ahead=8, turns="labeled"))
     changed = TableScorer()
     changed.schema = changed.schema.restricted(["wit"])
     with pytest.raises(InputError, match="another attributes"):

@@ -43,7 +43,7 @@ def work(folder: Path, output: Path, **layout: Any) -> AnnotationTask:
     return AnnotationTask(files, folder / "reward", OPTIONS, LayoutSettings(threads=1, **layout))
 
 
-def labelled(folder: Path, output: Path, **layout: Any) -> dict[str, bytes]:
+def labeled(folder: Path, output: Path, **layout: Any) -> dict[str, bytes]:
     job = work(folder, output, **layout)
     with planned_outputs(job) as passes:
         if any(one.missing for one in passes):
@@ -68,7 +68,7 @@ def test_bytes_do_not_depend_on_the_number_of_replicas(folder: Path, tmp_path: P
         "pp2": [{"pipeline": 2, "devices": 2}],
     }
     for name, layouts in alike.items():
-        made = [labelled(folder, tmp_path / f"{name} {n}", **layout) for n, layout in enumerate(layouts)]
+        made = [labeled(folder, tmp_path / f"{name} {n}", **layout) for n, layout in enumerate(layouts)]
         assert all(files == made[0] for files in made)
         for split, wanted in reference.items():
             for line, then in zip(made[0][f"{split}.jsonl"].splitlines(), wanted, strict=True):
@@ -85,7 +85,7 @@ def _rounded(record: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_blocks_that_are_done_are_left_alone(folder: Path, tmp_path: Path) -> None:
-    whole = labelled(folder, tmp_path / "whole", devices=2)
+    whole = labeled(folder, tmp_path / "whole", devices=2)
     job = work(folder, tmp_path / "half", devices=2)
     with planned_outputs(job) as passes:
         ranks(2, run, job.spec(passes))
@@ -98,11 +98,11 @@ def test_blocks_that_are_done_are_left_alone(folder: Path, tmp_path: Path) -> No
         assert len(passes[0].missing) == len(kept) // 2 and passes[1].missing == []
         ranks(3, run, again.spec(passes))
         assert {path: path.stat().st_mtime_ns for path in kept[::2]} == stamps
-    assert labelled(folder, tmp_path / "half") == whole
+    assert labeled(folder, tmp_path / "half") == whole
 
 
 def test_an_output_that_is_complete_is_no_part_of_the_job(folder: Path, tmp_path: Path) -> None:
-    whole = labelled(folder, tmp_path / "whole")
+    whole = labeled(folder, tmp_path / "whole")
     job = work(folder, tmp_path / "out", devices=2)
     first = AnnotationTask(job.files[:1], job.model, job.options, job.layout)
     with planned_outputs(first) as passes:
@@ -113,7 +113,7 @@ def test_an_output_that_is_complete_is_no_part_of_the_job(folder: Path, tmp_path
         assert [one.complete for one in passes] == [True, False] and len(before.files) == 1
         ranks(2, run, before)
         assert not passes[1].missing and job.spec(passes) == before, "a launcher finds the job that is running"
-    assert labelled(folder, tmp_path / "out", devices=2) == whole
+    assert labeled(folder, tmp_path / "out", devices=2) == whole
 
 
 def test_only_one_process_of_a_replica_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_only_one_process_of_a_replica_writes(folder: Path, tmp_path: Path, monk
         write_part(self, start, *rest)
 
     monkeypatch.setattr(Parts, "write", count)
-    labelled(folder, tmp_path / "out", devices=4, tensor=2)
+    labeled(folder, tmp_path / "out", devices=4, tensor=2)
     names = written.read_text().splitlines()
     assert len(names) == len(set(names)) > 8
 

@@ -91,8 +91,8 @@ def test_regression_with_another_attribute_set(tmp_path: Path, dash: str) -> Non
 
 
 def test_regression_without_a_sample_has_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unlabelled = {**TALK, "conversations": [{"value": "a", "from": "Assistant", "label": "warmth:4"}]}
-    source = write_lines(tmp_path / "a.jsonl", unlabelled)
+    unlabeled = {**TALK, "conversations": [{"value": "a", "from": "Assistant", "label": "warmth:4"}]}
+    source = write_lines(tmp_path / "a.jsonl", unlabeled)
     assert call(["data", "regression", "--input-file", str(source), "--output-file", str(tmp_path / "r.jsonl")]) == 2
     said = capsys.readouterr().err
     assert "the labels name warmth; --attributes FILE gives attributes of your own" in said

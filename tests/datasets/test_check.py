@@ -39,11 +39,11 @@ def test_counts(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in report.invalid_lines] == [f"{path}:4", f"{path}:7"]
     assert "conversations.0.label" not in report.invalid_lines[0]
     assert report.turns == {"User": 6, "Assistant": 5}
-    assert (report.answers, report.labelled_answers, report.unlabelled_answers, report.empty_labels) == (5, 3, 1, 1)
+    assert (report.answers, report.labeled_answers, report.unlabeled_answers, report.empty_labels) == (5, 3, 1, 1)
     assert (report.conversations_without_label, report.nothing_to_learn) == (2, 1)
     assert report.without_masked_role == 0
     assert (report.labels_without_type, report.turn_marks_in_text) == (1, 1)
-    counted = {name: (c.labelled, c.values, c.outside_range) for name, c in report.attributes.items() if c.labelled}
+    counted = {name: (c.labeled, c.values, c.outside_range) for name, c in report.attributes.items() if c.labeled}
     assert counted == {
         "quality": (2, {"4": 1, "1": 1}, 0),
         "humor": (3, {"0": 1, "-3": 1, "2": 1}, 1),
@@ -112,7 +112,7 @@ def test_lengths_in_tokens_of_the_training_text(shared_data: Path, tmp_path: Pat
 def test_real_annotated_conversations(shared_data: Path) -> None:
     report = check(shared_data / "steerlm" / "annotated_384.jsonl", schema=SCHEMA)
     assert (report.conversations, report.invalid, report.labels_without_type) == (384, 0, 384)
-    assert report.labelled_answers == report.answers > 0
+    assert report.labeled_answers == report.answers > 0
     assert sum(c.outside_range + c.unknown for c in report.attributes.values()) == 0
 
 

@@ -42,7 +42,7 @@ def talk_with(label: str | None, value: str = "x") -> dict[str, Any]:
     return {"conversations": [{"value": value, "from": "Assistant", "label": label}], "system": "", "mask": "User"}
 
 
-def test_one_sample_per_labelled_turn_with_growing_text(tmp_path: Path) -> None:
+def test_one_sample_per_labeled_turn_with_growing_text(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", TALK)
     summary = write_regression(source, tmp_path / "out.jsonl", schema=SCHEMA)
     first = HEAD + "<extra_id_1>User\nWhat is ice?\n<extra_id_1>Assistant\nFrozen water.\n"
@@ -198,23 +198,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < 3e6
 
 
-LABELLED = (
+LABELED = (
     '{"conversations": [{"from": "User", "value": "Hi"}, {"from": "Assistant", "value": "Ho", "label": "quality:4"}]}\n'
 )
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "own.jsonl"
-    path.write_text(LABELLED)
+    path.write_text(LABELED)
     (tmp_path / "link.jsonl").symlink_to(path)
     for output_file in (path, tmp_path / "link.jsonl"):
         assert call(["data", "regression", "--input-file", str(path), "--output-file", str(output_file)]) == 2
         assert "is also the input, which would be lost" in capsys.readouterr().err
-    assert path.read_text() == LABELLED
+    assert path.read_text() == LABELED
 
 
 def test_labels_outside_the_range_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "own.jsonl").write_text(LABELLED.replace("quality:4", "quality:55"))
+    (tmp_path / "own.jsonl").write_text(LABELED.replace("quality:4", "quality:55"))
     words = ["--input-file", str(tmp_path / "own.jsonl"), "--output-file", str(tmp_path / "out.jsonl")]
     assert call(["data", "regression", *words]) == 0
     assert "1 labels of 'quality' are outside 0..4" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_scored_messages_become_records_by_command_and_in_a_recipe(folder: Path)
 
 
 def test_every_answer_has_a_label_of_all_three_and_keeps_the_human_one(folder: Path) -> None:
-    lines = (folder / "labelled" / "train.jsonl").read_text().splitlines()
+    lines = (folder / "labeled" / "train.jsonl").read_text().splitlines()
     answers = [turn for line in lines for turn in json.loads(line)["conversations"] if turn["from"] == "Assistant"]
     assert [turn["label"].count(":") for turn in answers] == [3, 3, 3]
     assert [turn.get("gt_label") for turn in answers] == [

@@ -130,7 +130,7 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
     reward_of("meta-llama/Llama-2-70b-hf", Path("models/reward"))
     Path("data/train.jsonl").write_text(f"{conversation(1).to_json()}\n")
     for split in ("train", "val"):
-        Path(f"data/{split}_labelled.jsonl").write_text(f"{conversation(3).to_json()}\n")
+        Path(f"data/{split}_labeled.jsonl").write_text(f"{conversation(3).to_json()}\n")
     shell = Shell(added={"steerlm plan helpsteer2-70b --data": "--set reward.global_batch=4"})
     shell.run(DOCUMENT)
     assert [(one.recipe.name, one.profile.name) for one in began] == [

@@ -106,8 +106,8 @@ def test_the_tutorial_ends_with_a_model_that_answers_to_its_dials(shell: Shell) 
 
 def test_the_annotated_corpus_is_what_the_page_says(shell: Shell) -> None:
     data = Path(shell.said["folder"]) / "data" / "oasst"
-    once = (data / "train_labelled.jsonl").read_text().splitlines()
-    twice = (data / "train_labelled_2_epoch.jsonl").read_text().splitlines()
+    once = (data / "train_labeled.jsonl").read_text().splitlines()
+    twice = (data / "train_labeled_2_epoch.jsonl").read_text().splitlines()
     assert twice == once * 2
     answers = [turn for line in once for turn in json.loads(line)["conversations"] if "scores" in turn]
     assert answers

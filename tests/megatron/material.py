@@ -88,7 +88,7 @@ def engine(
 
 
 def samples(step: int, outputs: int | None = None, count: int = 9) -> list[Sample]:
-    """Of 3 to 39 tokens, partly learned or partly labelled; the same for every layout."""
+    """Of 3 to 39 tokens, partly learned or partly labeled; the same for every layout."""
     draw = np.random.default_rng(step)
     made = []
     for n in draw.integers(3, 40, count):

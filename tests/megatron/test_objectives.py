@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real objectives through the loop, in every layout: the same units, and the curve of one process.
 
-fp32: losses within 1e-4 (seen: 4e-7). bf16 rounds a sum in another order to another neighbour: losses within 0.01
+fp32: losses within 1e-4 (seen: 4e-7). bf16 rounds a sum in another order to another neighbor: losses within 0.01
 (seen: 0.004), at losses of 2 to 6 less than one unit in the last place of bf16.
 """
 

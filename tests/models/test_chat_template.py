@@ -62,7 +62,7 @@ texts = st.one_of(tricky, st.text(max_size=12), st.lists(tricky, max_size=3).map
 
 
 @st.composite
-def labelled(draw: st.DrawFn, schema: AttributeSchema) -> dict[str, int]:
+def labeled(draw: st.DrawFn, schema: AttributeSchema) -> dict[str, int]:
     names = draw(st.lists(st.sampled_from(schema.active), unique=True))
     return {name: draw(st.integers(schema.low, schema.high)) for name in names}
 
@@ -74,7 +74,7 @@ def conversations(draw: st.DrawFn, schema: AttributeSchema) -> Conversation:
         if draw(st.booleans()):
             turns.append(Turn(value=draw(texts), speaker="User"))
         else:
-            label = schema.format(draw(labelled(schema)))
+            label = schema.format(draw(labeled(schema)))
             turns.append(Turn(value=draw(texts), speaker="Assistant", label=label or None))
     return Conversation(conversations=turns, system=draw(texts))
 
@@ -94,7 +94,7 @@ def test_equals_the_training_text(schema: AttributeSchema, data: st.DataObject) 
 def test_equals_the_servers_prompt(schema: AttributeSchema, data: st.DataObject) -> None:
     history = data.draw(conversations(schema))
     turns = [*history.conversations, Turn(value=data.draw(texts), speaker="User")]
-    asked = data.draw(labelled(schema))
+    asked = data.draw(labeled(schema))
     messages = [*to_messages(history), {"role": "user", "content": turns[-1].value}]
     wanted = render_prompt(turns, schema.format(schema.complete(asked)), history.system)
     assert rendered(schema, messages, attributes=asked) == wanted

@@ -107,7 +107,7 @@ def test_ids_are_those_of_the_reference_tokenizers(real: Path, shared_data: Path
 
 
 def test_the_read_out_text_and_the_system_prompt_have_the_known_lengths(real: Path) -> None:
-    """Behaviour spec and data notes: the nine-attribute prompt is about 261 tokens in tok512, 121 in Llama 2's."""
+    """Behavior spec and data notes: the nine-attribute prompt is about 261 tokens in tok512, 121 in Llama 2's."""
     tokenizer = load_tokenizer(real)
     prompt = render_prompt([Turn(value="", speaker="User")], LABEL, SYSTEM_PROMPT)
     length = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -241,7 +241,7 @@ def test_extra_special_tokens_stay_special_for_old_and_new_readers(tokenizer_fol
 
 
 def lossy(folder: Path) -> None:
-    """sentencepiece's usual normalisation: the newline becomes a space, and the template is lost."""
+    """sentencepiece's usual normalization: the newline becomes a space, and the template is lost."""
     content = json.loads((folder / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Replace", "pattern": {"String": "\n"}, "content": " "}
     (folder / "tokenizer.json").write_text(json.dumps(content))

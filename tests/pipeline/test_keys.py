@@ -47,7 +47,7 @@ def _first(candidates: list[str], artifacts: dict[str, Artifact]) -> str | None:
         ("prepare_data.sources.0.seed=7", ALL),
         ("base.train.optimizer.lr=1.2345e-3", ALL - {"prepare_data"}),
         ("reward.optimizer.lr=1.2345e-3", AFTER_REWARD),
-        ("annotate.turns=labelled", AFTER_REWARD - {"train_reward"}),
+        ("annotate.turns=labeled", AFTER_REWARD - {"train_reward"}),
         ("sft.optimizer.lr=1.2345e-3", AFTER_SFT),
         ("sft.repeat=2", AFTER_SFT),
         ("baseline.max_steps=7", {"train_baseline", "evaluate", "report"}),
