@@ -31,6 +31,9 @@ def check_version() -> None:
         raise InputError(f"megatron-core {installed} is installed, {VERSION} is needed; pip install 'steerlm[train]'")
 
 
+check_version()
+
+
 def install() -> None:
     """Apply the fixes that replace functions of megatron-core.
 
