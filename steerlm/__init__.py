@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 """SteerLM: train, annotate, condition, serve and steer language models by human-readable attributes."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
