@@ -14,6 +14,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+FENCE = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)
+"""A code block with the name of the file that the page's test writes it to, or with `fails`."""
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -26,8 +28,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Replace links from a page in docs/ to files outside it."""
-    return markdown if page.file.generated_by else _relinked(markdown, ROOT / "docs", str(config.repo_url))
+    """Replace links from a page in docs/ to files outside it, and show the file names of code blocks as titles."""
+    if not page.file.generated_by:
+        markdown = _relinked(markdown, ROOT / "docs", str(config.repo_url))
+    return FENCE.sub(lambda match: f"```{match[1]}" + ("" if match[2] == "fails" else f' title="{match[2]}"'), markdown)
 
 
 def _relinked(text: str, folder: Path, repository: str) -> str:
