@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attribute schema: which dials exist, in which order, on which range, and how a label is written.
+"""The attribute schema: the attributes' names, order, range and defaults, and the syntax of labels.
 
-Knows nothing else. The default is SteerLM's nine attributes on 0..4 (docs/upstream.md#constants);
-a recipe may define any other set. A schema is passed to its users, never imported as a constant.
+The default is SteerLM's nine attributes on 0..4 (docs/upstream.md#constants); a recipe may define any other set.
+Code receives the schema as an argument and never imports one as a constant.
 """
 
 import math
@@ -15,7 +15,7 @@ from steerlm.errors import LabelError, nearest
 from steerlm.settings import Settings
 
 MASKED = -100.0
-"""Value of an attribute that a sample has no label for; it takes no part in any loss."""
+"""Target value of an attribute without a label; every loss ignores it."""
 
 OASST = ("quality", "toxicity", "humor", "creativity")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -24,10 +24,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 
 
 class AttributeSchema(Settings):
-    """Names in label-vector order, the closed integer range they share, and the value of a dial nobody set.
+    """Attribute names in label-vector order, their common integer range and their defaults.
 
-    `defaults` may name some attributes; the others default to `high`. `trained` lists the attributes a model has
-    seen labels for: only those are ever written or accepted (`None`: all).
+    Attributes that are not in `defaults` default to `high`. `trained` lists the attributes a model has seen labels
+    for; only those are written or accepted (`None`: all).
     """
 
     names: tuple[Name, ...] = OASST + HELPSTEER
@@ -39,7 +39,7 @@ class AttributeSchema(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.names or len(set(self.names)) != len(self.names):
-            raise ValueError("attribute names must be given and differ from each other")
+            raise ValueError("attribute names must be given and unique")
         if self.low >= self.high:
             raise ValueError(f"attribute range {self.low}..{self.high} is empty")
         for name in self.trained or ():
@@ -58,14 +58,14 @@ class AttributeSchema(Settings):
         return tuple(n for n in self.names if self.trained is None or n in self.trained)
 
     def restricted(self, trained: Sequence[str]) -> "AttributeSchema":
-        """The same schema with its trained attributes recorded."""
+        """Return the schema with `trained` set to these attributes, in label-vector order."""
         return self.model_copy(update={"trained": tuple(n for n in self.names if n in set(trained))})
 
     def default(self, name: str) -> int:
         return self.defaults.get(name, self.high)
 
     def complete(self, labels: Mapping[str, int]) -> dict[str, int]:
-        """A value for every trained attribute: those of `labels`, checked, and the defaults for the others."""
+        """Return a value for every trained attribute: from `labels`, which are checked, else the default."""
         self.check(labels)
         return {name: labels.get(name, self.default(name)) for name in self.active}
 
@@ -79,10 +79,10 @@ class AttributeSchema(Settings):
             if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value % 1:
                 raise LabelError(f"attribute {name!r} must be an integer {self.low}..{self.high}, not {value!r}")
             if not self.low <= value <= self.high:
-                raise LabelError(f"attribute {name!r} must lie in {self.low}..{self.high}, not {value}")
+                raise LabelError(f"attribute {name!r} must be in {self.low}..{self.high}, not {value}")
 
     def format(self, labels: Mapping[str, float]) -> str:
-        """`name:value,...` in label-vector order; whole numbers are written without a point.
+        """Return `name:value,...` in label-vector order; whole numbers have no decimal point.
 
         >>> AttributeSchema().format({"toxicity": 0, "quality": 4.0})
         'quality:4,toxicity:0'
@@ -93,13 +93,14 @@ class AttributeSchema(Settings):
         return ",".join(f"{n}:{_number(labels[n])}" for n in self.names if n in labels)
 
     def vector(self, labels: Mapping[str, float]) -> list[float]:
-        """The label vector, `MASKED` where `labels` has no value; names outside the schema are ignored."""
+        """Return the label vector, `MASKED` where `labels` has no value; names outside the schema are ignored."""
         return [float(labels[n]) if n in labels else MASKED for n in self.names]
 
     def round(self, scores: Sequence[float]) -> dict[str, int]:
-        """Raw scores in schema order to labels of the trained attributes: clamp to the range, round half to even.
+        """Return labels of the trained attributes from raw scores in schema order.
 
-        Source: docs/upstream.md#annotate-script: -0.7 -> 0, 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 2.51 -> 3, 4.9 -> 4.
+        Scores are clamped to the range and rounded half to even (docs/upstream.md#annotate-script):
+        -0.7 -> 0, 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 2.51 -> 3, 4.9 -> 4.
         """
         if len(scores) != len(self.names):
             raise LabelError(f"{len(scores)} scores for {len(self.names)} attributes ({', '.join(self.names)})")
@@ -110,9 +111,10 @@ class AttributeSchema(Settings):
 
 
 def parse_labels(text: str) -> dict[str, float]:
-    """`quality:3,toxicity:0` to a mapping, in the order written. Values may be any finite float syntax.
+    """Parse a label string such as `quality:3,toxicity:0` into a mapping in the same order.
 
-    Raises `LabelError` for a part without a colon, without a name, or whose value is not a finite number.
+    Raises:
+        LabelError: A part has no colon or no name, or its value is not a finite number.
     """
     labels: dict[str, float] = {}
     for part in text.split(","):
@@ -122,7 +124,7 @@ def parse_labels(text: str) -> dict[str, float]:
         except ValueError:
             number = math.nan
         if not colon or not name or not math.isfinite(number):
-            raise LabelError(f"label string {text!r}: {part!r} is not of the form name:number")
+            raise LabelError(f"label string {text!r}: {part!r} is not in the form name:number")
         labels[name] = number
     return labels
 

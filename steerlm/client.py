@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client of a served model: the tutorial's two functions, and the calls `steerlm ask` makes.
+"""HTTP client for served models: the tutorial's two functions and the requests of `steerlm ask`.
 
-Only the standard library and the template: no torch, no HTTP package. Source: docs/upstream.md#client-snippet.
+Needs only the standard library and the prompt template (docs/upstream.md#client-snippet).
 """
 
 import json
@@ -15,11 +15,11 @@ from steerlm.prompt import TURN_MARK, USER, marks_in, render_prompt
 from steerlm.records import Turn
 
 TIMEOUT = 600.0
-"""Seconds to wait for a reply; a long answer of a large model takes minutes."""
+"""Seconds to wait for a reply; a long answer from a large model takes minutes."""
 
 
 def encode_labels(labels: Mapping[str, float]) -> str:
-    """`name:value` joined with commas, in the mapping's order.
+    """Return a label string, `name:value` joined with commas in the mapping's order.
 
     >>> encode_labels({"quality": 4, "toxicity": 0})
     'quality:4,toxicity:0'
@@ -28,15 +28,21 @@ def encode_labels(labels: Mapping[str, float]) -> str:
 
 
 def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 1427) -> str:
-    """The answer of the model served on this machine, greedily, with the dials of the label string `values`.
+    """Return the greedy answer of a model served on this machine, without the mark of the next turn.
 
-    `values` goes into the prompt as it is: it should name all dials of the model, in its order; those it leaves out get
-    no default. The text ends before the mark of the next turn and the newline that the template writes before it.
-    Raises `InputError` if the question contains a mark of the template or the server refuses the request,
-    `SteerLMError` if there is no server.
+    Args:
+        question: The user's message.
+        max_tokens: Maximum length of the answer.
+        values: Label string, inserted into the prompt unchanged. It should contain every attribute of the model in
+            the model's order; missing attributes are not filled in with defaults.
+        eval_port: Port of the server.
+
+    Raises:
+        InputError: The question contains a mark of the template, or the server rejects the request.
+        SteerLMError: The server cannot be reached.
     """
     if marks := marks_in(question):
-        raise InputError(f"the question contains the marker {marks[0]}, which has a meaning in the model's template")
+        raise InputError(f"the question contains the marker {marks[0]}, which is reserved by the model's template")
     prompt = render_prompt([Turn(value=question, speaker=USER)], values)
     body = {
         "sentences": [prompt],
@@ -51,12 +57,17 @@ def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 142
 
 
 def describe(url: str) -> dict[str, Any]:
-    """What a server serves: `id`, `kind`, `attributes` (the schema as a mapping, or None), `window`."""
+    """Return a server's model description: `id`, `kind`, `attributes` (the schema as a mapping, or None), `window`."""
     return request_json(f"{url.rstrip('/')}/v1/model")
 
 
 def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The chunks of a streamed chat completion, as they arrive. Raises as `request_json`, also in the middle."""
+    """Yield the chunks of a streamed chat completion as they arrive.
+
+    Raises:
+        InputError: The server rejects the request.
+        SteerLMError: The server cannot be reached, or fails before the stream is complete.
+    """
     with _open(f"{url.rstrip('/')}/v1/chat/completions", {**body, "stream": True}, "POST") as reply:
         for line in reply:
             data = line.decode().strip().removeprefix("data: ")
@@ -67,29 +78,33 @@ def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 if "error" in chunk:
                     raise SteerLMError(chunk["error"]["message"])
                 yield chunk
-    raise SteerLMError(f"{url}: the server closed the connection in the middle of the answer")
+    raise SteerLMError(f"{url}: the server closed the connection before the answer was complete")
 
 
 def request_json(url: str, body: Mapping[str, Any] | None = None, method: str = "GET") -> dict[str, Any]:
-    """One request, one JSON object. Raises `InputError` for a refused request with the server's message (a 4xx other
-    than 429), else `SteerLMError`."""
+    """Send a request and return the JSON object of the reply.
+
+    Raises:
+        InputError: The server rejects the request (4xx other than 429), or the reply is not a JSON object.
+        SteerLMError: The server cannot be reached, is busy (429) or fails.
+    """
     with _open(url, body, method) as reply:
         text = reply.read()
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise InputError(f"{url}: the server answers {value!r}")
+        raise InputError(f"{url}: expected a JSON object from the server, got {value!r}")
     return value
 
 
 def _open(url: str, body: Mapping[str, Any] | None, method: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    # No proxy: the address is the user's own server.
+    # Without a proxy: the address is the user's own server.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         return opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        # A full queue (429) is no fault of the request.
+        # 429 means a full queue, not a bad request.
         kind = InputError if error.code < 500 and error.code != 429 else SteerLMError
         raise kind(_message(error)) from None
     except (OSError, ValueError) as error:

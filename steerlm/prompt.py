@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SteerLM template: a conversation becomes text, and text becomes token ids with the spans that are learned.
+"""The SteerLM prompt template: renders conversations as text and maps the loss mask onto token ids.
 
-Knows the markers, the order of the parts and the loss mask (docs/upstream.md#training-text, #loss-mask).
-Knows nothing of files or tensors. Training, annotation, serving and evaluation all build their strings here; the chat
-template of a model folder is the same text in Jinja and is tested byte for byte against `render`.
+Defines the markers, the order of the parts and the loss mask (docs/upstream.md#training-text, #loss-mask). Training,
+annotation, serving and evaluation all render their text here. The chat template in a model folder renders the same
+text in Jinja; tests compare the two byte for byte.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ PROMPT_VERSION = 1
 SYSTEM_MARK, TURN_MARK, LABEL_MARK = "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"
 MARKS = (SYSTEM_MARK, TURN_MARK, LABEL_MARK)
 TURN_STOP_STRINGS = (f"\n{TURN_MARK}", TURN_MARK)
-"""Stop strings of a turn: the next turn's mark, with the newline that the template writes before it."""
+"""Stop strings that end a turn: the next turn's mark, with and without the newline before it."""
 SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -29,7 +29,7 @@ Role = Literal["header", "turn", "name", "label", "text", "stop", "readout"]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of the rendered text; `learned` says whether its tokens carry loss."""
+    """A piece of the rendered text; `learned` is whether its tokens contribute to the loss."""
 
     text: str
     role: Role
@@ -37,7 +37,7 @@ class Segment:
 
 
 class Tokens(NamedTuple):
-    """Token ids of a text and, per token, the characters [start, end) that it stands for."""
+    """Token ids of a text and each token's character range [start, end)."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -45,10 +45,10 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of a whole text and, per token, whether it is learned.
+    """Token ids of a text and, for each token, whether it is learned.
 
-    `joints` counts learned spans that do not begin at a token boundary: there the ids of a server's prompt are not a
-    prefix of these ids, and the token that straddles the joint is not learned.
+    `joints` counts learned spans that do not start at a token boundary. There the token ids of a server's prompt are
+    not a prefix of `ids`, and the token that straddles the boundary is not learned.
     """
 
     ids: list[int]
@@ -57,12 +57,12 @@ class Encoded:
 
 
 def render(conversation: Conversation) -> list[Segment]:
-    """The attribute-conditioned training text of a conversation, with its loss mask.
+    """Render the attribute-conditioned training text of a conversation, with its loss mask.
 
-    Learned are the responses of the roles that are not masked, each with its trailing newline, the turn mark that
-    opens a masked turn from the third turn on (it teaches the model to stop), and the final turn mark that follows a
-    closing response. Turn 0 is never learned, whoever speaks; nor is a turn that says `learned: false` and has no
-    label, nor the mark that would stop it.
+    The learned segments are the responses of roles that are not masked, with the trailing newline; the turn mark that
+    opens a masked turn from the third turn on, which teaches the model to stop; and the final turn mark after a
+    response that ends the conversation. Turn 0 is never learned, whatever its role. A turn with `learned: false` and
+    no label is not learned, and neither is the mark that follows it.
     """
     skipped = False
     segments = [Segment(f"{SYSTEM_MARK}System\n{conversation.system}\n", "header")]
@@ -80,7 +80,17 @@ def render(conversation: Conversation) -> list[Segment]:
 
 
 def render_prompt(turns: Sequence[Turn], label: str, system: str = SYSTEM_PROMPT, name: str = ASSISTANT) -> str:
-    """What a model continues: the history, then `name`'s turn opened with `label` (a label string; "" for none)."""
+    """Render the prompt for a response: the history, then the start of `name`'s turn with its label.
+
+    Args:
+        turns: The history.
+        label: Label string of the response; "" for none.
+        system: System prompt.
+        name: Role of the response.
+
+    Raises:
+        InputError: The last turn is already `name`'s.
+    """
     history = Conversation(conversations=list(turns), system=system, mask=name)  # mask=name: no stop mark at the end
     if turns and turns[-1].speaker == name:
         raise InputError(f"the last message is already {name}'s; a prompt ends with a {USER} message")
@@ -89,10 +99,10 @@ def render_prompt(turns: Sequence[Turn], label: str, system: str = SYSTEM_PROMPT
 
 
 def render_readout(conversation: Conversation, upto: int, *, use_system: bool = False) -> str:
-    """The reward model's text for turn `upto`: history and turn without labels, then the read-out mark.
+    """Render the reward model's input for turn `upto`: the turns so far without labels, then the read-out mark.
 
-    The system prompt is the constant one whatever the record says (as upstream), unless `use_system`. A turn of the
-    masked role is written as `User`, any other as `Assistant`.
+    As upstream, the system prompt is the constant one unless `use_system` selects the record's own. Turns of the
+    masked role are written as `User`, all others as `Assistant`.
     """
     parts = [f"{SYSTEM_MARK}System\n{conversation.system if use_system else SYSTEM_PROMPT}\n"]
     for turn in conversation.conversations[: upto + 1]:
@@ -106,20 +116,20 @@ def text_of(segments: Sequence[Segment]) -> str:
 
 
 def encode(segments: Sequence[Segment], tokens: Tokens) -> Encoded:
-    """Map the learned spans onto the tokens of the joined text, tokenized whole as a stock server does.
+    """Map the learned segments onto the tokens of the joined text, which is tokenized in one piece as servers do.
 
-    A token is learned if it lies inside a learned span.
+    A token is learned if it is entirely inside a learned span.
     """
     spans: list[tuple[int, int]] = []
-    at = 0
+    offset = 0
     for segment in segments:
-        end = at + len(segment.text)
+        end = offset + len(segment.text)
         if segment.learned and segment.text:
-            if spans and spans[-1][1] == at:
+            if spans and spans[-1][1] == offset:
                 spans[-1] = (spans[-1][0], end)
             else:
-                spans.append((at, end))
-        at = end
+                spans.append((offset, end))
+        offset = end
     learned, joints, k = [False] * len(tokens.ids), 0, 0
     for i, (start, end) in enumerate(tokens.offsets):
         while k < len(spans) and start >= spans[k][1]:
@@ -133,5 +143,5 @@ def encode(segments: Sequence[Segment], tokens: Tokens) -> Encoded:
 
 
 def marks_in(text: str) -> list[str]:
-    """The template's marks that occur in a user's text: each could inject a turn or a label."""
+    """Return the template's marks that occur in a user's text; each could inject a turn or a label."""
     return [mark for mark in MARKS if mark in text]

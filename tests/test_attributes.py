@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema: order, range, rounding, the label syntax and its errors."""
+"""The attribute schema: order, range, rounding, the label syntax and its errors."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ def test_scores_are_clamped_and_rounded_half_to_even(score: float, label: int) -
     assert NINE.round([score] * 9) == dict.fromkeys(NINE.names, label)
 
 
-def test_untrained_attributes_are_never_written() -> None:
+def test_untrained_attributes_are_omitted_and_rejected() -> None:
     five = NINE.restricted(["verbosity", "helpfulness"])
     assert five.active == ("helpfulness", "verbosity")
     assert five.round([9.0] * 9) == {"helpfulness": 4, "verbosity": 4}
@@ -28,7 +28,7 @@ def test_untrained_attributes_are_never_written() -> None:
         five.check({"quality": 1})
 
 
-def test_canonical_order_whatever_the_mapping_says() -> None:
+def test_output_is_in_schema_order_not_in_mapping_order() -> None:
     assert NINE.format({"verbosity": 1, "quality": 4.0, "humor": 2}) == "quality:4,humor:2,verbosity:1"
     assert OWN.vector({"bold": 3, "nobody": 1}) == [MASKED, MASKED, 3.0]
 
@@ -45,28 +45,28 @@ def test_canonical_order_whatever_the_mapping_says() -> None:
         ({"humor": float("nan")}, "integer"),
     ],
 )
-def test_a_wrong_dial_is_named(labels: dict[str, float], message: str) -> None:
+def test_invalid_labels_are_rejected_by_name(labels: dict[str, float], message: str) -> None:
     with pytest.raises(LabelError, match=message):
         NINE.complete(labels)
 
 
-def test_defaults_fill_the_dials_nobody_set() -> None:
+def test_complete_fills_in_defaults() -> None:
     assert OWN.complete({"bold": 0}) == {"warm": 9, "brief": 2, "bold": 0}
 
 
 @pytest.mark.parametrize("text", ["", "quality", "quality:", ":3", "quality:x", "a:1,,b:2", "a:nan", "a:inf"])
-def test_a_label_string_that_cannot_be_split_is_an_error(text: str) -> None:
+def test_malformed_label_strings_are_rejected(text: str) -> None:
     with pytest.raises(LabelError, match="name:number"):
         parse_labels(text)
 
 
 @given(st.dictionaries(st.sampled_from(OWN.names), st.integers(0, 9), min_size=1))
-def test_labels_survive_writing_and_reading(labels: dict[str, int]) -> None:
+def test_labels_round_trip(labels: dict[str, int]) -> None:
     assert parse_labels(OWN.format(labels)) == labels
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "fields",
     [
         {"names": ("a", "a")},
         {"names": ()},
@@ -78,6 +78,6 @@ def test_labels_survive_writing_and_reading(labels: dict[str, int]) -> None:
         {"ranges": 1},
     ],
 )
-def test_an_inconsistent_schema_is_refused(wrong: dict[str, object]) -> None:
+def test_inconsistent_schemas_are_rejected(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        AttributeSchema(**wrong)
+        AttributeSchema(**fields)

@@ -85,7 +85,7 @@ def without_marks(text: str, param: str, *, strip: bool) -> str:
     while marks := marks_in(text):
         if not strip:
             raise ApiError(
-                f"{param} contains the marker {marks[0]}, which has a meaning in the model's template; remove it",
+                f"{param} contains the marker {marks[0]}, which is reserved by the model's template; remove it",
                 param=param,
             )
         # Repeated: removing a mark can join the halves of another.

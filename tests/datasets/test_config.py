@@ -74,7 +74,7 @@ def test_a_recipes_attributes_are_taken_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("names: [a, a]", "differ from each other"),
+        ("names: [a, a]", "must be given and unique"),
         ("names: [a]\nhih: 3", "unknown key 'hih'; did you mean 'high'"),
         ("- a", "a mapping"),
         ("names: [", "not valid YAML"),

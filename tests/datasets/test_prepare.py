@@ -74,7 +74,7 @@ def test_bad_lines_stop_or_are_kept_by_source(tmp_path: Path) -> None:
 def test_a_label_that_the_samples_could_not_use_is_found_in_the_source(tmp_path: Path) -> None:
     settings = section(tmp_path / "in")
     write_lines(tmp_path / "in" / "own" / "val.jsonl", PLAIN, TALK.replace("humor:1", "humor"))
-    with pytest.raises(RecordError, match=r"own/val\.jsonl:2: conversations\.1\.label: .*'humor' is not of the form"):
+    with pytest.raises(RecordError, match=r"own/val\.jsonl:2: conversations\.1\.label: .*'humor' is not in the form"):
         prepare_data(settings, tmp_path / "out", schema=SCHEMA)
     done = prepare_data(settings.model_copy(update={"on_error": "skip"}), tmp_path / "out", schema=SCHEMA)
     assert done.summaries["1-conversations"].counts["rejected"] == 1

@@ -25,7 +25,7 @@ def test_attributes_in_both_forms() -> None:
         (["--warmth", "4"], "unknown option --warmth; known: quality, toxicity, humor"),
         (["--humor"], r"--humor needs a value 0\.\.4"),
         (["--humor", "high"], r"--humor must be an integer 0\.\.4, not 'high'"),
-        (["--humor", "5"], r"must lie in 0\.\.4"),
+        (["--humor", "5"], r"must be in 0\.\.4"),
         (["pet?"], "put the question in quotes"),
     ],
 )
@@ -53,7 +53,7 @@ def test_ask(local: bool, taught_server: str, taught_folder: Path, capfd: pytest
 def test_errors_of_ask(taught_server: str, taught_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for arguments, status, message in (
         (["--url", taught_server, "--humour", "1"], 2, "did you mean 'humor'"),
-        (["--model", str(taught_folder), "--humor", "9"], 2, "must lie in 0..4"),
+        (["--model", str(taught_folder), "--humor", "9"], 2, "must be in 0..4"),
         (["--url", "http://127.0.0.1:1"], 1, "start one with: steerlm serve generate"),
         (["--model", "no/such/folder"], 2, "no such model folder"),
     ):

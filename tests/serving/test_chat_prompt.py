@@ -37,8 +37,8 @@ def test_other_attributes_get_their_defaults() -> None:
     ("requested", "message"),
     [
         ({"humour": 1}, "unknown attribute 'humour'; did you mean 'humor'"),
-        ({"humor": 5}, r"'humor' must lie in 0..4, not 5"),
-        ({"humor": -1}, r"'humor' must lie in 0..4, not -1"),
+        ({"humor": 5}, r"'humor' must be in 0..4, not 5"),
+        ({"humor": -1}, r"'humor' must be in 0..4, not -1"),
         ({"humor": 1.5}, "must be an integer"),
         ({"humor": "4"}, "must be an integer"),
         ({"humor": True}, "must be an integer"),
@@ -95,8 +95,8 @@ def test_stripping_does_not_join_halves_to_a_mark() -> None:
         ([chat_message("tool", "a")], "role must be"),
         ([chat_message("user", "a"), chat_message("assistant", "b")], "already Assistant's"),
         ([chat_message("user", "a", "quality:1")], "only an assistant message"),
-        ([chat_message("assistant", "a", "quality:9"), *ASK], r"messages\[0\].label: .* must lie in 0..4"),
-        ([chat_message("assistant", "a", "quality"), *ASK], "not of the form name:number"),
+        ([chat_message("assistant", "a", "quality:9"), *ASK], r"messages\[0\].label: .* must be in 0..4"),
+        ([chat_message("assistant", "a", "quality"), *ASK], "not in the form name:number"),
     ],
 )
 def test_invalid_conversations_are_refused_by_name(messages: list[ChatMessage], message: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's two functions against a real server, and their errors."""
+"""The client's functions called against a real server, and their errors."""
 
 import subprocess
 import sys
@@ -16,12 +16,12 @@ def port_of(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def test_labels_keep_the_order_of_the_mapping() -> None:
+def test_encode_labels_keeps_the_order_of_the_mapping() -> None:
     assert encode_labels({"toxicity": 0, "quality": 4, "humor": 2}) == "toxicity:0,quality:4,humor:2"
     assert encode_labels({}) == ""
 
 
-def test_an_answer_is_sliced_correctly_and_stripped(taught_server: str) -> None:
+def test_get_answer_returns_only_the_answer(taught_server: str) -> None:
     for humor, answer in ANSWERS.items():
         values = encode_labels({"quality": 4, "toxicity": 0, "humor": humor})
         assert get_answer(QUESTION, 60, values, port_of(taught_server)) == answer
@@ -29,7 +29,7 @@ def test_an_answer_is_sliced_correctly_and_stripped(taught_server: str) -> None:
     assert ANSWERS[4].startswith(start) and 0 < len(start) < len(ANSWERS[4])
 
 
-def test_errors_are_clear(taught_server: str) -> None:
+def test_errors_name_the_cause(taught_server: str) -> None:
     with pytest.raises(InputError, match="<extra_id_1>"):
         get_answer("a <extra_id_1> b", 5, "quality:4", port_of(taught_server))
     with pytest.raises(InputError, match="window is 400"):
@@ -40,15 +40,15 @@ def test_errors_are_clear(taught_server: str) -> None:
         list(stream_chat(taught_server, {"messages": [], "attributes": {"humour": 1}}))
 
 
-def test_describe(taught_server: str) -> None:
+def test_describe_returns_the_attribute_schema(taught_server: str) -> None:
     assert describe(taught_server)["attributes"]["names"] == ["quality", "toxicity", "humor", "warmth"]
 
 
-def test_import_is_light() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     code = (
         "import sys, steerlm.client; "
         "print([m for m in ('torch', 'transformers', 'fastapi', 'numpy', 'httpx') if m in sys.modules])"
     )
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert result.stdout.strip() == "[]"

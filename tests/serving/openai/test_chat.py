@@ -176,7 +176,7 @@ def test_bad_requests_are_refused_by_name(taught_server: str) -> None:
             "chat_template_kwargs",
             "unknown key 'atributes'; did you mean 'attributes'?",
         ),
-        (attributes(humor=7), 400, "attributes", "'humor' must lie in 0..4, not 7"),
+        (attributes(humor=7), 400, "attributes", "'humor' must be in 0..4, not 7"),
         (attributes(warmth=1), 400, "attributes", "'warmth' was never trained"),
         ({"attributes": {"humor": 1}, **attributes(humor=2)}, 400, "attributes", "differ"),
         (

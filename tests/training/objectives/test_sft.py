@@ -113,8 +113,8 @@ def test_labels_without_a_type_are_value_to_text_with_one_warning(
     ("label", "message"),
     [
         ("helpfullness:3", "unknown attribute 'helpfullness'; did you mean 'helpfulness'"),
-        ("quality:7", "'quality' must lie in 0..4, not 7"),
-        ("quality", "'quality' is not of the form name:number"),
+        ("quality:7", "'quality' must be in 0..4, not 7"),
+        ("quality", "'quality' is not in the form name:number"),
     ],
 )
 def test_a_label_that_no_server_would_accept_is_refused(tokenizer: Any, label: str, message: str) -> None:
