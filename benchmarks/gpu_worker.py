@@ -10,11 +10,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from steerlm.megatron.engine import MegatronEngine
+    from steerlm.training.data import Row, RowTensors
 
 LR, WARM_UP = 1e-4, 3
 
@@ -76,7 +82,7 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": torch.accelerator.max_memory_allocated() if torch.accelerator.is_available() else 0,
     }
     if task["outputs"]:
-        passes = [seconds(engine.forward, batch.rows, "values") for batch in batches][WARM_UP:]
+        passes = [seconds(score, engine, batch.rows) for batch in batches][WARM_UP:]
         result["turns_per_second"] = task["samples"] * len(passes) / sum(passes)
     if task["saves"]:
         folder = Path(task["folder"], "checkpoint")
@@ -85,6 +91,23 @@ def speed(task: dict[str, Any]) -> dict[str, Any]:
         result["load_seconds"] = seconds(engine.load, folder)
         result["checkpoint_bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return result
+
+
+def score(engine: "MegatronEngine", rows: Sequence["Row"]) -> None:
+    """A forward pass of the reward model over this rank's rows, whose values reach the host."""
+    import torch
+
+    from steerlm.megatron.schedule import run_schedule
+
+    def collect(row: "RowTensors", values: "torch.Tensor", non_loss_data: bool) -> "torch.Tensor":
+        return values
+
+    engine.ddp.eval()
+    with torch.no_grad():
+        how = {"forward_only": True, "collect_non_loss_data": True}
+        for values in run_schedule(engine.ddp, rows, engine.layout, engine.outputs, collect, **how):
+            values.cpu()
+    engine.ddp.train()
 
 
 def seconds(method: Callable[..., Any], *arguments: Any) -> float:

@@ -85,7 +85,7 @@ def test_a_folder_labels_a_file_and_a_second_run_says_so(
         (["--model", "x", "--url", "http://x"], "--model FOLDER, or --host and --port"),
         (["--model", "nowhere"], "nowhere: no such model folder"),
         (["--model", "x", "--over-long", "drop"], "'drop' is not one of"),
-        (["--port", "1", "--profile", "laptop"], "--profile says where a model folder runs: give --model"),
+        (["--port", "1", "--profile", "laptop"], "--profile sets where a model folder runs: give --model"),
         (["--model", "x", "--set", "profile.layouts.annotate.devices=2"], "give --profile too"),
         (["--model", "x", "--profile", "laptop", "--write-spec", "x.json"], "--write-spec needs a --profile whose"),
         (["--model", "x", "--profile", "laptop", "--set", "profile.layouts.annotat={}"], "'profile.layouts.annotate'"),
@@ -161,7 +161,7 @@ def test_a_job_with_a_killed_worker_goes_on_in_one_process(
     assert call([*words, "--profile", str(profile)]) == 1
     killed.join()
     assert re.search(
-        r"error: annotate failed: .*\(its log: .*out\.jsonl\.parts/annotate\.log\)", capsys.readouterr().err
+        r"error: annotate-[0-9a-f]+ failed: .*\(its log: .*out\.jsonl\.parts/annotate\.log\)", capsys.readouterr().err
     )
     done = len(list(out.with_name("out.jsonl.parts").glob("*.part")))
     assert 1 <= done < 200

@@ -139,8 +139,8 @@ def test_the_commands_do_what_the_document_says(tmp_path: Path, monkeypatch: pyt
         ("own", "cluster"),
         ("own", "one-gpu"),
     ]
-    assert began[-1].recipe.reward
-    assert not began[-1].recipe.sft
+    assert began[-1].options.until == "train_reward"
+    assert not any(one.options.until for one in began[:-1])
     assert sum("replica" in text for text in shell.said.values()) == 8
     spec = TrainSpec.read(Path("sft.json"))
     assert (spec.objective, spec.layout.processes, spec.work) == ("sft", 256, tmp_path / "models/policy.work/work")

@@ -141,5 +141,5 @@ def test_the_profile_says_who_answers(url: str, folders: dict[str, Path], tmp_pa
     assert isinstance(of("policy", layouts=two), JobAnswerer)
     assert of("baseline", layouts=two).schema is None
     assert isinstance(of("policy", layouts=two, policy_url=url), ServedAnswerer)
-    with pytest.raises(ValueError, match=r"for a larger policy name a server of it, profile\.policy_url"):
+    with pytest.raises(ValueError, match=r"for a larger policy give the address of a server, profile\.policy_url"):
         Layouts(evaluate=LayoutSettings(devices=2, tensor=2))
