@@ -55,18 +55,19 @@ class RunLog:
 
 
 class RunLogReader:
-    """Reads a run log, or any file of JSON lines, while it grows; a truncated file is read again from its start."""
+    """Reads a run log, or any file of JSON lines, while it grows; a truncated or replaced file is read again from its start."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._offset = path, 0
+        self.path, self._offset, self._inode = path, 0, 0
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Yield the complete lines appended since the last call."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:
-                self._offset = 0
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._offset:
+                self._inode, self._offset = status.st_ino, 0
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

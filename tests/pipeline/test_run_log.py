@@ -30,5 +30,17 @@ def test_a_truncated_file_is_read_again(tmp_path: Path) -> None:
     assert [line["step"] for line in reader.new()] == [1]
 
 
+def test_a_replaced_file_is_read_again_whatever_its_size(tmp_path: Path) -> None:
+    """A resumed training replaces its metrics file and may add lines before the next look at it."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    reader = RunLogReader(path)
+    assert [line["step"] for line in reader.new()] == [1, 2]
+    other = tmp_path / "other"
+    other.write_text('{"step": 1, "loss": 0.5}\n{"step": 3}\n{"step": 4}\n')
+    other.replace(path)
+    assert [line["step"] for line in reader.new()] == [1, 3, 4]
+
+
 def test_without_a_path_nothing_is_written() -> None:
     RunLog(None).emit("progress", "a")
