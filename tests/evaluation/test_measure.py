@@ -2,6 +2,7 @@
 """Texts and questions longer than a model's window: an error, or judged by their end and counted."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ LONG = ["why " * 200, "how " * 200]
 def folders(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
     """Untrained, with room for the prompt."""
     torch.manual_seed(0)
-    names = {"num_labels": 2, "id2label": dict(enumerate(SCHEMA.names)), "problem_type": "regression"}
+    names: dict[str, Any] = {"num_labels": 2, "id2label": dict(enumerate(SCHEMA.names)), "problem_type": "regression"}
     shape = config(tokenizer)
     shape.max_position_embeddings = 2 * WINDOW
     scores = config(tokenizer, **names)

@@ -23,7 +23,7 @@ from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
 TIMEOUT, GRACE = 4.0, 20.0
 FAULTS = {"collective_timeout_minutes": TIMEOUT / 60, "straggler_every": 10}
-SETTINGS = {"max_steps": 60, "save_every": 20, "optimizer": {"lr": 5e-4, "min_lr": 5e-5, "eps": 1e-5}}
+SETTINGS: dict[str, Any] = {"max_steps": 60, "save_every": 20, "optimizer": {"lr": 5e-4, "min_lr": 5e-5, "eps": 1e-5}}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,11 @@ from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
 STEPS = 200
 # A low rate: at a high one, roundings of another layout would grow over so many steps.
-SETTINGS = {"max_steps": STEPS, "save_every": 20, "optimizer": {"lr": 5e-4, "min_lr": 5e-5, "eps": 1e-5}}
+SETTINGS: dict[str, Any] = {
+    "max_steps": STEPS,
+    "save_every": 20,
+    "optimizer": {"lr": 5e-4, "min_lr": 5e-5, "eps": 1e-5},
+}
 
 
 @pytest.fixture(scope="module")
