@@ -55,7 +55,10 @@ class RunLog:
 
 
 class RunLogReader:
-    """Reads a run log, or any file of JSON lines, while it grows; a truncated or replaced file is read again from its start."""
+    """Reads a run log, or any file of JSON lines, while it grows.
+
+    A truncated or replaced file is read again from its start.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset, self._inode = path, 0, 0
