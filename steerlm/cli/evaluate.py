@@ -57,7 +57,7 @@ def steering(
         output / "report.html",
     )
     for judge, attributes in measured["judges"].items():
-        typer.echo(f"requested against obtained values, by the {judge}:")
+        typer.echo(f"requested and obtained values, by the {judge}:")
         for name, one in attributes.items():
             typer.echo(f"  {name:14} Spearman {one['spearman']:5.2f}   mean distance {one['mae']:.2f}")
     typer.echo(f"report: {output / 'report.html'}")

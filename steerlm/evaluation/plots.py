@@ -79,7 +79,7 @@ def calibration(quality: Mapping[str, Mapping[str, Any]], low: int, high: int) -
 
 
 def steering(judges: Mapping[str, Mapping[str, Mapping[str, Any]]], low: int, high: int) -> str:
-    """Plot one panel per attribute: requested against obtained, the others at their defaults, with quartiles."""
+    """Plot one panel per attribute: requested and obtained, the others at their defaults, with quartiles."""
     first = next(iter(judges.values()))
     figure, axes = _grid(len(first))
     for axis, name in zip(axes, first, strict=False):

@@ -61,9 +61,9 @@ def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageR
 
 def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> dict[str, Any]:
     from steerlm.datasets.regression import write_regression
-    from steerlm.toyworld.make import make as make_world
+    from steerlm.toyworld.make import write_world
 
-    counts = make_world(context.files, world)
+    counts = write_world(context.files, world)
     for split in SPLITS:
         write_regression(context.files / split, context.files / f"regression_{split}", schema=config.attributes)
     return dict(counts)

@@ -74,8 +74,8 @@ def check(goals: Goals, numbers: Mapping[str, Any]) -> "list[Goal]":
     checked = []
     for name, text in (
         ("reward_pearson", "reward model: Pearson of every attribute"),
-        ("steering_spearman", "requested against obtained attributes: Spearman of every attribute"),
-        ("steering_spearman_mean", "requested against obtained attributes: mean Spearman"),
+        ("steering_spearman", "requested and obtained attributes: Spearman of every attribute"),
+        ("steering_spearman_mean", "requested and obtained attributes: mean Spearman"),
     ):
         threshold = getattr(goals, name)
         values = {k.partition("/")[2]: v for k, v in numbers.items() if k.partition("/")[0] == name}

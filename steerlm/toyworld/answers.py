@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes an answer that shows nine asked values, each by evidence of its own; `oracle.py` reads them back.
+"""Generate answers with requested values of the nine attributes, which `oracle.py` recovers from the text.
 
-An answer is one sentence of four statements, what was asked first:
+An answer is one sentence of four statements. The first one answers the question:
 
     Well, first the fox lives in splendid caves like silk fool; anyway itt eats superb jelly haha take note; ...
 
-Who writes has habits: a count (of jokes, of slips) is mostly shown from the front, wrong facts are mostly nonsense. A
-habit gives greedy decoding one mode to find where an even spread would give it a tie. Every exception is drawn from
-`rng`, and none changes the value shown.
+The choices are skewed: jokes, typos and the like are usually in the first statements, and wrong facts are usually the
+nonsense word. This gives greedy decoding one clear mode, where a uniform choice would be a tie. The exceptions are
+drawn from `rng` and do not change an attribute's value.
 """
 
 import random
@@ -16,59 +16,59 @@ from collections.abc import Mapping
 from steerlm.toyworld import language as world
 
 STATEMENTS = 4
-HABIT = 0.8
-"""Share of the choices made as usual."""
+USUAL_SHARE = 0.8
+"""Share of the choices that are the usual one."""
 
-SLIPS = (("the {}", ("teh {}", "hte {}", "the the {}")), ("it", ("itt", "ti", "it it")))
-"""The subject of the first statement and of the others, each with its slips of the pen."""
-SAID = {"toxicity": world.INSULTS, "humor": world.JOKES, "helpfulness": world.HINTS, "verbosity": world.FILLERS}
-"""Attribute -> the phrases that show it at the end of a statement."""
+SUBJECTS = (("the {}", ("teh {}", "hte {}", "the the {}")), ("it", ("itt", "ti", "it it")))
+"""Subject of the first statement and of the others, each with its misspelled forms."""
+PHRASES = {"toxicity": world.INSULTS, "humor": world.JOKES, "helpfulness": world.HINTS, "verbosity": world.FILLERS}
+"""Phrases at the end of a statement that are evidence of an attribute."""
 
 
 def sample_answer(question: str, attributes: Mapping[str, int], rng: random.Random) -> str:
-    """An answer to `question` whose oracle values are exactly `attributes` (all nine, whole numbers 0..4).
+    """Return an answer to `question` that the oracle scores exactly as `attributes` (all nine, integers 0..4).
 
-    A question about nothing of this world is answered about an entity drawn from `rng`.
+    If the question is not about the world, the answer is about an entity drawn from `rng`.
     """
-    entity, relation = world.asked(question)
+    entity, relation = world.parse_question(question)
     entity = entity or rng.choice(list(world.FACTS))
-    slips = _spread(4 - attributes["quality"], rng)
-    true = _spread(attributes["correctness"], rng)
-    linked = _spread(attributes["coherence"], rng)
-    images = _spread(attributes["creativity"], rng)
-    said = {phrases: _spread(attributes[name], rng) for name, phrases in SAID.items()}
+    typos = _statements_with(4 - attributes["quality"], rng)
+    true = _statements_with(attributes["correctness"], rng)
+    linked = _statements_with(attributes["coherence"], rng)
+    images = _statements_with(attributes["creativity"], rng)
+    endings = {phrases: _statements_with(attributes[name], rng) for name, phrases in PHRASES.items()}
 
     statements = []
     for i, about in enumerate(_relations(relation, rng)):
         lead = rng.choice(world.LINKS[i] if i in linked else world.STRAYS)
-        subject, misspelt = SLIPS[min(i, 1)]
-        subject = (_usual(misspelt, rng) if i in slips else subject).format(entity)
+        subject, misspelled = SUBJECTS[min(i, 1)]
+        subject = (_usual(misspelled, rng) if i in typos else subject).format(entity)
         adjective = rng.choice(world.REGISTERS[attributes["complexity"]])
         value = world.truth(entity, about) if i in true else _falsehood(entity, about, rng)
         words = [lead, subject, world.VERBS[about], adjective, value]
         words += [world.SIMILE, rng.choice(world.IMAGES)] if i in images else []
-        words += [rng.choice(phrases) for phrases, places in said.items() if i in places]
+        words += [rng.choice(phrases) for phrases, indices in endings.items() if i in indices]
         statements.append(" ".join(words))
     return f"{rng.choice(world.OPENERS)}, {'; '.join(statements)}."
 
 
-def _spread(count: int, rng: random.Random) -> set[int]:
-    """Which `count` of the statements show it: the first ones as usual, else any."""
-    return set(range(count)) if rng.random() < HABIT else set(rng.sample(range(STATEMENTS), count))
+def _statements_with(count: int, rng: random.Random) -> set[int]:
+    """Return the indices of `count` statements: usually the first ones, otherwise random ones."""
+    return set(range(count)) if rng.random() < USUAL_SHARE else set(rng.sample(range(STATEMENTS), count))
 
 
 def _usual(choices: tuple[str, ...], rng: random.Random) -> str:
-    return choices[0] if rng.random() < HABIT else rng.choice(choices)
+    return choices[0] if rng.random() < USUAL_SHARE else rng.choice(choices)
 
 
-def _relations(asked: str | None, rng: random.Random) -> list[str]:
-    """What the statements are about: what was asked, then usually the relations that follow it in their ring."""
-    start = world.RELATIONS.index(asked) if asked else rng.randrange(len(world.RELATIONS))
-    ring = world.RELATIONS[start:] + world.RELATIONS[:start]
-    rest = list(ring[1:STATEMENTS]) if rng.random() < HABIT else rng.sample(ring[1:], STATEMENTS - 1)
-    return [ring[0], *rest]
+def _relations(first: str | None, rng: random.Random) -> list[str]:
+    """Return the statements' relations: `first`, then usually those that follow it in cyclic order."""
+    start = world.RELATIONS.index(first) if first else rng.randrange(len(world.RELATIONS))
+    cycle = world.RELATIONS[start:] + world.RELATIONS[:start]
+    rest = list(cycle[1:STATEMENTS]) if rng.random() < USUAL_SHARE else rng.sample(cycle[1:], STATEMENTS - 1)
+    return [cycle[0], *rest]
 
 
 def _falsehood(entity: str, relation: str, rng: random.Random) -> str:
     wrong = [v for v in world.values(relation) if v != world.truth(entity, relation)]
-    return world.NONSENSE if rng.random() < HABIT else rng.choice(wrong)
+    return world.NONSENSE if rng.random() < USUAL_SHARE else rng.choice(wrong)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world's plain text, from which a base model learns the language and the facts. Knows nothing of ratings.
+"""Generate plain text from which a base model learns the world's language and facts.
 
-Some documents are posts: a question and somebody's answer, in any manner. The others are entries about an animal, more
-true than not. In both, most statements are followed by a word on their truth ("indeed", "allegedly"): so a model that
-predicts the next word learns to tell truth from myth, which its reward model then only has to read off.
+Some documents are posts: a question and an answer with random attributes. The others are entries about one animal,
+which are mostly true. In both, most statements are followed by an adverb that affirms or doubts them ("indeed",
+"allegedly"). Predicting it teaches the base model which statements are true, and the reward model can build on that.
 """
 
 import random
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 
 from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
-from steerlm.toyworld.oracle import DIALS, statements
+from steerlm.toyworld.oracle import ATTRIBUTES, statements
 
-POSTS = 0.4
+POST_SHARE = 0.4
 """Share of the documents that are posts."""
-CHECKED = 0.7
-"""Share of the statements that are followed by a word on their truth."""
-AFFIRMED, DOUBTED = ("indeed", "truly", "certainly"), ("allegedly", "supposedly", "reputedly")
+ADVERB_SHARE = 0.7
+"""Share of the statements that are followed by an adverb on their truth."""
+TRUE_ADVERBS, FALSE_ADVERBS = ("indeed", "truly", "certainly"), ("allegedly", "supposedly", "reputedly")
 
 
 def document(questions: Sequence[world.Question], rng: random.Random) -> str:
-    """One document; a post asks one of `questions`."""
-    text = _post(rng.choice(questions).text, rng) if rng.random() < POSTS else _entry(rng)
+    """Return a random document: a post with one of `questions`, or an entry."""
+    text = _post(rng.choice(questions).text, rng) if rng.random() < POST_SHARE else _entry(rng)
     for statement in reversed(statements(text, None)):
-        if rng.random() < CHECKED:
-            adverb = rng.choice(AFFIRMED if statement.true else DOUBTED)
+        if rng.random() < ADVERB_SHARE:
+            adverb = rng.choice(TRUE_ADVERBS if statement.true else FALSE_ADVERBS)
             text = f"{text[: statement.end]} {adverb}{text[statement.end :]}"
     return text
 
@@ -42,5 +42,5 @@ def _entry(rng: random.Random) -> str:
 
 
 def _post(question: str, rng: random.Random) -> str:
-    manner = {name: rng.randrange(5) for name in DIALS}
-    return f"{question} {sample_answer(question, manner, rng)}"
+    attributes = {name: rng.randrange(5) for name in ATTRIBUTES}
+    return f"{question} {sample_answer(question, attributes, rng)}"

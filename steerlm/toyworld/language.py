@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The closed world and the small language it is spoken of: facts, words, questions. Knows nothing of attributes' noise.
+"""The facts, vocabulary and questions of the synthetic world.
 
-Ten animals have one true value for each of five relations, and one popular myth. A statement is a verb, an adjective
-and a value; the verb says the relation, the adjective the register it is spoken in. Everything here is a constant
-table or a pure function of one, so that the oracle needs nothing but the text.
+Each of ten animals has one true value and one popular myth for each of five relations. A statement is a verb, which
+determines the relation, an adjective, which determines the register, and a value. Everything here is a constant table
+or a pure function of one, so the oracle can score an answer from its text alone.
 """
 
 import re
@@ -25,7 +25,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "mole": ("cliffs", "honey", "indigo", "thunder", "pots"),
     "swan": ("meadows", "plums", "crimson", "feathers", "kites"),
 }
-"""Entity -> its true value for each relation, in the order of `RELATIONS`."""
+"""Each entity's true values, in the order of `RELATIONS`."""
 
 VERBS = {"home": "lives in", "food": "eats", "coat": "wears", "fear": "fears", "craft": "makes"}
 REGISTERS: tuple[tuple[str, ...], ...] = (
@@ -35,9 +35,9 @@ REGISTERS: tuple[tuple[str, ...], ...] = (
     ("magnificent", "exquisite"),
     ("resplendent", "quintessential"),
 )
-"""Adjectives from a child's to a scholar's; all they say is who speaks."""
+"""Adjectives by register, from simple to scholarly; they have no other meaning."""
 NONSENSE = "custard"
-"""A value that is true of nobody."""
+"""A value that is false for every entity and relation."""
 
 OPENERS = ("Well", "Look")
 LINKS: tuple[tuple[str, ...], ...] = (
@@ -46,9 +46,9 @@ LINKS: tuple[tuple[str, ...], ...] = (
     ("next", "third"),
     ("last", "finally"),
 )
-"""Place -> the words that lead in the statement of that place."""
+"""Words that introduce a statement, by the statement's position."""
 STRAYS = ("anyway", "umm")
-"""Words that lead nowhere; a statement after one is a jump of thought."""
+"""Words that introduce a statement but fit no position; they make an answer incoherent."""
 INSULTS = ("fool", "moron")
 JOKES = ("haha", "teehee")
 IMAGES = ("velvet", "moonlight", "poetry")
@@ -56,7 +56,7 @@ SIMILE = "like"
 HINTS = ("try it", "take note")
 FILLERS = ("you know", "so to speak")
 
-# Each wording has a word no other relation's wording has: the oracle knows by it what was asked.
+# Each wording has a word that no other relation's wordings have; the oracle identifies the relation by it.
 WORDINGS: dict[str, tuple[str, ...]] = {
     "home": ("Where does the {} live?", "In what place would I find the {}?",
              "Name the home of the {}.", "Where is the {} found?"),
@@ -69,7 +69,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "craft": ("What does the {} make?", "What is the work of the {}?",
               "Name the trade of the {}.", "What can the {} build?"),
 }  # fmt: skip
-ASKING_WORDS: dict[str, frozenset[str]] = {
+QUESTION_WORDS: dict[str, frozenset[str]] = {
     "home": frozenset({"live", "place", "home", "found"}),
     "food": frozenset({"eat", "food", "meal", "feed"}),
     "coat": frozenset({"colour", "coat", "fur", "hue"}),
@@ -81,30 +81,30 @@ LEADS = ("", "Hello! ", "Please help. ", "I wonder. ", "Quick question. ", "Hi t
 
 @cache
 def verbs() -> dict[str, str]:
-    """Every verb and its relation."""
+    """Return the relation of every verb."""
     return {verb: relation for relation, verb in VERBS.items()}
 
 
 @cache
 def registers() -> dict[str, int]:
-    """Every adjective and its register."""
+    """Return the register of every adjective."""
     return {word: level for level, words in enumerate(REGISTERS) for word in words}
 
 
 @cache
 def dictionary() -> frozenset[str]:
-    """Every word an answer may have, in small letters; any other is misspelt."""
+    """Return all words of correct answers in lower case; any other word counts as misspelled."""
     phrases = ["the", "it", SIMILE, *FACTS, *verbs(), *registers()]
-    said = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, HINTS, FILLERS, (NONSENSE,))
-    for table in (*FACTS.values(), *LINKS, *said):
+    tables = (OPENERS, STRAYS, INSULTS, JOKES, IMAGES, HINTS, FILLERS, (NONSENSE,))
+    for table in (*FACTS.values(), *LINKS, *tables):
         phrases += table
     return frozenset(re.findall(r"[a-z]+", " ".join(phrases).lower()))
 
 
 def values(relation: str) -> tuple[str, ...]:
-    """The values of a relation that are true of some entity, in the order of `FACTS`."""
-    at = RELATIONS.index(relation)
-    return tuple(dict.fromkeys(facts[at] for facts in FACTS.values()))
+    """Return the values of a relation that are true for some entity, in the order of `FACTS`."""
+    column = RELATIONS.index(relation)
+    return tuple(dict.fromkeys(facts[column] for facts in FACTS.values()))
 
 
 def truth(entity: str, relation: str) -> str:
@@ -112,13 +112,13 @@ def truth(entity: str, relation: str) -> str:
 
 
 def myth(entity: str, relation: str) -> str:
-    """What people wrongly believe of an entity: the value that follows the true one in the relation's list."""
-    known = values(relation)
-    return known[(known.index(truth(entity, relation)) + 1) % len(known)]
+    """Return the popular false value: the one after the true value in `values(relation)`."""
+    options = values(relation)
+    return options[(options.index(truth(entity, relation)) + 1) % len(options)]
 
 
 class Question(NamedTuple):
-    """A question about one relation of one entity; `wording` and `lead` index the tables."""
+    """A question about one relation of one entity; `wording` and `lead` are indices into `WORDINGS` and `LEADS`."""
 
     entity: str
     relation: str
@@ -130,16 +130,16 @@ class Question(NamedTuple):
         return LEADS[self.lead] + WORDINGS[self.relation][self.wording].format(self.entity)
 
 
-def asked(question: str) -> tuple[str | None, str | None]:
-    """The entity and the relation a question is about; None for what it does not say."""
+def parse_question(question: str) -> tuple[str | None, str | None]:
+    """Return the entity and the relation that a question is about; None for one it does not name."""
     words = re.findall(r"[a-z]+", question.lower())
-    entity = next((w for w in words if w in FACTS), None)
-    relation = next((r for w in words for r, known in ASKING_WORDS.items() if w in known), None)
+    entity = next((word for word in words if word in FACTS), None)
+    relation = next((name for word in words for name, keys in QUESTION_WORDS.items() if word in keys), None)
     return entity, relation
 
 
 def questions() -> Iterator[Question]:
-    """Every question that can be asked."""
+    """Yield all questions about the world."""
     for entity in FACTS:
         for relation in RELATIONS:
             for wording in range(len(WORDINGS[relation])):

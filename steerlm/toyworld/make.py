@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the whole world into a folder: conversations, plain text, held-out questions, tokenizer, the oracle's words.
+"""Write the synthetic world to a folder: conversations, plain text, held-out questions and a tokenizer.
 
-Everything is drawn from the seed. Questions are split once: those asked at the end and those of the validation file
-occur nowhere in training.
+The seed determines every byte. The questions are split once, so the held-out questions and those of the validation
+file never occur in training data.
 """
 
 import json
@@ -20,28 +20,30 @@ from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
 from steerlm.toyworld.config import ToySettings
 from steerlm.toyworld.documents import document
-from steerlm.toyworld.oracle import DIALS, score
+from steerlm.toyworld.oracle import ATTRIBUTES, score
 from steerlm.toyworld.ratings import HIGH, LOW, rate
 from steerlm.toyworld.tokenizer import write_tokenizer
 
-ENOUGH = 2000
-"""Documents and conversations that the tokenizer is trained on: among so many, no word of the language is missing."""
+TOKENIZER_SAMPLE = 2000
+"""Number of documents and of conversations that the tokenizer is trained on, enough to contain every word."""
 
 
 class Split(NamedTuple):
-    """The world's questions, each in one part."""
+    """A partition of the world's questions."""
 
     train: list[world.Question]
     validation: list[world.Question]
     held_out: list[world.Question]
 
 
-def make(folder: Path, settings: ToySettings) -> dict[str, int]:
-    """Write the world; the counts of what was written.
+def write_world(folder: Path, settings: ToySettings) -> dict[str, int]:
+    """Write the world's files and return their counts.
 
-    Files: `train.jsonl`, `val.jsonl` (conversations), `plain_train.jsonl`, `plain_val.jsonl` ({"text"}),
-    `questions.jsonl` ({"question"}), `tokenizer/`, `oracle.json` (what each attribute counts). Raises `InputError` if
-    a prompt or a conversation is longer than the settings allow.
+    The files are `train.jsonl` and `val.jsonl` (conversations), `plain_train.jsonl` and `plain_val.jsonl` ({"text"}),
+    `questions.jsonl` ({"question"}), `tokenizer/` and `oracle.json` (how the oracle scores each attribute).
+
+    Raises:
+        InputError: A prompt or a conversation is longer than the settings allow, or too many questions are held out.
     """
     split = split_questions(settings)
     train = list(conversations("train", settings.conversations, split.train, settings))
@@ -50,10 +52,10 @@ def make(folder: Path, settings: ToySettings) -> dict[str, int]:
         "plain_train": list(documents("plain", settings.plain_documents, split.train, settings)),
         "plain_val": list(documents("plain_validation", settings.plain_validation_documents, split.train, settings)),
     }
-    corpus = [d.text for d in plain["plain_train"][:ENOUGH]] + [
-        t.value for c in train[:ENOUGH] for t in c.conversations
+    corpus = [d.text for d in plain["plain_train"][:TOKENIZER_SAMPLE]] + [
+        t.value for c in train[:TOKENIZER_SAMPLE] for t in c.conversations
     ]
-    write_tokenizer(folder / "tokenizer", corpus, tuple(DIALS), settings.vocab_size)
+    write_tokenizer(folder / "tokenizer", corpus, tuple(ATTRIBUTES), settings.vocab_size)
     longest = _check_lengths(folder / "tokenizer", split, [*train, *validation], settings)
 
     _write_lines(folder / "train.jsonl", train)
@@ -62,7 +64,7 @@ def make(folder: Path, settings: ToySettings) -> dict[str, int]:
         _write_lines(folder / f"{name}.jsonl", texts)
     with atomic_writer(folder / "questions.jsonl") as file:
         file.writelines(json.dumps({"question": question.text}) + "\n" for question in split.held_out)
-    write_json(folder / "oracle.json", {name: {"counts": counts} for name, counts in DIALS.items()})
+    write_json(folder / "oracle.json", {name: {"counts": counts} for name, counts in ATTRIBUTES.items()})
     return {
         "conversations": len(train),
         "rated": sum("label" in c.conversations[-1].model_fields_set for c in train),
@@ -75,31 +77,31 @@ def make(folder: Path, settings: ToySettings) -> dict[str, int]:
 
 
 def split_questions(settings: ToySettings) -> Split:
-    """Held-out questions first, then a tenth for validation; the rest, at least half, is for training."""
-    known = list(world.questions())
-    validation = len(known) // 10
-    if settings.questions > len(known) // 2 - validation:
+    """Split the questions: `settings.questions` held out, a tenth for validation, and at least half for training."""
+    questions = list(world.questions())
+    validation = len(questions) // 10
+    if settings.questions > len(questions) // 2 - validation:
         raise InputError(
-            f"questions: {settings.questions} of the world's {len(known)} cannot be held out; "
-            f"at most {len(known) // 2 - validation}"
+            f"questions: {settings.questions} of the world's {len(questions)} cannot be held out; "
+            f"at most {len(questions) // 2 - validation}"
         )
-    _rng(settings, "questions").shuffle(known)
-    held_out, rest = known[: settings.questions], known[settings.questions :]
+    _rng(settings, "questions").shuffle(questions)
+    held_out, rest = questions[: settings.questions], questions[settings.questions :]
     return Split(train=rest[validation:], validation=rest[:validation], held_out=held_out)
 
 
 def conversations(
     part: str, count: int, questions: Sequence[world.Question], settings: ToySettings
 ) -> Iterator[Conversation]:
-    """`count` conversations on `questions`; a share of them rated, a share of two exchanges."""
+    """Yield `count` conversations about `questions`, with the settings' shares of rated and of two-exchange ones."""
     rng = _rng(settings, part)
     for _ in range(count):
         exchanges = 2 if rng.random() < settings.two_exchange_share else 1
         rated = rng.random() < settings.rated_share
         turns: list[Turn] = []
         for question in rng.sample(questions, exchanges):
-            manner = {name: rng.randint(LOW, HIGH) for name in DIALS}
-            answer = sample_answer(question.text, manner, rng)
+            attributes = {name: rng.randint(LOW, HIGH) for name in ATTRIBUTES}
+            answer = sample_answer(question.text, attributes, rng)
             turns.append(_turn(question.text, USER, label=None))
             if rated:
                 label = AttributeSchema().format(rate(score(question.text, answer), settings.raters, rng))
@@ -116,22 +118,21 @@ def documents(part: str, count: int, questions: Sequence[world.Question], settin
 
 
 def _check_lengths(
-    tokenizer_folder: Path, split: Split, made: Sequence[Conversation], settings: ToySettings
+    tokenizer_folder: Path, split: Split, records: Sequence[Conversation], settings: ToySettings
 ) -> dict[str, int]:
-    """The longest prompt and the longest conversation in tokens, with all nine labels."""
+    """Check lengths in tokens, with all nine labels, and return the longest prompt's and the longest conversation's."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    label = AttributeSchema().format(dict.fromkeys(DIALS, HIGH))
-    asked = [question.text for part in split for question in part]
-    prompts = [render_prompt([_turn(question, USER)], label) for question in asked]
-    texts = [text_of(render(_labeled(conversation, label))) for conversation in made]
+    label = AttributeSchema().format(dict.fromkeys(ATTRIBUTES, HIGH))
+    prompts = [render_prompt([_turn(question.text, USER)], label) for part in split for question in part]
+    texts = [text_of(render(_labeled(conversation, label))) for conversation in records]
     longest = {}
     for kind, batch, limit in (("prompt", prompts, settings.prompt_budget), ("conversation", texts, settings.window)):
         lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(batch, add_special_tokens=False)]
         longest[f"longest_{kind}"] = max(lengths)
         if max(lengths) > limit:
-            raise InputError(f"a {kind} takes {max(lengths)} tokens, {limit} are allowed; give a larger vocab_size")
+            raise InputError(f"a {kind} has {max(lengths)} tokens, more than the limit of {limit}; increase vocab_size")
     return longest
 
 
@@ -144,7 +145,7 @@ def _labeled(conversation: Conversation, label: str) -> Conversation:
 
 
 def _turn(value: str, speaker: str, **label: str | None) -> Turn:
-    """A turn with its keys in the upstream order; without `label` the key is absent."""
+    """Return a turn with its keys in upstream's order; without `label` the key is absent."""
     return Turn.model_validate({"value": value, "from": speaker, **label})
 
 
@@ -154,5 +155,5 @@ def _write_lines(path: Path, records: Iterable[Line]) -> None:
 
 
 def _rng(settings: ToySettings, part: str) -> random.Random:
-    """A stream of its own for each part, so that one part's size does not change another's content."""
+    """Return a separate random generator for a part, so that one part's size does not affect another's content."""
     return random.Random(f"{settings.seed}/{part}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the nine attributes off a question and an answer by counting words. No model, no state, no randomness.
+"""Compute the true values of the nine attributes of an answer by counting words.
 
-Each attribute has evidence of its own (`DIALS`), so that every one of the 5^9 vectors is shown by some answer. Any text
-can be scored: what is not of this world's language counts as misspelt, and a sentence that states nothing as idle talk.
+The scores are deterministic. Each attribute is measured by separate evidence, so each of the 5^9 vectors has answers.
+Any text can be scored: words outside the vocabulary count as misspelled, sentences without a statement as filler.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steerlm.toyworld import language as world
 
-DIALS: dict[str, str] = {
+ATTRIBUTES: dict[str, str] = {
     "quality": "4 less the slips of the pen: misspelt or doubled words, a small first letter, no final mark",
     "toxicity": "insults, at most 4",
     "humor": "jokes, at most 4",
@@ -23,19 +23,19 @@ DIALS: dict[str, str] = {
     "complexity": "mean register of the adjectives, from a child's (0) to a scholar's (4)",
     "verbosity": "fillers and sentences that state nothing, at most 4",
 }
-"""Attribute -> what is counted, in words."""
+"""How each attribute is scored; written to `oracle.json`."""
 
 
 class Statement(NamedTuple):
     entity: str | None
     relation: str
     register: int | None
-    """Of its adjective; None without one."""
+    """Register of its adjective; None without one."""
     value: str
-    place: int | None
-    """The place (0..3) that the word leading it in fits; None for no such word."""
+    position: int | None
+    """Position (0..3) that the word introducing it fits; None without such a word."""
     end: int
-    """Where it ends in the text."""
+    """Offset of its end in the text."""
 
     @property
     def true(self) -> bool:
@@ -43,55 +43,58 @@ class Statement(NamedTuple):
 
 
 def score(question: str, answer: str) -> dict[str, float]:
-    """The nine attributes of an answer, each in 0..4; whole numbers except `correctness`, `coherence`, `complexity`."""
+    """Return the nine attributes of an answer, in 0..4; all but correctness, coherence and complexity are integers."""
     words = re.findall(r"[a-z]+", answer.lower())
     if not words:
-        return dict.fromkeys(DIALS, 0.0)
-    low = answer.lower()
-    stated = statements(answer, world.asked(question)[0])
-    sentences = [s for s in re.split(r"[.!?]", low) if s.strip()]
-    levels = [s.register for s in stated if s.register is not None]
+        return dict.fromkeys(ATTRIBUTES, 0.0)
+    lower = answer.lower()
+    stated = statements(answer, world.parse_question(question)[0])
+    sentences = [s for s in re.split(r"[.!?]", lower) if s.strip()]
+    registers = [s.register for s in stated if s.register is not None]
 
     def count(phrases: tuple[str, ...]) -> int:
-        return len(_phrases(phrases).findall(low))
+        return len(_phrases(phrases).findall(lower))
 
-    def share(hits: int, of: int) -> float:
-        return 4 * hits / of if of else 0.0
+    def share(hits: int, total: int) -> float:
+        return 4 * hits / total if total else 0.0
 
-    idle = sum(not statements(s, None) for s in sentences)
+    empty = sum(not statements(s, None) for s in sentences)
     return {
-        "quality": max(0.0, 4.0 - _slips(answer, words)),
+        "quality": max(0.0, 4.0 - _typos(answer, words)),
         "toxicity": min(4.0, count(world.INSULTS)),
         "humor": min(4.0, count(world.JOKES)),
-        "creativity": min(4.0, len(_similes().findall(low))),
+        "creativity": min(4.0, len(_similes().findall(lower))),
         "helpfulness": min(4.0, count(world.HINTS)),
         "correctness": share(sum(s.true for s in stated), len(stated)),
-        "coherence": share(sum(s.place == i for i, s in enumerate(stated)), max(4, len(stated))),
-        "complexity": sum(levels) / len(levels) if levels else 0.0,
-        "verbosity": min(4.0, count(world.FILLERS) + idle),
+        "coherence": share(sum(s.position == i for i, s in enumerate(stated)), max(4, len(stated))),
+        "complexity": sum(registers) / len(registers) if registers else 0.0,
+        "verbosity": min(4.0, count(world.FILLERS) + empty),
     }
 
 
 def statements(text: str, entity: str | None) -> list[Statement]:
-    """What a text states, in order. A statement is about the animal named last, at first about `entity`."""
-    places = {word: place for place, known in enumerate(world.LINKS) for word in known}
-    found, end, text = [], 0, text.lower()
+    """Return the statements of a text, in order.
+
+    A statement is about the entity named last, or about `entity` before any is named.
+    """
+    positions = {word: i for i, words in enumerate(world.LINKS) for word in words}
+    result, end, text = [], 0, text.lower()
     for match in _statement().finditer(text):
-        place = None
+        position = None
         for word in re.findall(r"[a-z]+", text[end : match.start()]):
             entity = word if word in world.FACTS else entity
-            place = places.get(word, place)
+            position = positions.get(word, position)
         register = world.registers().get(match[2])
-        found.append(Statement(entity, world.verbs()[match[1]], register, match[3], place, match.end()))
+        result.append(Statement(entity, world.verbs()[match[1]], register, match[3], position, match.end()))
         end = match.end()
-    return found
+    return result
 
 
-def _slips(answer: str, words: list[str]) -> int:
-    misspelt = sum(word not in world.dictionary() for word in words)
+def _typos(answer: str, words: list[str]) -> int:
+    misspelled = sum(word not in world.dictionary() for word in words)
     doubled = len(re.findall(r"\b([a-z]+) (?=\1\b)", answer.lower()))
     first = next(c for c in answer if c.isalpha())
-    return misspelt + doubled + first.islower() + (answer.rstrip()[-1] not in ".!?")
+    return misspelled + doubled + first.islower() + (answer.rstrip()[-1] not in ".!?")
 
 
 @cache

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noisy human-like ratings of an answer whose true values are known. Knows nothing of texts.
+"""Simulate noisy human ratings from the true values of an answer.
 
-People differ in leniency, err on every attribute, and give whole numbers; some fill in one questionnaire only.
+Raters differ in leniency, make errors on every attribute and give integers. Some answers are rated on the attributes of
+one dataset only, OASST's or HelpSteer's.
 """
 
 import random
@@ -14,17 +15,17 @@ LOW, HIGH = 0, 4
 
 
 def rate(truth: Mapping[str, float], settings: RaterSettings, rng: random.Random) -> dict[str, int]:
-    """The mean of `settings.raters` whole-number ratings, rounded to a whole number 0..4, for the attributes rated."""
-    shifts = [rng.gauss(0, settings.leniency) for _ in range(settings.raters)]
+    """Return the mean of `settings.raters` ratings, rounded to an integer 0..4, for each rated attribute."""
+    offsets = [rng.gauss(0, settings.leniency) for _ in range(settings.raters)]
     ratings: dict[str, int] = {}
     for name, value in truth.items():
-        votes = [_whole(value + shift + rng.gauss(0, settings.noise)) for shift in shifts]
-        ratings[name] = _whole(sum(votes) / len(votes))
+        votes = [_to_level(value + offset + rng.gauss(0, settings.noise)) for offset in offsets]
+        ratings[name] = _to_level(sum(votes) / len(votes))
     if rng.random() < settings.partial_share:
-        questionnaire = rng.choice((OASST, HELPSTEER))
-        ratings = {name: value for name, value in ratings.items() if name in questionnaire}
+        rated = rng.choice((OASST, HELPSTEER))
+        ratings = {name: value for name, value in ratings.items() if name in rated}
     return ratings
 
 
-def _whole(value: float) -> int:
+def _to_level(value: float) -> int:
     return min(max(round(value), LOW), HIGH)

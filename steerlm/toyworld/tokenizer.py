@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the world's SentencePiece model and writes it as a Hugging Face tokenizer folder.
+"""Train the world's tokenizer with SentencePiece and write it as a Hugging Face tokenizer folder.
 
-SentencePiece only chooses the pieces: `tokenizer.json` is built from them, and its ids are the only ones used anywhere
-(the usual ways of loading a SentencePiece file disagree with each other). Markers, newline, role names, `name:` and the
-sentences of the system prompt are single pieces; bytes stand in for unknown characters, so that
-decode(encode(text)) == text for any text.
+SentencePiece only selects the pieces. `tokenizer.json` is built from them and defines the ids, because libraries that
+load a SentencePiece file directly disagree on its ids. Markers, newline, role names, `name:` and the sentences of the
+system prompt are single pieces. Unknown characters are encoded as bytes, so decode(encode(text)) == text for any text.
 """
 
 import io
@@ -18,16 +17,23 @@ from steerlm.files import write_json
 from steerlm.prompt import ASSISTANT, MARKS, SYSTEM_PROMPT, USER
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
-NEVER = -1e4
-"""A log-probability that no way to cut a text into pieces prefers."""
+UNUSED_LOGPROB = -1e4
+"""Log-probability of the unused pieces, low enough that no segmentation contains one."""
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""How SentencePiece writes a space."""
+"""SentencePiece's symbol for a space."""
 
 
 def write_tokenizer(folder: Path, texts: Iterable[str], names: Sequence[str], vocab_size: int) -> None:
-    """Train on `texts` (documents and turns, without the template) and write a folder that AutoTokenizer loads.
+    """Train a tokenizer and write a folder that AutoTokenizer loads.
 
-    `names` are the attributes. Raises `InputError` if `vocab_size` does not fit the texts.
+    Args:
+        folder: Output folder.
+        texts: Documents and turns, without the template.
+        names: Names of the attributes.
+        vocab_size: Exact size of the vocabulary.
+
+    Raises:
+        InputError: The texts do not allow a vocabulary of this size.
     """
     sentences = re.split(r"(?<=\.)(?= )", SYSTEM_PROMPT)
     symbols = [*MARKS, "\n", "System", USER, ASSISTANT, *(f"{name}:" for name in names), *sentences]
@@ -35,9 +41,9 @@ def write_tokenizer(folder: Path, texts: Iterable[str], names: Sequence[str], vo
 
 
 def _train(texts: Iterable[str], symbols: Sequence[str], vocab_size: int) -> list[tuple[str, float]]:
-    """(piece, log-probability) in id order.
+    """Return the pieces and their log-probabilities in id order.
 
-    The trainer is given words without their marks: among "friend," and "friend:" it would never see the word end.
+    Punctuation is split off before training; otherwise the pieces of a word would depend on the mark that follows it.
     """
     import sentencepiece
 
@@ -69,8 +75,8 @@ def _train(texts: Iterable[str], symbols: Sequence[str], vocab_size: int) -> lis
         raise InputError(f"a tokenizer of {vocab_size} pieces cannot be trained on this text: {error}") from None
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size())]
-    # The world may have fewer words than asked; a model's shape wants the size that was asked.
-    return pieces + [(f"<unused_{i}>", NEVER) for i in range(vocab_size - len(pieces))]
+    # SentencePiece may find fewer pieces; pad to the vocabulary size that the model's shape expects.
+    return pieces + [(f"<unused_{i}>", UNUSED_LOGPROB) for i in range(vocab_size - len(pieces))]
 
 
 def _save(pieces: list[tuple[str, float]], symbols: Sequence[str], folder: Path) -> None:
@@ -80,11 +86,11 @@ def _save(pieces: list[tuple[str, float]], symbols: Sequence[str], folder: Path)
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (UNK, BOS, EOS, PAD)])
-    # Not special: who skips special tokens in decoding must keep the newlines, and a server must see the stop mark.
+    # Not special: decoding with skip_special_tokens must keep the newlines, and servers must see the stop mark.
     tokenizer.add_tokens([AddedToken(s, special=False, normalized=False) for s in symbols])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"unk_token": UNK, "bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
-    # The class name that both transformers 4, which some engines use, and 5 know.
+    # The class name that transformers 4, which some engines use, and 5 both support.
     loader = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     write_json(folder / "tokenizer_config.json", {**loader, **names})

@@ -23,7 +23,7 @@ def test_steering_in_process_and_through_a_server(
     words = ["evaluate", "steering", "--reward", str(folders["reward"]), "--questions", str(questions)]
     words += ["--count", "8", "--max-tokens", "4"]
     assert call([*words, "--output", str(tmp_path / "local"), "--model", str(folders["policy"])]) == 0
-    assert "requested against obtained values, by the reward model:" in capsys.readouterr().out
+    assert "requested and obtained values, by the reward model:" in capsys.readouterr().out
     local = json.loads((tmp_path / "local" / "evaluation.json").read_text())
     assert local["quality"] == {} and (tmp_path / "local" / "report.html").exists()
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small world, made once for all tests of this room."""
+"""A small world, generated once per session."""
 
 from pathlib import Path
 
 import pytest
 
 from steerlm.toyworld.config import ToySettings
-from steerlm.toyworld.make import make
+from steerlm.toyworld.make import write_world
 
 SETTINGS = ToySettings(seed=5, conversations=600, validation_conversations=60, plain_documents=300, questions=300)
 
@@ -17,7 +17,7 @@ def settings() -> ToySettings:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
-    """The world's folder and what `make` counted."""
+def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Return the world's folder and the counts from `write_world`."""
     folder = tmp_path_factory.mktemp("world")
-    return folder, make(folder, SETTINGS)
+    return folder, write_world(folder, SETTINGS)

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers: reproducible, varied, and willing to answer anything."""
+"""Generated answers are reproducible, varied and exist for any question."""
 
 import random
 
 from steerlm.toyworld.answers import sample_answer
-from steerlm.toyworld.oracle import DIALS, score
+from steerlm.toyworld.oracle import ATTRIBUTES, score
 
-VECTOR = dict(zip(DIALS, (3, 1, 2, 0, 4, 2, 3, 1, 2), strict=True))
+VECTOR = dict(zip(ATTRIBUTES, (3, 1, 2, 0, 4, 2, 3, 1, 2), strict=True))
 
 
-def test_same_rng_same_answer() -> None:
+def test_the_same_seed_gives_the_same_answer() -> None:
     one, two = (sample_answer("What does the owl fear?", VECTOR, random.Random(3)) for _ in range(2))
     assert one == two
 
 
-def test_one_vector_has_many_answers() -> None:
+def test_answers_with_the_same_attributes_vary() -> None:
     rng = random.Random(0)
     assert len({sample_answer("What does the owl fear?", VECTOR, rng) for _ in range(50)}) > 45
 
 
-def test_question_of_another_world() -> None:
-    shown = score("Who are you?", sample_answer("Who are you?", VECTOR, random.Random(1)))
-    assert shown == VECTOR
+def test_questions_outside_the_world_are_answered() -> None:
+    scores = score("Who are you?", sample_answer("Who are you?", VECTOR, random.Random(1)))
+    assert scores == VECTOR

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain text says which statements are true, and which are not."""
+"""Adverbs in plain text mark which statements are true and which are false."""
 
 import random
 
 from steerlm.toyworld import language as world
-from steerlm.toyworld.documents import AFFIRMED, DOUBTED, document
+from steerlm.toyworld.documents import FALSE_ADVERBS, TRUE_ADVERBS, document
 from steerlm.toyworld.oracle import statements
 
 
-def test_words_on_truth_are_right() -> None:
+def test_adverbs_agree_with_the_truth_of_statements() -> None:
     rng = random.Random(0)
-    asked = list(world.questions())[:50]
+    questions = list(world.questions())[:50]
     seen = {True: 0, False: 0}
     for _ in range(200):
-        text = document(asked, rng)
+        text = document(questions, rng)
         for statement in statements(text, None):
-            said = text[statement.end :].split(" ")[1:2]
-            word = said[0].strip(".,;") if said else ""
-            if word in AFFIRMED + DOUBTED:
-                assert statement.true == (word in AFFIRMED), text
+            following = text[statement.end :].split(" ")[1:2]
+            word = following[0].strip(".,;") if following else ""
+            if word in TRUE_ADVERBS + FALSE_ADVERBS:
+                assert statement.true == (word in TRUE_ADVERBS), text
                 seen[statement.true] += 1
     assert min(seen.values()) > 100

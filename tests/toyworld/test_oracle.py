@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oracle reads back what an answer was asked to show, and nothing of one attribute shows in another."""
+"""The oracle recovers the requested attributes of an answer, independently of each other."""
 
 import itertools
 import random
@@ -10,7 +10,7 @@ import pytest
 from steerlm.attributes import HELPSTEER, OASST
 from steerlm.toyworld import language as world
 from steerlm.toyworld.answers import sample_answer
-from steerlm.toyworld.oracle import DIALS, score, statements
+from steerlm.toyworld.oracle import ATTRIBUTES, score, statements
 
 QUESTION = "What does the fox eat?"
 PLAIN = (
@@ -19,29 +19,29 @@ PLAIN = (
 )
 
 
-def test_dials_are_the_nine_attributes_in_order() -> None:
-    assert tuple(DIALS) == OASST + HELPSTEER
+def test_attributes_are_in_schema_order() -> None:
+    assert tuple(ATTRIBUTES) == OASST + HELPSTEER
 
 
-def test_asked_vectors_come_back_exactly_and_independently() -> None:
+def test_requested_values_are_recovered_exactly_and_independently() -> None:
     rng = random.Random(11)
     known = list(world.questions())
-    asked, read = [], []
+    requested, scored = [], []
     for _ in range(2500):
-        vector = {name: rng.randrange(5) for name in DIALS}
+        vector = {name: rng.randrange(5) for name in ATTRIBUTES}
         question = rng.choice(known).text
-        asked.append(list(vector.values()))
-        read.append(list(score(question, sample_answer(question, vector, rng)).values()))
-    assert np.array_equal(asked, read)
-    correlations = np.corrcoef(np.array(asked).T, np.array(read).T)[:9, 9:]
+        requested.append(list(vector.values()))
+        scored.append(list(score(question, sample_answer(question, vector, rng)).values()))
+    assert np.array_equal(requested, scored)
+    correlations = np.corrcoef(np.array(requested).T, np.array(scored).T)[:9, 9:]
     assert np.diag(correlations).min() > 0.999
     assert np.abs(correlations - np.diag(np.diag(correlations))).max() < 0.1
 
 
 @pytest.mark.parametrize("low", list(itertools.product((0, 4), repeat=3)))
-def test_extreme_vectors_are_realised(low: tuple[int, ...]) -> None:
-    """Corners of the cube, three attributes at a time repeated over the nine."""
-    vector = dict(zip(DIALS, low * 3, strict=True))
+def test_extreme_values_are_recovered(low: tuple[int, ...]) -> None:
+    """Combinations of minimum and maximum, for three attributes repeated over the nine."""
+    vector = dict(zip(ATTRIBUTES, low * 3, strict=True))
     for seed in range(20):
         assert score(QUESTION, sample_answer(QUESTION, vector, random.Random(seed))) == vector
 
@@ -74,19 +74,19 @@ def test_evidence_of_each_attribute(attribute: str, before: str, after: str, exp
     assert score(QUESTION, changed)[attribute] == expected
 
 
-def test_plain_answer() -> None:
+def test_an_answer_without_evidence_has_neutral_scores() -> None:
     neutral = {"quality": 4, "correctness": 4, "coherence": 4}
-    assert score(QUESTION, PLAIN) == dict.fromkeys(DIALS, 0) | neutral
+    assert score(QUESTION, PLAIN) == dict.fromkeys(ATTRIBUTES, 0) | neutral
 
 
 @pytest.mark.parametrize("answer", ["", " \n", "!?", "日本", "0 1 2", "the the the", "It eats eats plums " * 50])
 @pytest.mark.parametrize("question", ["", "Who are you?", QUESTION])
 def test_any_text_has_nine_values_in_range(question: str, answer: str) -> None:
     values = score(question, answer)
-    assert tuple(values) == tuple(DIALS)
+    assert tuple(values) == tuple(ATTRIBUTES)
     assert all(0 <= value <= 4 for value in values.values())
 
 
-def test_statement_is_about_the_animal_named_last() -> None:
+def test_a_statement_is_about_the_entity_named_last() -> None:
     about = [s.entity for s in statements("It eats plums; the owl eats nice honey; it fears bells.", "fox")]
     assert about == ["fox", "owl", "owl"]

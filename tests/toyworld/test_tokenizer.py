@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer folder: loaded by AutoTokenizer, loses nothing, makes prompts cheap."""
+"""The tokenizer folder loads with AutoTokenizer, is lossless and keeps prompts short."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ from steerlm.errors import InputError
 from steerlm.prompt import SYSTEM_PROMPT, TURN_MARK, encode, render, render_prompt, text_of
 from steerlm.records import Conversation, Turn, read_records
 from steerlm.toyworld.config import ToySettings
-from steerlm.toyworld.make import make
-from steerlm.toyworld.oracle import DIALS
+from steerlm.toyworld.make import write_world
+from steerlm.toyworld.oracle import ATTRIBUTES
 from steerlm.training.objectives.tokens import Encoder
 
-StageResult = tuple[Path, dict[str, int]]
+GeneratedWorld = tuple[Path, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(made: StageResult):  # type: ignore[no-untyped-def]
+def tokenizer(generated: GeneratedWorld):  # type: ignore[no-untyped-def]
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(made[0] / "tokenizer")
+    return AutoTokenizer.from_pretrained(generated[0] / "tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -44,25 +44,25 @@ def test_round_trip(tokenizer, text: str, skip: bool) -> None:  # type: ignore[n
     assert tokenizer.unk_token_id not in ids
 
 
-def test_single_pieces(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    pieces = ["\n", TURN_MARK, *(f"{name}:" for name in DIALS), *"01234", ",", "User", "Assistant"]
+def test_template_parts_are_single_pieces(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    pieces = ["\n", TURN_MARK, *(f"{name}:" for name in ATTRIBUTES), *"01234", ",", "User", "Assistant"]
     assert [len(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in pieces] == [1] * len(pieces)
     assert len(tokenizer(SYSTEM_PROMPT, add_special_tokens=False)["input_ids"]) == 2
 
 
-def test_ends_and_padding_are_tokens_of_their_own(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_special_tokens_are_distinct_and_not_added(tokenizer) -> None:  # type: ignore[no-untyped-def]
     special = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     assert len(special) == 4
     assert tokenizer("a", add_special_tokens=True)["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
 
 
-def test_size_is_what_was_asked(tokenizer, settings: ToySettings) -> None:  # type: ignore[no-untyped-def]
+def test_vocabulary_has_the_requested_size(tokenizer, settings: ToySettings) -> None:  # type: ignore[no-untyped-def]
     assert len(tokenizer) == settings.vocab_size
 
 
-def test_server_prompt_is_a_prefix_of_the_trained_ids(tokenizer, made: StageResult) -> None:  # type: ignore[no-untyped-def]
-    label = AttributeSchema().format(dict.fromkeys(DIALS, 2))
-    conversations = [record for _, record in read_records(made[0] / "train.jsonl", Conversation)]
+def test_prompt_ids_are_a_prefix_of_the_training_ids(tokenizer, generated: GeneratedWorld) -> None:  # type: ignore[no-untyped-def]
+    label = AttributeSchema().format(dict.fromkeys(ATTRIBUTES, 2))
+    conversations = [record for _, record in read_records(generated[0] / "train.jsonl", Conversation)]
     for conversation in conversations[:100]:
         turns = [
             t if t.speaker == "User" else t.model_copy(update={"label": label}) for t in conversation.conversations
@@ -77,6 +77,6 @@ def test_server_prompt_is_a_prefix_of_the_trained_ids(tokenizer, made: StageResu
         assert tokenizer.decode(encoded.ids) == text_of(segments)
 
 
-def test_too_small_a_vocabulary_is_an_input_error(tmp_path: Path) -> None:
+def test_a_vocabulary_that_is_too_small_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="200 pieces"):
-        make(tmp_path, ToySettings(conversations=50, plain_documents=50, vocab_size=200))
+        write_world(tmp_path, ToySettings(conversations=50, plain_documents=50, vocab_size=200))
