@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from steerlm.attributes import AttributeSchema
@@ -89,7 +90,8 @@ def test_import_and_export_give_the_folder_back(reward: Path, tmp_path: Path) ->
     out = subprocess.run([sys.executable, "-c", code, json.dumps(steps)], capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert f"{tmp_path / 'again'}: complete\nkind        reward\nfamily      llama\n" in out.stdout
-    before, after = load_file(reward / "model.safetensors"), {}
+    before = load_file(reward / "model.safetensors")
+    after: dict[str, torch.Tensor] = {}
     for path in (tmp_path / "again").glob("*.safetensors"):
         after |= load_file(path)
     assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)

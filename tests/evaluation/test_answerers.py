@@ -61,7 +61,7 @@ def test_a_real_job_answers_alike(tmp_path: Path, folders: dict[str, Path]) -> N
 
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Jobs run here, one process after the other; the seeds and blocks they asked for."""
     started: list[int] = []
 

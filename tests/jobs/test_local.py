@@ -73,12 +73,12 @@ def test_another_process_attaches_by_name(tmp_path: Path) -> None:
     assert second.ensure(job) == name
     wait_for_line(second, name, "step 2/")
     with pytest.raises(SteerLMError, match="is already running with other settings"):
-        second.ensure(dataclasses.replace(job, spec={**job.spec, "steps": 7}))
+        second.ensure(make_job(tmp_path, steps=7, pause=0.05))
     second.cancel(name)
     assert wait(first, name).state == "interrupted"
     done = int((tmp_path / "step-0").read_text())
     # The next start resumes where it stopped.
-    name = second.ensure(dataclasses.replace(job, spec={**job.spec, "steps": done + 1}))
+    name = second.ensure(make_job(tmp_path, steps=done + 1, pause=0.05))
     assert wait(second, name).state == "succeeded"
     assert f"starts at step {done}" in [text for _, text in second.logs(name)]
 
