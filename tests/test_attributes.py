@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attribute schema: order, range, rounding, the label syntax and its errors."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_output_is_in_schema_order_not_in_mapping_order() -> None:
         ({"humor": float("nan")}, "integer"),
     ],
 )
-def test_invalid_labels_are_rejected_by_name(labels: dict[str, float], message: str) -> None:
+def test_invalid_labels_are_rejected_by_name(labels: dict[str, Any], message: str) -> None:
     with pytest.raises(LabelError, match=message):
         NINE.complete(labels)
 

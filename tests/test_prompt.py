@@ -105,7 +105,7 @@ def test_learned_tokens_decode_to_the_learned_text(shared_data: Path) -> None:
     assert checked == 384
 
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40).filter(lambda text: not marks_in(text))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: not marks_in(text))
 LABELS = st.sampled_from(["quality:4", "quality:3,toxicity:0", "humor:0"])
 
 

@@ -68,9 +68,9 @@ def test_over_long_questions_and_answers_are_an_error(folders: dict[str, Path]) 
 
 def test_or_answers_are_judged_by_their_end_and_questions_counted(folders: dict[str, Path]) -> None:
     settings = EvaluationSettings(questions=12, curve_questions=1, max_tokens=8, over_long="keep_end")
-    result = measure(settings=settings, questions=LONG + SHORT, held_out=held_out(), **folders)
+    given: dict[str, Any] = {"questions": LONG + SHORT, "held_out": held_out(), **folders}
+    result = measure(settings=settings, **given)
     assert result["quality"]["wit"]["n"] == 2
     assert (result["steering"]["questions"], result["steering"]["too_long"]) == (12, 2)
     with pytest.raises(InputError, match="12 questions to evaluate on, 14 are needed"):
-        more = settings.model_copy(update={"questions": 14})
-        measure(settings=more, questions=LONG + SHORT, held_out=held_out(), **folders)
+        measure(settings=settings.model_copy(update={"questions": 14}), **given)

@@ -64,7 +64,8 @@ def make_folder(tmp_path: Path, tokenizer_folder: Path) -> Make:
         torch.manual_seed(5)
         heads = len(info.attributes.names) if info.kind == "reward" and info.attributes else 0
         kind = AutoModelForSequenceClassification if heads else AutoModelForCausalLM
-        model = kind.from_config(config(**more, **({"num_labels": heads} if heads else {})))
+        labels: dict[str, Any] = {"num_labels": heads} if heads else {}
+        model = kind.from_config(config(**more, **labels))
         folder = tmp_path / name
         model.save_pretrained(folder)
         shape = ModelShape.from_folder(folder)

@@ -2,6 +2,7 @@
 """The chat template writes what the training renderer writes, byte for byte, and refuses what it cannot mean."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ def test_marks_in_a_message_are_refused_by_name(mark: str, role: str) -> None:
     messages = [{"role": role, "content": f"a{mark}b"}, *ASK]
     if role != "system":
         messages = [*ASK, *messages]
-    for render_it in (lambda: rendered(NINE, messages), lambda: scored(messages)):
+    renderings: list[Callable[[], str]] = [lambda: rendered(NINE, messages), lambda: scored(messages)]
+    for render_it in renderings:
         with pytest.raises(TemplateError, match=f"message {len(messages) - 2}: contains the marker {mark}"):
             render_it()
 

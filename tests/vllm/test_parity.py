@@ -32,7 +32,7 @@ SCHEMA = AttributeSchema(names=("wit", "calm", "depth"), low=0, high=4, defaults
 WINDOW = 512
 QUESTIONS = [f"question {n}?" for n in range(6)]
 DIALS: list[dict[str, int]] = [{}, {"wit": 0}, {"depth": 2, "wit": 3}]
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 2,
@@ -60,7 +60,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 @pytest.fixture(scope="module")
 def reward(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     torch.manual_seed(1)
-    names = {"num_labels": 3, "id2label": dict(enumerate(SCHEMA.names)), "problem_type": "regression"}
+    names: dict[str, Any] = {"num_labels": 3, "id2label": dict(enumerate(SCHEMA.names)), "problem_type": "regression"}
     model = LlamaForSequenceClassification(config(tokenizer, **SIZES, **names))
     with torch.no_grad():
         model.score.weight.normal_(std=0.5)

@@ -10,7 +10,7 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 from steerlm.inference.engine.paged_attention import paged_attention
 
 
-class Growing(PagedAttentionCache):
+class Growing(PagedAttentionCache):  # type: ignore[misc]
     """A cache that concatenates the keys and values of each request."""
 
     def __init__(self, requests: int) -> None:
