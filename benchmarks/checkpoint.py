@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from megatron.core import dist_checkpointing
+from torch.multiprocessing.spawn import start_processes
 
 from steerlm.megatron import distributed_checkpoint, fixes
 from steerlm.megatron.checkpoint_folder import TENSORS, digest, prepare, seal
@@ -99,8 +100,8 @@ def mapped_bytes() -> Iterator[list[int]]:
     sizes: list[int] = []
     take = ShardFiles._saved
 
-    def counted(self: ShardFiles, *args: Any) -> torch.Tensor:
-        tensor = take(self, *args)
+    def counted(self: ShardFiles, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tensor = take(self, *args, **kwargs)
         sizes.append(tensor.nbytes)
         return tensor
 
@@ -134,7 +135,7 @@ def main() -> None:
         print(f"{world} processes, {SHAPE.parameters(OUTPUTS) / 1e6:.1f} M parameters; the largest of all processes")
         results = mp.get_context("fork").SimpleQueue()
         with tempfile.TemporaryDirectory() as folder:
-            mp.start_processes(rank, (world, folder, results), nprocs=world, start_method="fork")
+            start_processes(rank, (world, folder, results), nprocs=world, start_method="fork")  # type: ignore[no-untyped-call]
             while not results.empty():
                 name, largest, _ = results.get()
                 print(f"  {name:12} " + "  ".join(f"{key} {value:8.2f}" for key, value in largest.items()))

@@ -11,8 +11,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -104,8 +105,10 @@ def score(engine: "MegatronEngine", rows: Sequence["Row"]) -> None:
 
     engine.ddp.eval()
     with torch.no_grad():
-        how = {"forward_only": True, "collect_non_loss_data": True}
-        for values in run_schedule(engine.ddp, rows, engine.layout, engine.outputs, collect, **how):
+        every = run_schedule(
+            engine.ddp, rows, engine.layout, engine.outputs, collect, forward_only=True, collect_non_loss_data=True
+        )
+        for values in every:
             values.cpu()
     engine.ddp.train()
 
@@ -147,11 +150,13 @@ def build(task: dict[str, Any]) -> tuple[Any, Any]:
 def lengths(task: dict[str, Any], steps: int) -> list[int]:
     """Tokens of the samples of that many global batches: log-normal, spread as OASST's conversations are."""
     draw = np.random.default_rng(0).lognormal(np.log(0.75 * task["mean_tokens"]), 0.75, steps * task["samples"])
-    return np.clip(draw, 8, task["row_tokens"]).astype(int).tolist()
+    taken: list[int] = np.clip(draw, 8, task["row_tokens"]).astype(int).tolist()
+    return taken
 
 
-class Batch(NamedTuple):
-    """This process's rows of a global batch; tokens and count of the whole of it."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This process's rows of a global batch; tokens and count of the whole batch."""
 
     rows: list[Any]
     tokens: int

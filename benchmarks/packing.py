@@ -22,7 +22,7 @@ from steerlm.prompt import render, text_of
 from steerlm.training.config import TextSettings
 from steerlm.training.data import Row, Sample
 from steerlm.training.layout import LayoutSettings
-from steerlm.training.objectives.likelihood import Likelihood
+from steerlm.training.objectives.text import TextObjective
 from steerlm.training.packing import plan_rows
 from steerlm.training.sampler import Sampler
 
@@ -58,10 +58,11 @@ def rows(taken: list[int], packed: bool, draw: np.random.Generator) -> list[Row]
 def run(engine: MegatronEngine, of: np.ndarray, packed: bool, steps: range) -> float:
     """Return the seconds of these global batches."""
     sampler, draw, seconds = Sampler(len(of), 0, steps.start * BATCH), np.random.default_rng(0), 0.0
+    objective = TextObjective(TextSettings(max_steps=len(steps)), None)
     for _ in steps:
         batch = rows([int(of[i]) for i in sampler.take(BATCH)], packed, draw)
         start = time.perf_counter()
-        engine.step(batch, Likelihood(), 1e-4)
+        engine.step(batch, objective, 1e-4)
         seconds += time.perf_counter() - start
     return seconds
 

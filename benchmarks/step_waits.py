@@ -56,9 +56,9 @@ def count(seen: Counter[str], bytes_sent: Counter[str]) -> None:
     buffers.dist_all_gather_func = measured("weights", 0, buffers.dist_all_gather_func)
     batched = dist.batch_isend_irecv
 
-    def sent(operations: list[Any]) -> Any:
-        bytes_sent["pipeline"] += sum(o.tensor.nbytes for o in operations if o.op is dist.isend)
-        return batched(operations)
+    def sent(p2p_op_list: list[Any]) -> Any:
+        bytes_sent["pipeline"] += sum(o.tensor.nbytes for o in p2p_op_list if o.op is dist.isend)
+        return batched(p2p_op_list)
 
     dist.batch_isend_irecv = sent
 
@@ -82,7 +82,7 @@ def work(layout: dict[str, Any], reward: bool, reduce: str) -> dict[str, Any]:
         num_key_value_heads=2, max_position_embeddings=128,
     )  # fmt: skip
     names = AttributeSchema().names
-    settings = (RewardSettings if reward else TextSettings)(max_steps=10, reduce_gradients=reduce)  # type: ignore[arg-type]
+    settings = (RewardSettings if reward else TextSettings)(max_steps=10, reduce_gradients=reduce)
     learn: Any = RewardObjective(settings, None, AttributeSchema()) if reward else Likelihood()  # type: ignore[arg-type]
     engine = build_engine(
         model_folder=None,

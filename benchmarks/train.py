@@ -40,19 +40,20 @@ def ours(size: str) -> list[float]:
     from steerlm.training.config import TextSettings
     from steerlm.training.data import Row, Sample
     from steerlm.training.layout import LayoutSettings
-    from steerlm.training.objectives.likelihood import Likelihood
+    from steerlm.training.objectives.text import TextObjective
 
     shape = ModelShape(max_position_embeddings=LENGTH, tie_word_embeddings=True, **SHAPES[size])
     settings = TextSettings(max_steps=100, precision="fp32", window=LENGTH)
     engine = build_engine(model_folder=None, shape=shape, outputs=None, settings=settings, layout=LayoutSettings())
     weights = np.ones(LENGTH, np.float32)
     weights[0] = 0
+    objective = TextObjective(settings, None)
     seconds = []
     for ids in batches(size):
         samples = [Sample(row, weights, count=LENGTH - 1) for row in ids]
         rows = [Row(tuple(samples[i : i + 8])) for i in range(0, SAMPLES, 8)]
         start = time.perf_counter()
-        engine.step(rows, Likelihood(), 1e-4)
+        engine.step(rows, objective, 1e-4)
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -68,7 +69,7 @@ def plain(size: str) -> list[float]:
     for ids in batches(size):
         start = time.perf_counter()
         optimizer.zero_grad()
-        for part in torch.from_numpy(ids.astype(np.int64)).split(8):
+        for part in torch.split(torch.from_numpy(ids.astype(np.int64)), 8):
             (model(input_ids=part, labels=part).loss / 2).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -55,7 +55,7 @@ class ReferenceEngine:
         self.clip = optimizer.clip
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         exempt = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed}, {"params": exempt, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": exempt, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
             groups, lr=0.0, betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
         )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch._dynamo  # (the first optimizer loads it)
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 import steerlm.megatron.engine  # noqa: F401 (imported here once, for all ranks)
 
@@ -41,7 +41,7 @@ def _rank(rank: int, world: int, folder: str, function: Callable[..., Any], args
 def ranks(world: int, function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
     """`function(*args)` on `world` ranks, joined in a process group; its result on each. Fails if a rank fails."""
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.start_processes(  # type: ignore[no-untyped-call]
+        context = start_processes(  # type: ignore[no-untyped-call]
             _rank, (world, folder, function, args), nprocs=world, join=False, start_method="fork"
         )
         end = time.monotonic() + timeout

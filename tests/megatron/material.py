@@ -16,10 +16,10 @@ from steerlm.models.families import FAMILIES
 from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.training.config import OptimizerSettings, RewardSettings, TextSettings, TrainSettings
 from steerlm.training.data import Row, Sample
-from steerlm.training.engine import Layout
+from steerlm.training.engine import Layout, Objective
 from steerlm.training.layout import LayoutSettings
-from steerlm.training.objectives.likelihood import Likelihood
 from steerlm.training.objectives.reward import RewardObjective
+from steerlm.training.objectives.text import TextObjective
 from steerlm.training.packing import plan_rows
 from tests.reference_engine import ReferenceEngine
 
@@ -56,7 +56,6 @@ FAMILY_SHAPES = {
 }
 """Every entry of the table of families, with its own vocabulary projection and with that of the embeddings."""
 SHAPES |= {name: shape for name, shape in FAMILY_SHAPES.items() if shape.model_type != "llama"}
-Objective = Likelihood | RewardObjective
 
 
 def settings(outputs: int | None = None, **values: Any) -> TrainSettings:
@@ -67,7 +66,9 @@ def settings(outputs: int | None = None, **values: Any) -> TrainSettings:
 
 
 def objective(outputs: int | None) -> Objective:
-    return Likelihood() if outputs is None else RewardObjective(settings(outputs), None, AttributeSchema())
+    if outputs is None:
+        return TextObjective(TextSettings(max_steps=10), None)
+    return RewardObjective(RewardSettings(max_steps=10), None, AttributeSchema())
 
 
 def engine(

@@ -30,8 +30,15 @@ def model_outputs(
         sums = out.new_zeros(len(row.readouts) + 1)
         return sums.index_add_(0, row.sample_of, torch.where(row.weights != 0, out * row.weights, 0))[:-1]
 
-    how = {"forward_only": True, "collect_non_loss_data": True}
-    collected = schedule.run_schedule(engine.ddp, rows, engine.layout, engine.outputs, collect, **how)
+    collected = schedule.run_schedule(
+        engine.ddp,
+        rows,
+        engine.layout,
+        engine.outputs,
+        collect,
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
     shapes = [(len(row.samples), *([engine.outputs] if engine.outputs else [])) for row in rows]
     sizes = [math.prod(shape) for shape in shapes]
     flat = torch.empty(sum(sizes), device=engine.device)
@@ -40,4 +47,4 @@ def model_outputs(
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         group = parallel_state.get_pipeline_model_parallel_group()
         dist.broadcast(flat, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
-    return [part.view(shape) for part, shape in zip(flat.cpu().split(sizes), shapes, strict=True)]
+    return [part.view(shape) for part, shape in zip(torch.split(flat.cpu(), sizes), shapes, strict=True)]

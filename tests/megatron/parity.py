@@ -21,12 +21,12 @@ def check_steps(ours: MegatronEngine, folder: Path, outputs: int | None) -> None
         for a, b in zip(model_outputs(ours, rows, learn.output), theirs.forward(rows, learn.output), strict=True):
             assert a.dtype == torch.float32 and torch.allclose(a, b, atol=2e-5)
         assert ours.evaluate(rows, learn).loss == pytest.approx(theirs.evaluate(rows, learn).loss, abs=1e-5)
-        a, b = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)
-        assert a.loss == pytest.approx(b.loss, abs=1e-5) and a.count == b.count
-        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-5)
-        for name, value in b.statistics.items():
-            assert a.statistics[name].dtype == torch.float64
-            assert torch.allclose(a.statistics[name], value.double(), rtol=1e-5, atol=1e-4), name
+        one, other = ours.step(rows, learn, LR), theirs.step(rows, learn, LR)
+        assert one.loss == pytest.approx(other.loss, abs=1e-5) and one.count == other.count
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-5)
+        for name, value in other.statistics.items():
+            assert one.statistics[name].dtype == torch.float64
+            assert torch.allclose(one.statistics[name], value.double(), rtol=1e-5, atol=1e-4), name
     ours.write_hf(folder / "end")
     theirs.write_hf(folder / "theirs")
     ends, wanted = weights(folder / "end"), weights(folder / "theirs")

@@ -47,7 +47,8 @@ def test_segments_stay_apart(lengths: list[int]) -> None:
         one = [x[start:end, 0].transpose(0, 1)[None] for x in (q, k, v)]
         cos, sin = LlamaRotaryEmbedding(config)(one[0], torch.arange(end - start)[None])
         one[:2] = apply_rotary_pos_emb(one[0], one[1], cos, sin)
-        wanted.append(F.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
+        attended = F.scaled_dot_product_attention(one[0], one[1], one[2], is_causal=True, enable_gqa=True)
+        wanted.append(attended[0].transpose(0, 1))
     assert torch.allclose(out, torch.cat(wanted), atol=1e-5)
     direction = torch.randn_like(out)
     ours = torch.autograd.grad((out * direction).sum(), (q, k, v))

@@ -151,7 +151,7 @@ def _flip(folder: Path) -> None:
 
 
 FILE = "tensor-01-stage-00-replica-0000.safetensors"
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated shard": (_truncate, rf"{FILE} has \d+ bytes, \d+ were written"),
     "one bit of a shard": (
         _flip,

@@ -27,7 +27,7 @@ def save_as_version_0_1(of: MegatronEngine, folder: Path) -> None:
     metadata = {**distributed_checkpoint.CONTENT, "dp_cp_group": distributed_checkpoint._group()}
     content["optimizer"] = of.optimizer.sharded_state_dict(content["model"], metadata=metadata)
     dist_checkpointing.save(content, str(folder / TENSORS), content_metadata=distributed_checkpoint.CONTENT)
-    described = {"shape": of.shape.model_dump(), "outputs": of.outputs, "optimizer": True}
+    described: dict[str, Any] = {"shape": of.shape.model_dump(), "outputs": of.outputs, "optimizer": True}
     described["dtype"] = str(of.model.config.params_dtype).removeprefix("torch.")
     files = {str(path.relative_to(folder)): digest(path) for path in distributed_checkpoint._written_here(folder)}
     seal(folder, files, described, {"step": 3})

@@ -20,6 +20,7 @@ from steerlm.megatron import checkpoint, checkpoint_folder, shard_files
 from steerlm.megatron.engine import MegatronEngine
 from steerlm.megatron.host_copies import HostCopies
 from steerlm.megatron.model import ModelStage
+from steerlm.training.checkpoints import COMPLETE
 from steerlm.training.config import OptimizerSettings
 from steerlm.training.objectives.text import TextObjective
 from steerlm.training.schedule import learning_rate
@@ -75,7 +76,7 @@ def a_step_later(path: Path, *args: Any) -> None:
 
 
 def before_the_marker(path: Path, value: Any) -> None:
-    if path.name == checkpoint_folder.COMPLETE:
+    if path.name == COMPLETE:
         die()
     path.write_text("{}")
 
@@ -117,10 +118,10 @@ def test_a_killed_rank_ends_the_others(training: Training, whole: dict[int, floa
     def fault(rank: int) -> None:
         left = iter([False, False, rank == lost])
 
-        def killed(self: MegatronEngine, *args: Any) -> Any:
+        def killed(self: MegatronEngine, *args: Any, **kwargs: Any) -> Any:
             if next(left, False):
                 die()
-            return step(self, *args)
+            return step(self, *args, **kwargs)
 
         MegatronEngine.step = killed  # type: ignore[method-assign]
 
@@ -147,11 +148,11 @@ def test_a_rank_that_hangs_is_named(training: Training, whole: dict[int, float])
     def fault(rank: int) -> None:
         left = iter([False] * 3 + [rank == 1])
 
-        def hangs(self: ModelStage, *args: Any) -> Any:
+        def hangs(self: ModelStage, *args: Any, **kwargs: Any) -> Any:
             if next(left, False):
                 time.sleep(5)
                 die()
-            return forward(self, *args)
+            return forward(self, *args, **kwargs)
 
         ModelStage.forward = hangs  # type: ignore[method-assign]
 
@@ -174,10 +175,10 @@ def test_a_stopped_pipeline_stage_is_noticed_without_a_timeout(training: Trainin
     def fault(rank: int) -> None:
         left = iter([False] * 3 + [rank == 0])
 
-        def stops(self: MegatronEngine, *args: Any) -> Any:
+        def stops(self: MegatronEngine, *args: Any, **kwargs: Any) -> Any:
             if next(left, False):
                 os.kill(os.getpid(), signal.SIGSTOP)
-            return step(self, *args)
+            return step(self, *args, **kwargs)
 
         MegatronEngine.step = stops  # type: ignore[method-assign]
 
@@ -196,9 +197,9 @@ def test_a_slow_rank_is_named(training: Training) -> None:
     forward = ModelStage.forward
 
     def fault(rank: int) -> None:
-        def slow(self: ModelStage, *args: Any) -> Any:
+        def slow(self: ModelStage, *args: Any, **kwargs: Any) -> Any:
             time.sleep(0.05 if rank == 1 else 0)
-            return forward(self, *args)
+            return forward(self, *args, **kwargs)
 
         ModelStage.forward = slow  # type: ignore[method-assign]
 
@@ -217,15 +218,15 @@ def test_a_rank_whose_loss_is_not_finite(training: Training, whole: dict[int, fl
         calls = {"left": times if rank == 1 else 0}
         step = MegatronEngine.step
 
-        def faulty(self: MegatronEngine, rows: Any, objective: Any, lr: float, count: int) -> Any:
+        def faulty(self: MegatronEngine, rows: Any, objective: Any, lr: float, count: int | None = None) -> Any:
             wrong = calls["left"] > 0 and lr == pytest.approx(learning_rate(OPTIMIZER, 3, 6))
             calls["left"] -= wrong
 
-            def result(of: Any, out: Any, row: Any) -> Any:
-                total, *rest = loss(of, out, row)
+            def result(self: TextObjective, output: Any, row: Any) -> Any:
+                total, *rest = loss(self, output, row)
                 return (total * math.nan if wrong else total, *rest)
 
-            TextObjective.loss = result  # type: ignore[method-assign]
+            TextObjective.loss = result  # type: ignore[method-assign,assignment]
             return step(self, rows, objective, lr, count)
 
         MegatronEngine.step = faulty  # type: ignore[method-assign]
@@ -248,10 +249,11 @@ def test_a_rank_whose_loss_is_not_finite(training: Training, whole: dict[int, fl
 def test_a_signal_to_one_rank_saves_on_all(training: Training, layout: str, asked: int) -> None:
     spec = training.spec(f"signal {layout}", layout=LAYOUTS[layout], max_steps=2000, save_every=None)
     ranks = Ranks(spec)
-    assert ranks.processes[asked].pid is not None
+    pid = ranks.processes[asked].pid
+    assert pid is not None
     while len(curve(spec)) < 3 and ranks.processes[asked].is_alive():
         time.sleep(0.01)
-    os.kill(ranks.processes[asked].pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
     codes, said = ranks.ends(30)
     assert codes == [143] * ranks.world, said
     (text,) = set(said)

@@ -65,7 +65,12 @@ def _measure(precision: Literal["bf16", "fp32"], recompute: str) -> None:
         assert found == pytest.approx(expected, rel=0.02), part
 
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         out = built.ddp(row_tensors(_row(), 1, built.device, built.outputs))
     own = {p.untyped_storage().data_ptr() for p in weights}
     found = _bytes(t for t in kept if t.untyped_storage().data_ptr() not in own)

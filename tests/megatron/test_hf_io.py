@@ -61,7 +61,7 @@ def _logits(folder: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     with torch.no_grad():
         theirs = [model(torch.tensor(s.ids.tolist())[None]).logits[0, :-1] for s in texts]
     (ours,) = seen
-    return list(ours.split([len(part) for part in theirs])), theirs
+    return list(torch.split(ours, [len(part) for part in theirs])), theirs
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -170,7 +170,7 @@ def _read_once(folder: Path, layout: dict[str, Any], precision: str) -> tuple[in
         sizes.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    hf_io.WeightFolder.read = counted  # type: ignore[method-assign] (this process ends after the test)
+    hf_io.WeightFolder.read = counted  # type: ignore[method-assign]  # this process ends after the test
     of = engine(SHAPES["tied"], folder=folder, layout=layout, precision=precision)
     total = sum(sizes)
     sizes.clear()
@@ -213,7 +213,7 @@ def _refused(folder: Path, layout: dict[str, Any], fault: str | None = None) -> 
         return read(self, part)
 
     if fault:
-        hf_io.WeightFolder.read = broken  # type: ignore[method-assign] (this process ends after the test)
+        hf_io.WeightFolder.read = broken  # type: ignore[method-assign]  # this process ends after the test
     with pytest.raises(ModelError) as caught:
         engine(folder=folder, layout=layout)
     return str(caught.value)

@@ -8,6 +8,7 @@ fp32: losses within 1e-4 (seen: 4e-7). bf16 rounds a sum in another order to ano
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from steerlm.megatron.engine import MegatronEngine
 from steerlm.training.config import RewardSettings, SFTSettings
 from steerlm.training.data import Row
 from steerlm.training.dataset import TokenDataset
-from steerlm.training.engine import StepResult
+from steerlm.training.engine import Objective, StepResult
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.loop import train
 from steerlm.training.objectives.reward import RewardObjective
@@ -79,16 +80,16 @@ class Spy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.of, name)
 
-    def step(self, rows: list[Row], *args: Any) -> StepResult:
+    def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
         self.taken.append(Counter(hashlib.sha256(s.ids.tobytes()).hexdigest() for row in rows for s in row.samples))
         self._look(rows)
-        return self.of.step(rows, *args)
+        return self.of.step(rows, objective, lr, count)
 
-    def evaluate(self, rows: list[Row], *args: Any) -> StepResult:
+    def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
         self._look(rows)
-        return self.of.evaluate(rows, *args)
+        return self.of.evaluate(rows, objective)
 
-    def _look(self, rows: list[Row]) -> None:
+    def _look(self, rows: Sequence[Row]) -> None:
         self.empty += sum(not row.samples for row in rows)
         self.tails += sum(row.tokens % self.layout.row_multiple != 0 for row in rows)
 

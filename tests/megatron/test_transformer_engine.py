@@ -161,7 +161,8 @@ def test_a_hugging_face_folder_passes_through_unchanged(with_te: Any, tmp_path: 
 
 def _state(of: Any) -> dict[str, Any]:
     """This rank's share of the optimizer, by parameter."""
-    inner, found = of.optimizer.optimizer, {}
+    inner = of.optimizer.optimizer
+    found: dict[str, Any] = {}
     for name, parameter in of.model.named_parameters():
         if parameter in of.optimizer.model_param_group_index_map:
             group, order = of.optimizer.model_param_group_index_map[parameter]

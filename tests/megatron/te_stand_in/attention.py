@@ -41,7 +41,7 @@ class DotProductAttention(BaseModule):
         self.join(tp_group, tp_size)
         self.kv_channels, self.softmax_scale, self.attn_mask_type = kv_channels, softmax_scale, attn_mask_type
         self.num_gqa_groups_per_partition = (num_gqa_groups or num_attention_heads) // self.tp_size
-        self.register_load_state_dict_post_hook(_without_extra_state)
+        self.register_load_state_dict_post_hook(_without_extra_state)  # type: ignore[no-untyped-call]
 
     def forward(
         self,

@@ -14,7 +14,8 @@ class BaseModule(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fp8, self.fp8_meta = False, {}
+        self.fp8 = False
+        self.fp8_meta: dict[str, Any] = {}
         self.tp_group, self.tp_size, self.sequence_parallel = None, 1, False
         self.tp_group_initialized = False
 
@@ -93,9 +94,12 @@ class Linear(BaseModule):
         size = (self.out_features, self.in_features)
         self.weight = torch.nn.Parameter(torch.empty(size, dtype=params_dtype, device=device))
         if bias:
-            self.bias = torch.nn.Parameter(torch.empty(self.out_features, dtype=params_dtype, device=device))
+            self.bias: torch.Tensor = torch.nn.Parameter(
+                torch.empty(self.out_features, dtype=params_dtype, device=device)
+            )
         else:
             self.bias = torch.Tensor().to(dtype=params_dtype, device=device)  # not a parameter
+        assert init_method is not None
         with get_rng_state_tracker().fork() if get_rng_state_tracker else nullcontext(), torch.no_grad():
             init_method(self.weight)
         cut = {"tensor_model_parallel": True, "partition_dim": int(parallel_mode == "row"), "partition_stride": 1}
@@ -114,7 +118,7 @@ class Linear(BaseModule):
         fp8_output: bool | None = False,
         fp8_grad: bool | None = False,
     ) -> torch.Tensor:
-        out: torch.Tensor = _Linear.apply(self.weight, self.check(inp), self, is_first_microbatch)
+        out: torch.Tensor = _Linear.apply(self.weight, self.check(inp), self, is_first_microbatch)  # type: ignore[no-untyped-call]
         return out + self.bias if self.use_bias else out
 
 
@@ -165,7 +169,7 @@ class RMSNorm(torch.nn.Module):
     ) -> None:
         super().__init__()
         assert (normalized_shape is None) != (hidden_size is None) and not zero_centered_gamma
-        size = hidden_size if normalized_shape is None else normalized_shape
+        size: Any = hidden_size if normalized_shape is None else normalized_shape
         self.eps, self.sequence_parallel = eps, sequence_parallel
         self.weight = torch.nn.Parameter(torch.ones(size, dtype=params_dtype or dtype, device=device))
         if sequence_parallel is not None:
@@ -212,7 +216,7 @@ class _Linear(torch.autograd.Function):
         grad, x = grad.flatten(0, -2), x.flatten(0, -2)
         if not ctx.fused:
             return grad.t().matmul(x), of_input, None, None
-        target = weight.main_grad  # type: ignore[attr-defined]
+        target = weight.main_grad
         product = grad.t().to(target.dtype).matmul(x.to(target.dtype))
         if ctx.is_first_microbatch:
             target.copy_(product)  # the first of a step is not added
