@@ -81,10 +81,12 @@ class Task:
 
     @property
     def place(self) -> LayoutSettings:
+        """The layout as settings."""
         return LayoutSettings(**self.layout)
 
     @property
     def name(self) -> str:
+        """The line's label: model, objective, parallel sizes, attention, precision and device."""
         place = self.place
         sizes = {"TP": place.tensor, "PP": place.pipeline, "DP": place.data_parallel}
         parts = [f"{axis}{size}" for axis, size in sizes.items() if size > 1]
@@ -94,6 +96,7 @@ class Task:
         return f"{self.model} {'reward' if self.outputs else 'SFT'}, {where}{', CPU' if self.on_cpu else ''}"
 
     def spec(self) -> dict[str, Any]:
+        """Return the JSON that `gpu_worker.py` reads."""
         names = ("kind", "outputs", "layout", "row_tokens", "samples", "mean_tokens", "precision", "steps", "saves")
         return {name: getattr(self, name) for name in names} | {
             "shape": self.shape.model_dump(),
@@ -194,7 +197,8 @@ def fitted(task: Task, limit: float) -> Task:
 
 def jobs(tasks: Sequence[Task], tiny: bool) -> list[list[Task]]:
     """Each task in processes of its own, so that none finds another's memory or fails with it. In a dry run, where
-    starting processes takes the time, all of one number of processes together."""
+    starting processes takes the time, all of one number of processes together.
+    """
     if not tiny:
         return [[task] for task in tasks]
     together: dict[int, list[Task]] = {}
@@ -258,7 +262,8 @@ def compare(tasks: Sequence[Task]) -> None:
 
 def worst_gradient(found: Path, wanted: Path) -> tuple[str, float]:
     """The tensor whose gradient differs most from the reference's, relative to the gradient's norm; ("", 0) under data
-    parallelism, where no process has whole gradients."""
+    parallelism, where no process has whole gradients.
+    """
     if not found.exists():
         return "", 0.0
     ours, theirs = (

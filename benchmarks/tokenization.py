@@ -46,6 +46,7 @@ class OneByOne(Encoder):
         self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str], offsets: bool) -> list[Tokens]:
+        """Tokenize the texts in turn, with character offsets if `offsets`."""
         encodings = [
             self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=offsets, verbose=False)
             for text in texts

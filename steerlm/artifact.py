@@ -88,6 +88,7 @@ class Artifact:
 
     @property
     def attributes(self) -> AttributeSchema | None:
+        """The attributes that the files deal with; None for an artifact without any."""
         return self.manifest.content.attributes
 
 

@@ -62,6 +62,7 @@ class AttributeSchema(Settings):
         return self.model_copy(update={"trained": tuple(n for n in self.names if n in set(trained))})
 
     def default(self, name: str) -> int:
+        """Return the value of an attribute that a request does not set: its entry in `defaults`, else `high`."""
         return self.defaults.get(name, self.high)
 
     def complete(self, labels: Mapping[str, int]) -> dict[str, int]:

@@ -22,6 +22,7 @@ class Loader(yaml.SafeLoader):
     """YAML 1.1's safe loader that also reads 6e-6 as a number and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping. Raises `MarkedYAMLError` for a key given twice, at its line; YAML merge keys may repeat."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = key_node.value

@@ -39,6 +39,7 @@ class StoreEntry:
 
     @property
     def name(self) -> str:
+        """Path below the store: `STAGE/KEY`."""
         return f"{self.stage}/{self.key}"
 
 

@@ -112,6 +112,7 @@ def render_readout(conversation: Conversation, upto: int, *, use_system: bool = 
 
 
 def text_of(segments: Sequence[Segment]) -> str:
+    """Join the segments' texts, learned or not."""
     return "".join(s.text for s in segments)
 
 

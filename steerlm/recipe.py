@@ -127,6 +127,8 @@ class Goals(Settings):
 
 
 class ReportSection(Settings):
+    """The report's settings: the goals that the run is compared with."""
+
     goals: Goals = Goals()
 
 

@@ -84,6 +84,7 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._receive)
 
     def __call__(self) -> bool:
+        """Return whether SIGTERM has arrived."""
         return self.received
 
     @contextlib.contextmanager

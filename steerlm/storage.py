@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def is_remote(uri: str | Path) -> bool:
+    """Return whether a URI is `s3://`, not a local path."""
     return str(uri).startswith("s3://")
 
 
@@ -107,6 +108,7 @@ class S3Prefix:
         return S3Prefix(self.client, self.bucket, self._key(name))
 
     def uri(self, name: str = "") -> str:
+        """Return the `s3://` URI of an object, or of the prefix itself."""
         return f"s3://{self.bucket}/{self._key(name)}"
 
     def list(self) -> dict[str, int]:

@@ -22,7 +22,8 @@ SHAPE: dict[str, Any] = {
 
 def tiny_base(folder: Path, **sizes: int) -> Path:
     """A model over bytes in a Hugging Face folder. By default the layouts of the docs divide it and their windows fit;
-    `sizes` are others of its shape."""
+    `sizes` are others of its shape.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM

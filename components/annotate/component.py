@@ -14,6 +14,7 @@ def annotate(
     reward: dsl.Input[dsl.Model],
     annotated: dsl.Output[dsl.Dataset],
 ) -> None:
+    """Label every answer of the conversations with the reward model."""
     from steerlm.pipeline.step import run_step
 
     run_step("annotate", recipe, profile, {"data": [data], "reward": [reward]}, annotated, options)

@@ -16,6 +16,7 @@ def evaluate(
     baseline: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
 ) -> None:
+    """Measure how well attributes steer the policy and how well the reward model predicts ratings."""
     from steerlm.pipeline.step import run_step
 
     run_step(

@@ -13,6 +13,7 @@ def fetch_model(
     options: str,
     model: dsl.Output[dsl.Model],
 ) -> None:
+    """Fetch a Hugging Face model folder from the hub, an object store or a local folder."""
     from steerlm.pipeline.step import run_step
 
     run_step(step, recipe, profile, {}, model, options)

@@ -12,6 +12,7 @@ def prepare_data(
     options: str,
     data: dsl.Output[dsl.Dataset],
 ) -> None:
+    """Convert raw sources to conversations, regression samples for the reward model and held-out questions."""
     from steerlm.pipeline.step import run_step
 
     run_step("prepare_data", recipe, profile, {}, data, options)

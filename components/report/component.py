@@ -19,6 +19,7 @@ def report(
     evaluation: dsl.Input[dsl.Artifact],
     page: dsl.Output[dsl.Artifact],
 ) -> None:
+    """Write one HTML page with steering curves, reward quality, training curves and sample answers."""
     from steerlm.pipeline.step import run_step
 
     run_step(

@@ -14,6 +14,7 @@ def train_base(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
+    """Train a language model on plain text, from random weights or from a fetched model."""
     from steerlm.pipeline.step import run_step
 
     run_step("train_base", recipe, profile, {"data": [data], "base": [base]}, model, options)

@@ -15,6 +15,7 @@ def train_reward(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
+    """Train the multi-attribute reward model on rated answers."""
     from steerlm.pipeline.step import run_step
 
     run_step("train_reward", recipe, profile, {"data": [data], "base": [own_base, base]}, model, options)

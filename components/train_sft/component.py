@@ -16,6 +16,7 @@ def train_sft(
     base: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
 ) -> None:
+    """Fine-tune a model on conversations conditioned on attributes; as `train_baseline`, without attributes."""
     from steerlm.pipeline.step import run_step
 
     run_step(step, recipe, profile, {"data": [annotated, data], "base": [base]}, model, options)

@@ -55,6 +55,7 @@ class AnnotateCounts:
 
     @property
     def nothing_to_do(self) -> bool:
+        """Whether earlier runs had already labeled every input line; False for an empty input."""
         return self.lines > 0 and self.resumed == self.lines
 
 
@@ -200,6 +201,7 @@ def with_predicted_label(turn: Turn, scores: Sequence[float], schema: AttributeS
 
 
 def journal_entry(lines: int, sha256: str, method: dict[str, Any], counts: AnnotateCounts) -> JournalEntry:
+    """Return the journal entry after `lines` input lines; the output's size is filled in when it is on the disk."""
     totals = dataclasses.asdict(counts)
     del totals["resumed"]
     return JournalEntry(lines=lines, sha256=sha256, size=0, method=method, counts=totals)

@@ -91,6 +91,7 @@ class JournaledOutput:
 
     @property
     def complete(self) -> bool:
+        """Whether the newest journal entry has the checksum of the finished output."""
         return self.entry is not None and self.entry.output_sha256 is not None
 
     def open(self) -> None:

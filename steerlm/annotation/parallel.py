@@ -50,6 +50,7 @@ def parts_folder(output: Path) -> Path:
 
 
 def read_plan(folder: Path) -> BlockPlan:
+    """Read the blocks to label from an output's parts folder."""
     return BlockPlan.model_validate_json((folder / PLAN).read_bytes())
 
 

@@ -147,6 +147,7 @@ class AnnotateProgressBar:
         self._bar.close()
 
     def __call__(self, counts: "AnnotateCounts") -> None:
+        """Advance the bar to `counts.lines`; the rate counts only turns labeled since the first call."""
         if self._turns < 0:  # the first call has the counts of earlier runs
             self._turns, self._start = counts.turns, time.monotonic()
         rate = (counts.turns - self._turns) / max(1e-9, time.monotonic() - self._start)

@@ -36,9 +36,11 @@ class LazyGroup(TyperGroup):
     """Imports a command's module when it is called, so that `--help` imports only typer."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Return the command names in the order of `--help`, without importing their modules."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, or None if there is none of that name; for `--help` only its name and help text."""
         if cmd_name not in COMMANDS:
             return None
         module, help_text = COMMANDS[cmd_name]

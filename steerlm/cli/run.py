@@ -54,6 +54,7 @@ class Display:
         self._last_progress = 0.0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show an event of the run log: the start, progress or outcome of a step; ignore all others."""
         kind, label = event["event"], event["label"]
         if kind == "outcome":
             self._last_progress = 0.0

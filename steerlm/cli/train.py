@@ -87,6 +87,7 @@ class ProgressBar:
         self.bar = tqdm(unit="step") if sys.stderr.isatty() else None
 
     def __call__(self, text: str) -> None:
+        """Move the bar to the step of a line `step N/TOTAL ...`; print any other line to stderr."""
         words = text.split()
         if self.bar is None or len(words) < 2 or words[0] != "step":
             typer.echo(text, err=True)

@@ -39,6 +39,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, number: int = 1) -> None:
+        """Add `number` to the count of that name."""
         self.counts[name] = self.counts.get(name, 0) + number
 
     def __str__(self) -> str:
@@ -59,6 +60,7 @@ class Rejects:
         self._file: TextIO | None = None
 
     def __call__(self, error: RecordError, text: str) -> None:
+        """Raise the error if bad lines fail; otherwise write the line with its place and reason to the rejects."""
         if self._on_error == "fail":
             raise error
         self._file = self._file or self._open()

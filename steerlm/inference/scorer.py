@@ -32,11 +32,16 @@ class Scorer(Protocol):
     """A reward model. `window`: tokens of a text at most. `identity`: see `model_identity`."""
 
     @property
-    def schema(self) -> AttributeSchema: ...
+    def schema(self) -> AttributeSchema:
+        """Attributes of the score vector, in its order."""
+
     @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """Maximum number of tokens in a text."""
+
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """Digest that is equal for the same reward model, see `model_identity`."""
 
     def score(self, texts: Sequence[str], over_long: OverLong = "error") -> Scores:
         """Return raw scores [texts, attributes] fp32 in schema order; a skipped text has a row of NaN.

@@ -92,6 +92,7 @@ class ServerPool:
 
     @property
     def names(self) -> str:
+        """The servers' URLs, separated by commas, for messages."""
         return ", ".join(server.url for server in self.servers)
 
     def connect(self) -> None:

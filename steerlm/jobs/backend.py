@@ -62,6 +62,7 @@ class Job:
 
     @property
     def processes(self) -> int:
+        """Number of processes over all nodes."""
         return self.nodes * self.devices
 
     def spec_json(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class JobStatus:
 
     @property
     def ended(self) -> bool:
+        """Whether the job has succeeded, failed or been interrupted; False while it waits or runs."""
         return self.state in ("succeeded", "failed", "interrupted")
 
 

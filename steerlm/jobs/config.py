@@ -19,4 +19,5 @@ class JobSettings(FaultSettings):
 
     @property
     def faults(self) -> FaultSettings:
+        """The keys that the worker reads, without those of the launcher."""
         return FaultSettings(**{name: getattr(self, name) for name in FaultSettings.model_fields})

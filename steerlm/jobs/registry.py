@@ -13,11 +13,16 @@ class BackendProfile(Protocol):
     """The part of a profile that back ends and the launcher read."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the profile."""
+
     @property
-    def backend(self) -> str: ...
+    def backend(self) -> str:
+        """Key of the back end in `BACKENDS`."""
+
     @property
-    def jobs(self) -> JobSettings: ...
+    def jobs(self) -> JobSettings:
+        """Settings of the launcher: retries, stalls and the grace period."""
 
 
 BACKENDS: dict[str, Callable[[BackendProfile], Backend]] = {

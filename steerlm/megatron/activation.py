@@ -39,5 +39,6 @@ class GatedSilu:
     def __init__(self, config: Any) -> None: ...
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return silu(gate) * up, [..., f], for the concatenated halves [..., 2 f]."""
         out: torch.Tensor = _GatedSilu.apply(x)
         return out

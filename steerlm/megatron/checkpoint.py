@@ -43,6 +43,7 @@ class TrainableModel:
     shape: ModelShape
 
     def shares(self) -> list[Share]:
+        """Return this process's share of each parameter and its optimizer state, as views of the live tensors."""
         return list(shares(self.model, self.optimizer, self.own))
 
 

@@ -150,6 +150,7 @@ def _differences(folder: Path, files: Iterable[tuple[str, list[Any]]]) -> Iterat
 
 
 def damaged(folder: Path, reason: str) -> TrainingError:
+    """Return the error for a checkpoint that is incomplete or whose bytes changed; the caller raises it."""
     return TrainingError(f"{folder}: the checkpoint is damaged ({reason}); delete it to resume from the one before it")
 
 

@@ -26,6 +26,7 @@ _FACTORIES = ("arange", "empty", "empty_like", "full", "ones", "ones_like", "ten
 
 
 def on_accelerator() -> bool:
+    """Return whether this process has a CUDA device."""
     return torch.cuda.is_available()
 
 

@@ -114,6 +114,10 @@ class MegatronEngine:
         self._forward = device.Stopwatch()
 
     def step(self, rows: Sequence[Row], objective: Objective, lr: float, count: int | None = None) -> StepResult:
+        """Run the schedule over this rank's rows and update once, after checking the reduced count and loss.
+
+        See `Engine.step`.
+        """
         count = sum(row.count for row in rows) if count is None else count
         self.ddp.train()
         self.ddp.zero_grad_buffer()
@@ -127,11 +131,13 @@ class MegatronEngine:
         return StepResult(result.loss_sum, result.count, result.statistics, norm)
 
     def evaluate(self, rows: Sequence[Row], objective: Objective) -> StepResult:
+        """Return the sums over the global batch in evaluation mode, without gradients. See `Engine.evaluate`."""
         self.ddp.eval()
         with torch.no_grad():
             return self._sums(self._run(rows, objective, None), rows, objective)
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether any rank has it set, by one all-reduce of maxima."""
         votes = torch.tensor([int(flag) for flag in flags], device=self.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return tuple(map(bool, votes.tolist()))
@@ -144,9 +150,11 @@ class MegatronEngine:
         self.ddp.start_param_sync(force_sync=True)
 
     def set_timeout(self, minutes: float) -> None:
+        """Set the timeout of later collectives in every process group, in minutes."""
         parallel.set_timeout(datetime.timedelta(minutes=minutes))
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """Return every rank's values, in rank order, by one all-gather in fp64."""
         own = torch.tensor(values, dtype=torch.float64, device=self.device)
         every = own.new_empty(self.layout.world_size * len(own))
         dist.all_gather_into_tensor(every, own)
@@ -154,18 +162,25 @@ class MegatronEngine:
         return rows
 
     def forward_seconds(self) -> float:
+        """Return the seconds of forward passes in `step` since the last call, by the device's clock."""
         return self._forward.seconds()
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Finish the previous checkpoint, then copy this rank's share and write it in a thread. See `Engine.save`."""
         self.finish_save()
         # Weights are not gathered: a process saves the shares that it updates itself.
         self._pending = self._checkpoints.start(folder, self.trainable, state)
 
     @property
     def saving(self) -> bool:
+        """Whether this rank's writer thread is still running."""
         return self._pending is not None and self._pending.running
 
     def finish_save(self) -> SaveResult | None:
+        """Wait until no rank is writing, then complete the checkpoint; None if none was started.
+
+        Raises `TrainingError` on every rank if one could not write its part.
+        """
         if self._pending is None:
             return None
         while self.agree(self.saving)[0]:  # short collectives, so that a slow disk is not taken for a lost peer
@@ -174,17 +189,21 @@ class MegatronEngine:
         return pending.finish()
 
     def read_state(self, folder: Path) -> dict[str, Any]:
+        """Return the loop's state from a checkpoint folder; tensors are not read. Not collective."""
         return state_of(folder)
 
     def load(self, folder: Path) -> None:
+        """Restore this rank's share of weights and optimizer from a checkpoint of any layout; gather the weights."""
         checkpoint.load(folder, self.trainable)
         self.gather_weights()  # each replica has loaded only its share
 
     def load_weights(self, folder: Path) -> None:
+        """Restore the weights alone and copy them to the optimizer's fp32 main parameters."""
         checkpoint.load_weights(folder, self.model, self.own, self.shape)
         self.optimizer.reload_model_params()
 
     def write_hf(self, folder: Path) -> None:
+        """Gather the weights and write this rank's safetensors shards; the main rank writes the index last."""
         self.gather_weights()
         hf_io.write(self.model, self.own, self.shape, parallel.model_parallel_rank(), self.outputs, folder)
 

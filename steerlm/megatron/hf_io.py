@@ -51,6 +51,7 @@ class WeightFolder:
         return name in self._files
 
     def read(self, part: Slice) -> torch.Tensor:
+        """Read one slice in the file's dtype, on the CPU. Raises `ModelError` if the tensor has another shape."""
         view, shape = self._view(part.name), self.shape(part.name)
         if shape != part.shape:
             raise ModelError(f"{self.path}: {part.name} has shape {list(shape)}, {list(part.shape)} was expected")
@@ -61,6 +62,7 @@ class WeightFolder:
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a whole tensor, from the file's header."""
         return tuple(self._view(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
@@ -81,6 +83,7 @@ class WeightFolder:
             raise ModelError(f"{file}: cannot be read ({error}); fetch the model again") from None
 
     def close(self) -> None:
+        """Close the opened files."""
         self._open.clear()
         self._stack.close()
 

@@ -18,6 +18,7 @@ class RandomWeights:
         self.seed, self.std, self.head_std = seed, std, head_std
 
     def read(self, part: Slice) -> torch.Tensor:
+        """Draw the whole tensor and return the requested slice, on the CPU in fp32."""
         if len(part.shape) == 1:
             size = part.rows
             return torch.zeros(size) if part.name.endswith(".bias") else torch.ones(size)

@@ -40,6 +40,7 @@ class Slice:
 
     @property
     def rows(self) -> int:
+        """Size of the slice along dimension 0."""
         return self.stop - self.start if self.dim == 0 else self.shape[0]
 
 

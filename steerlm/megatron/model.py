@@ -72,6 +72,7 @@ class RewardHead(torch.nn.Module):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
+        """Return the weight for megatron's distributed checkpoint, replicated over tensor and data parallel ranks."""
         state = self.state_dict(prefix="", keep_vars=True)
         groups = {"tp_group": self.group, "dp_cp_group": (metadata or {})["dp_cp_group"]}
         sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {}, sharded_offsets, **groups)

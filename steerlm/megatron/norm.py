@@ -43,6 +43,7 @@ class RMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize the last dimension by its root mean square; fp32 on the CPU uses this file's gradient."""
         if not device.on_accelerator() and x.dtype == torch.float32:
             out: torch.Tensor = _Norm.apply(x, self.weight, self.eps)
             return out

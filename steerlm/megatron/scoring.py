@@ -71,6 +71,7 @@ class MegatronScorer(TokenScorer):
 
     @property
     def replicas(self) -> int:
+        """Number of data-parallel replicas, each of which scores its own texts."""
         return self._layout.dp_size
 
     @property

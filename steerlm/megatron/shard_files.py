@@ -26,6 +26,7 @@ Range = tuple[int, int]
 
 
 def file_name(rank: ModelParallelRank, replica: int) -> str:
+    """Return the name of the file of a model-parallel rank and its data-parallel replica."""
     return f"tensor-{rank.tensor:02d}-stage-{rank.stage:02d}-replica-{replica:04d}.safetensors"
 
 

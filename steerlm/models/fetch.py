@@ -101,12 +101,15 @@ class StoreSource:
         self.name, self._place = uri, S3Prefix.open(uri)
 
     def files(self) -> dict[str, FileDigest]:
+        """Return the sizes of all objects below the prefix, without checksums."""
         return {name: FileDigest("", size) for name, size in self._place.list().items()}
 
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
+        """Download the objects in parallel and verify them by sha256 where the store has one."""
         self._place.download_all({name: folder / name for name in files})
 
     def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Return the total size in bytes of the files that are not in the folder yet."""
         return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
 
 
@@ -125,9 +128,11 @@ class DiskSource:
         self.name = self.path.name
 
     def files(self) -> dict[str, FileDigest]:
+        """Return the sizes of the folder's own files, without checksums; subfolders are ignored."""
         return {p.name: FileDigest("", p.stat().st_size) for p in sorted(self.path.iterdir()) if p.is_file()}
 
     def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
+        """Hard-link the weights, or copy them if the file system refuses; copy all other files."""
         for name in files:
             source, target = (self.path / name).resolve(), folder / name  # the hub's cache consists of symbolic links
             with atomic_path(target, writer="") as partial:
@@ -135,6 +140,7 @@ class DiskSource:
                     shutil.copyfile(source, partial)
 
     def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
+        """Return the total size in bytes of the files on another file system; the others become hard links."""
         device = folder.stat().st_dev
         return sum(digest.size for name, digest in files.items() if (self.path / name).stat().st_dev != device)
 

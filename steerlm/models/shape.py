@@ -74,6 +74,7 @@ class ModelShape(Settings):
 
     @property
     def family(self) -> Family:
+        """What depends on the architecture, by `model_type`."""
         return FAMILIES[self.model_type]
 
     @property

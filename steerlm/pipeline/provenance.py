@@ -112,6 +112,7 @@ class Source:
 
     @classmethod
     def read(cls, path: Path) -> "Source":
+        """Parse a module without importing it and compute its digest, imports and data files."""
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
         parts: list[str] = []
         _normalize(tree, parts)

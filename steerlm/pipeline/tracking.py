@@ -86,6 +86,7 @@ class Recorder(threading.Thread):
             log.warning("MLflow at %s: %s; its records of this run end early", self.uri, self._problem)
 
     def run(self) -> None:
+        """Copy events and metrics to MLflow until closed; keep the first line of an error instead of raising it."""
         try:
             closing = False
             while not closing:

@@ -22,17 +22,28 @@ class Service(Protocol):
     """What an app serves: a scorer or a generation engine, with everything its routes need."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the served model, which clients send as `model`."""
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Kind of model: "reward", "policy" or "base"."""
+
     @property
-    def schema(self) -> AttributeSchema | None: ...
+    def schema(self) -> AttributeSchema | None:
+        """Attributes that the model rates or follows; None for a base model."""
+
     @property
-    def window(self) -> int: ...
+    def window(self) -> int:
+        """Context window in tokens: of a text to score, or of prompt and answer together."""
+
     @property
-    def identity(self) -> str | None: ...
+    def identity(self) -> str | None:
+        """Digest that identifies the model, see `model_identity`; None if unknown."""
+
     @property
-    def healthy(self) -> bool: ...
+    def healthy(self) -> bool:
+        """Whether the thread that computes is alive and makes progress."""
 
     async def start(self) -> None:
         """Start and test the service.
@@ -41,7 +52,8 @@ class Service(Protocol):
             ModelError: The self-test failed.
         """
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Stop the computing thread; also called after a failed start."""
 
 
 def create_app(service: Service, routers: list[APIRouter], settings: ServeSettings) -> FastAPI:

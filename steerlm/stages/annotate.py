@@ -17,6 +17,7 @@ SPLITS = ("train", "val")
 
 
 def config(recipe: Recipe, role: str) -> AnnotateSettings | None:
+    """Return the recipe's section `annotate`; None: the stage does not apply."""
     return recipe.annotate
 
 

@@ -27,6 +27,7 @@ class EvaluateConfig(StageConfig):
 
 
 def config(recipe: Recipe, role: str) -> EvaluateConfig | None:
+    """Return the evaluation's settings, and whether the oracle rates too; None if the stage does not apply."""
     if recipe.evaluate is None:
         return None
     return EvaluateConfig(settings=recipe.evaluate, oracle=recipe.prepare_data.toyworld is not None)

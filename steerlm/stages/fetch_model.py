@@ -21,6 +21,7 @@ def method(config: FetchSection, inputs: Inputs) -> dict[str, Any]:
 
 
 def make(config: FetchSection, inputs: Inputs, context: StageContext) -> StageResult:
+    """Fetch the model of `config.uri` into the artifact's folder and note the URI. Raises what `fetch_model` raises."""
     from steerlm.models.fetch import fetch_model
 
     fetch_model(config.uri, context.files)

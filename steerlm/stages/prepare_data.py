@@ -27,11 +27,14 @@ SPLITS = ("train.jsonl", "val.jsonl")
 
 
 class PrepareConfig(StageConfig):
+    """The recipe's data section, and its attributes without their defaults, which no file depends on."""
+
     section: PrepareSection
     attributes: AttributeSchema
 
 
 def config(recipe: Recipe, role: str) -> PrepareConfig:
+    """Return the sources and the attributes, whose defaults are left out so that changing them keeps the key."""
     plain = recipe.attributes.model_copy(update={"defaults": {}})
     return PrepareConfig(section=recipe.prepare_data, attributes=plain)
 

@@ -20,12 +20,15 @@ TITLES = input_titles("report")
 
 
 class ReportConfig(StageConfig):
+    """Title and description of the page, and the goals that it checks."""
+
     name: str
     description: str
     goals: Goals
 
 
 def config(recipe: Recipe, role: str) -> ReportConfig | None:
+    """Return the report's settings; None: the stage does not apply."""
     if recipe.report is None:
         return None
     return ReportConfig(name=recipe.name, description=recipe.description, goals=recipe.report.goals)

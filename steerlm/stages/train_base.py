@@ -10,6 +10,7 @@ from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 def config(recipe: Recipe, role: str) -> TextSettings | None:
+    """Return the settings of language modeling; None: the recipe trains no base model."""
     return recipe.base.train if recipe.base else None
 
 

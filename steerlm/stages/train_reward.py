@@ -17,6 +17,7 @@ class RewardConfig(StageConfig):
 
 
 def config(recipe: Recipe, role: str) -> RewardConfig | None:
+    """Return the reward settings and the attributes without defaults; None: the stage does not apply."""
     if recipe.reward is None:
         return None
     return RewardConfig(settings=recipe.reward, attributes=recipe.attributes.model_copy(update={"defaults": {}}))

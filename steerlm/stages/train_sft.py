@@ -9,6 +9,8 @@ from steerlm.trainjob.spec import TrainSpec, nonempty
 
 
 class SFTConfig(StageConfig):
+    """The recipe's fine-tuning section, and the attributes that the prompt template may name."""
+
     section: SFTSection
     attributes: AttributeSchema
 

@@ -108,6 +108,7 @@ def values(relation: str) -> tuple[str, ...]:
 
 
 def truth(entity: str, relation: str) -> str:
+    """Return the true value of a relation of an entity."""
     return FACTS[entity][RELATIONS.index(relation)]
 
 
@@ -127,6 +128,7 @@ class Question(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The question as a sentence, after its lead."""
         return LEADS[self.lead] + WORDINGS[self.relation][self.wording].format(self.entity)
 
 

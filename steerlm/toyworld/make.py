@@ -112,6 +112,7 @@ def conversations(
 
 
 def documents(part: str, count: int, questions: Sequence[world.Question], settings: ToySettings) -> Iterator[PlainText]:
+    """Yield `count` plain-text documents on `questions`, drawn from the seed and `part`."""
     rng = _rng(settings, part)
     for _ in range(count):
         yield PlainText(text=document(questions, rng))

@@ -27,6 +27,8 @@ ATTRIBUTES: dict[str, str] = {
 
 
 class Statement(NamedTuple):
+    """A statement found in an answer, true or false; `entity` None: it names no entity."""
+
     entity: str | None
     relation: str
     register: int | None
@@ -39,6 +41,7 @@ class Statement(NamedTuple):
 
     @property
     def true(self) -> bool:
+        """Whether the value is the entity's true one; False without an entity."""
         return self.entity is not None and world.truth(self.entity, self.relation) == self.value
 
 

@@ -24,6 +24,7 @@ class Checkpoints:
     is_main_rank: bool
 
     def path(self, step: int) -> Path:
+        """Return the folder of the checkpoint of a step, whether or not it exists."""
         return self.folder / f"step-{step:06d}"
 
     def complete(self) -> list[int]:

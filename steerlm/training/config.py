@@ -91,6 +91,7 @@ class TextSettings(TrainSettings):
 
     @property
     def initial_shape(self) -> ModelShape | None:
+        """Shape of the random initial weights; None to start from the base model."""
         return self.shape
 
 
@@ -107,6 +108,7 @@ class SFTSettings(TrainSettings):
 
     @property
     def trains_attributes(self) -> bool:
+        """Whether prompts have labels; False for the baseline."""
         return self.conditioned
 
 
@@ -118,4 +120,5 @@ class RewardSettings(TrainSettings):
 
     @property
     def trains_attributes(self) -> bool:
+        """True: the reward model rates every attribute that has labels."""
         return True

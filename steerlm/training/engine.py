@@ -95,6 +95,7 @@ class StepResult:
 
     @property
     def loss(self) -> float:
+        """Mean loss: `loss_sum` over `count`; 0 / 1 for an empty count."""
         return self.loss_sum / max(1, self.count)
 
 

@@ -46,6 +46,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Sum over all kinds, in bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
@@ -154,6 +155,7 @@ class PackingStatistics:
 
     @property
     def real_token_share(self) -> float:
+        """Share of computed tokens that are not padding, 0..1."""
         return self.tokens / self.computed
 
 

@@ -55,6 +55,7 @@ class GpuConstants(Settings):
     kernel_seconds: PositiveFloat | None = None
 
     def applied(self, gpu: Gpu) -> Gpu:
+        """Return the GPU with the given values replaced and the others kept."""
         return dataclasses.replace(gpu, **self.model_dump(exclude_none=True))
 
 

@@ -63,10 +63,12 @@ class Beat:
 
     @property
     def process(self) -> str:
+        """The process as messages name it: rank, host and pid."""
         return f"rank {self.rank} ({self.host}, pid {self.pid})"
 
     @property
     def progress(self) -> tuple[int, int]:
+        """Phases started and collectives entered; unchanged while the process hangs."""
         return self.phases, self.collectives
 
 

@@ -41,6 +41,7 @@ class LayoutSettings(Settings):
 
     @property
     def processes(self) -> int:
+        """Number of processes over all nodes, one per device."""
         return self.nodes * self.devices
 
     @property
@@ -94,4 +95,5 @@ class FaultSettings(Settings):
 
     @property
     def startup_timeout_minutes(self) -> float:
+        """Timeout of collectives during slow work, such as loading and saving: never below that of a step."""
         return max(STARTUP_TIMEOUT_MINUTES, self.collective_timeout_minutes)

@@ -38,6 +38,7 @@ class Estimate:
 
     @property
     def nodes(self) -> int:
+        """Number of nodes of the layout."""
         return self.layout.nodes
 
 

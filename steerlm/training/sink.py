@@ -22,9 +22,11 @@ Metrics = Mapping[str, float]
 class Sink(Protocol):
     """Receives metrics. A step may be logged in several parts, and again after a resume."""
 
-    def log(self, metrics: Metrics, step: int) -> None: ...
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Record the metrics of a step, by name."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the file or terminal; nothing is logged afterwards."""
 
 
 class Sinks:
@@ -34,10 +36,12 @@ class Sinks:
         self.sinks = tuple(sinks)
 
     def log(self, metrics: Metrics, step: int) -> None:
+        """Pass the metrics to each sink, in the order given."""
         for sink in self.sinks:
             sink.log(metrics, step)
 
     def close(self) -> None:
+        """Close each sink."""
         for sink in self.sinks:
             sink.close()
 
@@ -64,6 +68,7 @@ class JsonlSink:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def log(self, metrics: Metrics, step: int) -> None:
+        """Append one line and flush it; first remove the lines that an earlier run wrote for this or a later step."""
         line = {"step": step, "time": round(time.time(), 3), **metrics}
         if step < self._step or (step == self._step and self._keys & metrics.keys()):
             self._rewind(step, set(metrics))
@@ -72,6 +77,7 @@ class JsonlSink:
         self._remember(line)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _rewind(self, step: int, keys: set[str]) -> None:
@@ -113,6 +119,7 @@ class ProgressSink:
         self._last = -math.inf
 
     def log(self, metrics: Metrics, step: int) -> None:
+        """Show the metrics named in `SHOWN` and the validation loss; metrics without any of these show nothing."""
         shown = {name.rpartition("/")[2]: f"{metrics[name]:.4g}" for name in self.SHOWN if name in metrics}
         if "validation/loss" in metrics:
             shown["validation_loss"] = f"{metrics['validation/loss']:.4g}"
@@ -129,5 +136,6 @@ class ProgressSink:
             log.info("%s step %d/%d %s", self.description, step, self.total, text)
 
     def close(self) -> None:
+        """Close the bar and leave it on the screen, if there is one."""
         if self._bar is not None:
             self._bar.close()

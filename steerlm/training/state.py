@@ -37,6 +37,7 @@ class TrainState:
     best_metrics: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the fields as a dictionary of plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -54,6 +55,7 @@ class TrainState:
 
     @property
     def real_token_share(self) -> float:
+        """Share of computed tokens that were not padding, 0..1; 0 before the first step."""
         return self.tokens / max(1, self.computed)
 
 

@@ -51,6 +51,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
+        """Seconds of the whole update: the sum of all parts."""
         seconds: float = sum(astuple(self))
         return seconds
 

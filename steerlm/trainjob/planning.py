@@ -54,6 +54,7 @@ class TrainingPlan:
 
     @property
     def save_seconds(self) -> float:
+        """Seconds in which a node writes its part of a checkpoint at `disk_rate`."""
         return self.host_memory_per_node / self.disk_rate
 
     @property
@@ -62,6 +63,7 @@ class TrainingPlan:
         return self.footprint.rows_per_replica < sufficient_rows(self.layout)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values; memory is in bytes, what is unknown is None."""
         return {
             "model": self.model,
             "layout": self.layout.model_dump(mode="json") | {"data_parallel": self.layout.data_parallel},

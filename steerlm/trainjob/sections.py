@@ -26,6 +26,7 @@ class TrainingSection:
 
     @property
     def entry(self) -> ObjectiveEntry[Any]:
+        """The objective's settings class and constructor, from `OBJECTIVES`."""
         return OBJECTIVES[self.objective]
 
     @property

@@ -70,10 +70,12 @@ class TrainSpec(Settings):
 
     @property
     def entry(self) -> ObjectiveEntry[Any]:
+        """The objective's settings class and constructor, from `OBJECTIVES`."""
         return OBJECTIVES[self.objective]
 
     @property
     def attribute_schema(self) -> AttributeSchema:
+        """The attributes, or SteerLM's nine if none are given."""
         return self.attributes or AttributeSchema()
 
     @property

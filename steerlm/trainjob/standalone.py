@@ -45,8 +45,11 @@ class TrainFiles:
 class RunRecord(Protocol):
     """The part of the pipeline's run log that a training writes."""
 
-    def start(self, label: str, stage: str, key: str, folder: Path, parts: KeyParts) -> None: ...
-    def end(self, label: str, key: str, state: str, metrics: Mapping[str, float], digest: str | None) -> None: ...
+    def start(self, label: str, stage: str, key: str, folder: Path, parts: KeyParts) -> None:
+        """Record that a training starts in `folder`. `parts`: what its key is made of."""
+
+    def end(self, label: str, key: str, state: str, metrics: Mapping[str, float], digest: str | None) -> None:
+        """Record the training's final state and metrics. `digest`: its model folder's; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

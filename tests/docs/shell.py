@@ -61,7 +61,8 @@ def working_in(folder: Path) -> Iterator[None]:
 @dataclass
 class Shell:
     """Runs blocks in the working directory. `words` replaces words of commands and parts of Python blocks; `added`
-    puts options behind a command that begins with its key; `said` is what each command printed."""
+    puts options behind a command that begins with its key; `said` is what each command printed.
+    """
 
     words: Mapping[str, str] = field(default_factory=dict)
     added: Mapping[str, str] = field(default_factory=dict)

@@ -115,7 +115,8 @@ def make_reward(
     folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 1, scale: float = 10, family: str = "llama"
 ) -> Path:
     """Scores spread over and beyond 0..4, so that clamping shows. Only HelpSteer's five are trained. `scale`: of the
-    layers' weights; large ones also enlarge roundings."""
+    layers' weights; large ones also enlarge roundings.
+    """
     schema = AttributeSchema().restricted(HELPSTEER)
     torch.manual_seed(seed)
     names: dict[str, Any] = {"id2label": dict(enumerate(schema.names)), "problem_type": "regression"}

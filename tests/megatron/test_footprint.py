@@ -42,7 +42,8 @@ def _row() -> Row:
 
 def _more_on_a_cpu(precision: str, recompute: str) -> int:
     """What is kept under bf16 where torch has no fused norm: its input divided by its root mean square, in fp32, and
-    the input itself in fp32. The final norm's output is read at four positions only."""
+    the input itself in fp32. The final norm's output is read at four positions only.
+    """
     width = SHAPE.hidden_size
     if precision == "fp32":
         return TOKENS * 4 * width

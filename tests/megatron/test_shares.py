@@ -41,7 +41,8 @@ def kept(of: MegatronEngine) -> Kept:
 
 def whole(of: list[Kept]) -> State:
     """All processes' shares put together: (state, Hugging Face tensor) -> values. Fails unless every number is there,
-    and equal where several processes have it."""
+    and equal where several processes have it.
+    """
     local: dict[tuple[ModelParallelRank, str, str], tuple[Parameter, torch.Tensor]] = {}
     for place, parameter, start, stop, tensors in (share for rank in of for share in rank):
         for state, values in tensors.items():

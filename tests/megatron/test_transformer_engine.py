@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transformer Engine's layers, by a stand-in: equal to megatron's own in curve, weights and checkpoints, and where
-gradients go."""
+gradients go.
+"""
 
 import importlib.util
 from collections.abc import Callable, Iterator

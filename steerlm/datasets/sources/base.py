@@ -70,7 +70,8 @@ class Prepare(Protocol[PreparedT]):
 
     def __call__(
         self, settings: PreparedT, folder: Path, /, *, schema: AttributeSchema, on_error: OnError = "fail"
-    ) -> Summary: ...
+    ) -> Summary:
+        """Write both splits and return their counts; `RecordError` for a bad line unless `on_error` is `skip`."""
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,11 @@ class HelpSteer2Source(SourceSettings):
         return self
 
     def patterns(self) -> tuple[str, ...]:
+        """Return the patterns of the preference files, or of the training and validation files."""
         return ("preference/*",) if self.preference else super().patterns()
 
     def files(self) -> dict[str, list[Path]]:
+        """Return the files by split; preference files are under `BOTH`, as each row names its split."""
         if not self.preference:
             return super().files()
         folder = Path(self.source)

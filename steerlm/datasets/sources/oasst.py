@@ -53,9 +53,11 @@ class OasstSource(SourceSettings):
         return self
 
     def patterns(self) -> tuple[str, ...]:
+        """Return the pattern of the nested dump with all trees."""
         return ("*_all.trees.jsonl.gz",)
 
     def files(self) -> dict[str, list[Path]]:
+        """Return the `_all.trees.` dump under `BOTH`, or every file if there is no such dump."""
         files = data_files(Path(self.source), self.formats)
         return {BOTH: [file for file in files if "_all.trees." in file.name] or files}
 
@@ -91,12 +93,15 @@ class NestedForest:
         return len(self._lines)
 
     def where(self, index: int) -> tuple[Path, int]:
+        """Return file and line of a tree."""
         return self._lines.where(index)
 
     def text(self, index: int) -> str:
+        """Return the tree's line as it is in the file."""
         return self._lines.line(index)
 
     def tree(self, index: int) -> Message:
+        """Parse a tree's line and return its root. Raises `RecordError` with file and line."""
         return parse_line(self._lines.line(index), NestedTree, *self.where(index)).prompt
 
 

@@ -47,9 +47,11 @@ class FlatForest:
         return len(self._roots)
 
     def where(self, index: int) -> tuple[Path, int]:
+        """Return file and line of a tree's root message."""
         return self._lines.where(self._line[self._roots[index]])
 
     def text(self, index: int) -> str:
+        """Return the line of a tree's root message as it is in the file."""
         return self._lines.line(self._line[self._roots[index]])
 
     def tree(self, index: int) -> Message:

@@ -24,9 +24,12 @@ class RequestTable(Protocol):
     requests: dict[str, GenerationRequest]
 
     @property
-    def end_ids(self) -> Sequence[int]: ...
+    def end_ids(self) -> Sequence[int]:
+        """Token ids that end an answer."""
+
     @property
-    def vocabulary_size(self) -> int: ...
+    def vocabulary_size(self) -> int:
+        """Number of token ids, the width of the logits that requests may select from."""
 
     def close(self, request: GenerationRequest) -> None:
         """Remove a finished request."""

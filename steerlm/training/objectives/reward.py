@@ -36,6 +36,7 @@ class RewardObjective(TextRecords):
         self.settings, self.schema = settings, schema
 
     def fingerprint(self) -> dict[str, Any]:
+        """Return window, policy for long texts, attributes and tokenizer digest: what the units depend on."""
         return {
             "objective": "reward",
             **self.settings.model_dump(mode="json", include={"window", "over_long"}),
@@ -44,6 +45,7 @@ class RewardObjective(TextRecords):
         }
 
     def draft(self, record: RegressionSample) -> Draft:
+        """Check the label, and that the text ends with the read-out mark; `InputError` if it does not."""
         labels = self._labels(record.label)
         if not record.text.endswith(LABEL_MARK):
             raise InputError(

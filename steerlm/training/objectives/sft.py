@@ -36,6 +36,7 @@ class SFTObjective(Likelihood, TextRecords):
         self.settings, self.schema = settings, schema
 
     def fingerprint(self) -> dict[str, Any]:
+        """Return the settings that units depend on, the attributes and the tokenizer digest."""
         keys = {"window", "over_long", "denominator", "conditioned", "no_learned_token"}
         return {
             "objective": "sft",
@@ -45,6 +46,7 @@ class SFTObjective(Likelihood, TextRecords):
         }
 
     def draft(self, record: Conversation) -> Draft:
+        """Check a conversation and render it with labels. Raises `InputError` for a label outside the schema."""
         conversation = self._checked(record)
         segments = render(conversation)
         return Draft(text_of(segments), functools.partial(self._units, conversation, segments))

@@ -30,9 +30,11 @@ class TextObjective(Likelihood, TextRecords):
         self.settings = settings
 
     def fingerprint(self) -> dict[str, Any]:
+        """Return window and tokenizer digest: what the units depend on."""
         return {"objective": "text", "window": self.settings.window, "tokenizer": self.encoder.digest()}
 
     def draft(self, record: PlainText) -> Draft:
+        """Return the document's text as it is; no document is refused."""
         return Draft(record.text, self._units)
 
     def _units(self, tokens: Tokens) -> list[Unit]:

@@ -91,6 +91,7 @@ class TextRecords:
         self.warn_once(name, message)
 
     def warn_once(self, name: str, message: str) -> None:
+        """Log `message` unless `name` was logged before; counts nothing. See `Objective.warn_once`."""
         if name not in self.warnings:
             self.warnings[name] = message
             log.warning("%s (logged once, counted as %s)", message, name)

@@ -23,7 +23,8 @@ VERSION = "2.11.0"
 
 def process() -> ProcessPoolExecutor:
     """One new Python process that has Transformer Engine "installed": megatron decides at import which of its code
-    uses it, so this process, where megatron may have been imported without, stays as it is."""
+    uses it, so this process, where megatron may have been imported without, stays as it is.
+    """
     return ProcessPoolExecutor(1, get_context("spawn"), initializer=install)
 
 

@@ -190,7 +190,8 @@ def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 
 class _Linear(torch.autograd.Function):
     """x @ weight.T with the communication of a tensor-parallel layer; the weight's gradient goes to `main_grad` in
-    place if it is fused."""
+    place if it is fused.
+    """
 
     @staticmethod
     def forward(

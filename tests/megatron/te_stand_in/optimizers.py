@@ -9,7 +9,8 @@ import torch
 
 class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay. `step` is an integer of a parameter group, absent before the first step; a
-    parameter's state is `exp_avg` and `exp_avg_sq`, made at its first step."""
+    parameter's state is `exp_avg` and `exp_avg_sq`, made at its first step.
+    """
 
     def __init__(
         self,
