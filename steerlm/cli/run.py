@@ -23,7 +23,7 @@ def run(
         [], "--again", help="Make this stage's artifact again, such as train_sft, and replace it (repeatable)."
     ),
 ) -> None:
-    """Run a recipe's pipeline: finished stages are found, interrupted ones resume, the others run.
+    """Run a recipe's pipeline: finished stages are reused, interrupted ones resume, the others run.
 
     Example: steerlm run demo --set sft.optimizer.lr=1e-3
     """
