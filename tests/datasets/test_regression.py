@@ -103,9 +103,9 @@ def test_a_file_without_a_sample_is_an_error_and_leaves_what_was_there(
     ("line", "reason"),
     [
         (talk_with("quality"), r"conversations\.0\.label: label string 'quality'"),
-        (talk_with("quality:high"), "not of the form"),
-        (talk_with("quality:nan"), "not of the form"),
-        (talk_with("quality:1:2"), "not of the form"),
+        (talk_with("quality:high"), "not in the form"),
+        (talk_with("quality:nan"), "not in the form"),
+        (talk_with("quality:1:2"), "not in the form"),
         (talk_with("quality:4", "<extra_id_2>"), "label mark"),
         ({"text": "x", "label": [1.0]}, "conversations"),
         ('{"conversations": "\\ud800"}', "hex escape|surrogate"),
