@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: the shipped recipe `demo`, from nothing to a served model that answers to its dials.
+"""`make demo`: run the shipped recipe `demo`, from data generation to a served, steerable model.
 
-Runs the pipeline, serves the policy, asks it with other dials, prints asked against obtained, writes `summary.json`,
-and fails if a goal of the recipe is missed.
+Runs the pipeline, serves the policy, answers a question with several attribute settings, prints the correlations of
+requested and obtained values, writes `summary.json`, and fails if a goal of the recipe is missed.
 """
 
 import argparse
@@ -27,23 +27,27 @@ from steerlm.recipe import ResolvedRecipe, load_recipe
 
 SEEDED = ("prepare_data.sources.0", "base.train", "reward", "sft", "baseline", "evaluate")
 MODELS = {"base": "train_base", "reward": "train_reward", "policy": "train_sft", "baseline": "train_baseline"}
-ASKED = ({"humor": 4, "verbosity": 0}, {"humor": 0, "verbosity": 4, "complexity": 4}, {"toxicity": 4, "correctness": 0})
+REQUESTS: tuple[dict[str, int], ...] = (
+    {"humor": 4, "verbosity": 0},
+    {"humor": 0, "verbosity": 4, "complexity": 4},
+    {"toxicity": 4, "correctness": 0},
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of the world, of training and of the questions")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="where everything is kept")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="output folder")
     options = parser.parse_args(argv)
-    began = time.monotonic()
+    started = time.monotonic()
     seeds = [f"{section}.seed={options.seed}" for section in SEEDED]
     resolved = load_recipe("demo", None, [*seeds, f"profile.store={options.output.resolve() / 'store'}"])
     run = run_pipeline(resolved, Display())
-    found = {o["label"]: run.store.open(o["stage"], o["key"]) for o in run.outcomes if "path" in o}
-    ask(found["train_sft"].path, found["prepare_data"].path / "questions.jsonl")
-    result = json.loads((found["evaluate"].path / "evaluation.json").read_text(encoding="utf-8"))
-    goals = json.loads((found["report"].path / "goals.json").read_text(encoding="utf-8"))
-    summary = summarize(resolved, run, found, result, goals, time.monotonic() - began)
+    artifacts = {o["label"]: run.store.open(o["stage"], o["key"]) for o in run.outcomes if "path" in o}
+    ask(artifacts["train_sft"].path, artifacts["prepare_data"].path / "questions.jsonl")
+    result = json.loads((artifacts["evaluate"].path / "evaluation.json").read_text(encoding="utf-8"))
+    goals = json.loads((artifacts["report"].path / "goals.json").read_text(encoding="utf-8"))
+    summary = summarize(resolved, run, artifacts, result, goals, time.monotonic() - started)
     write_json(options.output / "summary.json", summary)
     link_models(options.output, summary["models"])
     show(result, goals, summary)
@@ -53,14 +57,14 @@ def main(argv: list[str] | None = None) -> int:
 def summarize(
     resolved: ResolvedRecipe,
     run: PipelineRun,
-    found: Mapping[str, Artifact],
+    artifacts: Mapping[str, Artifact],
     result: Mapping[str, Any],
     goals: list[Mapping[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    """The numbers and places of a run, as `summary.json` keeps them."""
+    """Return the metrics and paths of a run, the content of `summary.json`."""
     steering = result["steering"]["judges"]["oracle"]
-    trained = {name: found[label].manifest.provenance["metrics"] for name, label in MODELS.items()}
+    trained = {name: artifacts[label].manifest.provenance["metrics"] for name, label in MODELS.items()}
     return {
         "seconds": {o["label"]: round(o["seconds"], 1) for o in run.outcomes if "path" in o}
         | {"total": round(seconds, 1)},
@@ -70,15 +74,15 @@ def summarize(
         "real_token_share": {name: metrics["real_token_share"] for name, metrics in trained.items()},
         "tokens": {name: metrics["tokens"] for name, metrics in trained.items()},
         "goals": goals,
-        "models": {name: str(found[label].path) for name, label in MODELS.items()},
-        "report": str(found["report"].path / "report.html"),
+        "models": {name: str(artifacts[label].path) for name, label in MODELS.items()},
+        "report": str(artifacts["report"].path / "report.html"),
         "mlflow": resolved.profile.tracking.resolve_uri(run.store.root),
         "store": run.store.uri,
     }
 
 
 def link_models(folder: Path, models: Mapping[str, str]) -> None:
-    """Make `folder`/policy and its like lead to the models of the latest run, which lie deep in the store."""
+    """Link `folder`/policy and the other model names to the latest run's models in the store."""
     for name, path in models.items():
         link = folder / name
         link.unlink(missing_ok=True)
@@ -86,20 +90,20 @@ def link_models(folder: Path, models: Mapping[str, str]) -> None:
 
 
 def ask(policy: Path, questions: Path) -> None:
-    """Serve the policy and ask a held-out question with other dials, as an application would."""
+    """Serve the policy and print its answers to a held-out question with several attribute settings."""
     question = json.loads(questions.read_text(encoding="utf-8").splitlines()[0])["question"]
     with serving(policy) as port:
         schema = request_json(f"http://127.0.0.1:{port}/v1/model")["attributes"]
         echo(f"\n{question}")
-        for dials in ASKED:
-            labels = {n: dials.get(n, schema["defaults"].get(n, schema["high"])) for n in schema["names"]}
+        for requested in REQUESTS:
+            labels = {n: requested.get(n, schema["defaults"].get(n, schema["high"])) for n in schema["names"]}
             answer = get_answer(question, 128, encode_labels(labels), eval_port=port)
-            echo(f"  {encode_labels(dials):40} {answer}")
+            echo(f"  {encode_labels(requested):40} {answer}")
 
 
 @contextmanager
 def serving(policy: Path) -> Iterator[int]:
-    """`steerlm serve generate` in a process of its own; yields its port."""
+    """Run `steerlm serve generate` in a subprocess and yield its port."""
     command = [sys.executable, "-m", "steerlm.cli", "serve", "generate", str(policy), "--port", str(free_port())]
     with open(policy.parent / "logs" / "serve.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -132,12 +136,12 @@ def wait_ready(process: "subprocess.Popen[bytes]", port: int, log: Path, seconds
 
 
 def show(result: Mapping[str, Any], goals: list[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """A table per attribute, the goals, and where things are."""
+    """Print a table of the attributes, the goals, and the paths of the results."""
     judges = result["steering"]["judges"]
     baseline = result["steering"]["baseline"]["oracle"]
-    echo(f"\nasked against obtained, {result['steering']['questions']} held-out questions, dials drawn independently:")
-    heads = ("Spearman (oracle)", "(reward model)", "(baseline)", "reward Pearson")
-    echo(f"  {'attribute':14} {heads[0]:>18} {heads[1]:>15} {heads[2]:>11} {heads[3]:>15}")
+    echo(f"\nrequested and obtained values, {result['steering']['questions']} held-out questions, random attributes:")
+    headers = ("Spearman (oracle)", "(reward model)", "(baseline)", "reward Pearson")
+    echo(f"  {'attribute':14} {headers[0]:>18} {headers[1]:>15} {headers[2]:>11} {headers[3]:>15}")
     for name, one in judges["oracle"].items():
         other, quality = judges["reward model"][name], result["quality"][name]
         echo(
@@ -156,14 +160,14 @@ def echo(text: str) -> None:
 
 
 def exit_with(command: Callable[[], int]) -> NoReturn:
-    """Run a demo's command and leave with its status; an error is one line."""
+    """Run a demo's command and exit with its status; errors are printed on one line."""
     try:
         sys.exit(command())
     except SteerLMError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
+        sys.stderr.write("interrupted; run the same command to resume\n")
         sys.exit(130)
 
 

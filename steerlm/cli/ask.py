@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm ask`: one question to a steerable model, streamed to the terminal, with attributes as options."""
+"""`steerlm ask`: ask a steerable model a question and stream its answer, with attributes as options."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ def ask(
     question: str = typer.Argument(..., help="The question."),
     url: str = typer.Option("http://127.0.0.1:1427", "--url", help="Address of a server (steerlm serve generate)."),
     model: Path | None = typer.Option(None, "--model", help="Model folder to run in this process, without a server."),
-    system: str | None = typer.Option(None, "--system", help="System prompt. Default: the one of training."),
+    system: str | None = typer.Option(None, "--system", help="System prompt. Default: the one used in training."),
     max_tokens: int | None = typer.Option(
-        None, "--max-tokens", min=1, help="Most tokens of the answer. Default: the window."
+        None, "--max-tokens", min=1, help="Maximum tokens of the answer. Default: the window."
     ),
     temperature: float = typer.Option(0.0, "--temperature", min=0, max=100, help="0: always the most likely token."),
     top_p: float = typer.Option(1.0, "--top-p", min=0, max=1, help="Probability mass to sample from."),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Makes sampling repeatable."),
-    show_attributes: bool = typer.Option(False, "--show-attributes", help="Print the dials used, to stderr."),
+    show_attributes: bool = typer.Option(False, "--show-attributes", help="Print the attributes used to stderr."),
 ) -> None:
-    """Ask a steerable model. Every dial of the model is an option: --quality 4 --humor 0.
+    """Ask a steerable model. Each of the model's attributes is an option: --quality 4 --humor 0.
 
     Example: steerlm ask "What is a good pet?" --quality 4 --humor 0
     """

@@ -50,7 +50,7 @@ _OnError = typer.Option(
     OnError.fail, "--on-error", "--on_error", help="skip: count bad lines and write them to *.rejects.jsonl."
 )
 _CONVERT_HELP = (
-    "Chat rows (messages, prompt and completion, ShareGPT, CSV) to conversations, ratings to labels.\n\n"
+    "Convert chat rows (messages, prompt and completion, ShareGPT, CSV) to conversations, and ratings to labels.\n\n"
     "Example: steerlm data convert ratings.csv --output conversations.jsonl --scale-from 1 10"
 )
 _Attributes = typer.Option(
@@ -116,12 +116,15 @@ def regression(
         ..., "--output-file", "--output_file", help="The reward model's samples (.jsonl).", show_default=False
     ),
     use_system: bool = typer.Option(
-        False, "--use-system", "--use_system", help="Keep each record's own system prompt (upstream puts a constant)."
+        False,
+        "--use-system",
+        "--use_system",
+        help="Keep each record's own system prompt (default: upstream's constant).",
     ),
     attributes: Path | None = _Attributes,
     on_error: OnError = _OnError,
 ) -> None:
-    """Labeled conversations to texts with label vectors, the reward model's training data.
+    """Convert labeled conversations to the reward model's training data, texts with label vectors.
 
     Example: steerlm data regression --input-file data/oasst/train.jsonl --output-file data/oasst/train_reg.jsonl
     """
@@ -141,10 +144,12 @@ def regression(
 
 @app.command()
 def merge(
-    inputs: list[Path] = typer.Argument(..., help="Line files of one kind (.jsonl[.gz]).", show_default=False),
-    output_file: Path = typer.Option(..., "--output-file", "--output_file", help="The result.", show_default=False),
-    repeat: int = typer.Option(1, "--repeat", min=1, help="Write each line so many times in a row (a a b b)."),
-    epochs: int = typer.Option(1, "--epochs", min=1, help="Write the whole so many times in sequence (a b a b)."),
+    inputs: list[Path] = typer.Argument(..., help="JSONL files of one kind (.jsonl[.gz]).", show_default=False),
+    output_file: Path = typer.Option(
+        ..., "--output-file", "--output_file", help="The merged file.", show_default=False
+    ),
+    repeat: int = typer.Option(1, "--repeat", min=1, help="Write each line this many times in a row (a a b b)."),
+    epochs: int = typer.Option(1, "--epochs", min=1, help="Write all lines this many times in sequence (a b a b)."),
     on_error: OnError = _OnError,
 ) -> None:
     """Join conversation files, or regression files, into one; lines are copied as they are.
@@ -159,11 +164,11 @@ def merge(
 @app.command()
 def check(
     file: Path = typer.Argument(..., help="Conversations (.jsonl[.gz]).", show_default=False),
-    tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Model folder: lengths in its tokens."),
-    window: int | None = typer.Option(None, "--window", min=1, help="Longest text that fits; longer ones are counted."),
+    tokenizer: Path | None = typer.Option(None, "--tokenizer", help="Model folder; count lengths in its tokens."),
+    window: int | None = typer.Option(None, "--window", min=1, help="Window; longer texts are counted."),
     attributes: Path | None = _Attributes,
     strict: bool = typer.Option(
-        False, "--strict", help="Fail for labels outside the range, of other attributes, or fractional ones too."
+        False, "--strict", help="Also fail for labels that are out of range, fractional or not in the schema."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
@@ -185,14 +190,14 @@ def check(
         hint = f"; it {report.looks_like}" if report.looks_like else ""
         raise InputError(f"{report.invalid:,} invalid lines; the first: {report.invalid_lines[0]}{hint}")
     if not report.conversations:
-        raise InputError(f"{file}: holds no conversation")
+        raise InputError(f"{file}: contains no conversations")
     if strict and (problems := report.label_problems()):
         raise InputError(f"{file}: {'; '.join(problems)}")
 
 
 @contextmanager
 def _naming_local_copies() -> Iterator[None]:
-    """Add to the error of an unreachable source how to name a local copy."""
+    """Add to the error of an unreachable source that a local copy can be used."""
     from steerlm.errors import SourceUnreachableError, StorageError
 
     try:
@@ -215,7 +220,7 @@ def _table(report: "CheckReport") -> str:
         ("invalid lines", f"{report.invalid:,}"),
         ("turns", speakers or "none"),
         ("answers", f"{report.answers:,}: {report.labeled_answers:,} labeled, {report.unlabeled_answers:,} without "
-                    f"a label, {report.empty_labels:,} with an empty one"),
+                    f"a label, {report.empty_labels:,} with an empty label"),
         ("no label at all", f"{report.conversations_without_label:,} conversations"),
         ("nothing to learn", f"{report.nothing_to_learn:,} conversations"),
         (lengths.unit, f"mean {lengths.mean:,} · median {lengths.median:,} · 90 % {lengths.p90:,} · "
@@ -224,7 +229,7 @@ def _table(report: "CheckReport") -> str:
     if report.window is not None:
         rows.append(("over-long", f"{lengths.over_window:,} of more than {report.window:,} {lengths.unit}"))
     if report.without_masked_role:
-        rows.append(("masked role", f"{report.without_masked_role:,} conversations have no turn of it"))
+        rows.append(("masked role", f"{report.without_masked_role:,} conversations have no turn from it"))
         if report.looks_like and not report.invalid:
             rows.append(("", report.looks_like))
     if report.labels_without_type:

@@ -140,7 +140,7 @@ def test_check_of_a_bad_or_empty_file_has_status_2(tmp_path: Path, capsys: pytes
     assert f"{path}:3: conversations" in out
     assert "error: 2 invalid lines; the first: " in err
     assert call(["data", "check", str(write_lines(tmp_path / "b.jsonl"))]) == 2
-    assert "holds no conversation" in capsys.readouterr().err
+    assert "contains no conversations" in capsys.readouterr().err
 
 
 def test_check_strict_refuses_labels_that_no_dial_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

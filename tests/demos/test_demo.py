@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where `make demo` says its models lie, and who else says so."""
+"""The links to the models of `make demo`, and the examples that use them."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ from pathlib import Path
 from demos.synthetic import MODELS, link_models
 from tests.conftest import ROOT
 
-SAID = re.compile(r"runs/demo/([\w.-]+\w)")
+DEMO_PATH = re.compile(r"runs/demo/([\w.-]+\w)")
 
 
-def test_links_lead_to_the_models_of_the_latest_run_wherever_the_folder_is(tmp_path: Path) -> None:
+def test_links_point_to_the_latest_models_even_after_the_folder_moves(tmp_path: Path) -> None:
     output = tmp_path / "demo"
     for key in ("old", "new"):
         folder = output / "store" / "train_sft" / key / "policy"
@@ -24,7 +24,7 @@ def test_links_lead_to_the_models_of_the_latest_run_wherever_the_folder_is(tmp_p
     assert (tmp_path / "moved" / "policy").resolve().name == "policy"
 
 
-def test_every_example_names_what_the_demo_leaves() -> None:
+def test_examples_use_only_paths_that_the_demo_writes() -> None:
     files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "steerlm").rglob("*.py")]
-    said = {name for file in files for name in SAID.findall(file.read_text(encoding="utf-8"))}
-    assert {"policy", "reward"} <= said <= {*MODELS, "summary.json", "store"}
+    mentioned = {name for file in files for name in DEMO_PATH.findall(file.read_text(encoding="utf-8"))}
+    assert {"policy", "reward"} <= mentioned <= {*MODELS, "summary.json", "store"}
