@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from steerlm.datasets.prepare import Prepared
 
 SPLITS = ("train.jsonl", "val.jsonl")
+QUESTIONS, HELD_OUT_LABELS = "questions", "held_out_labels"
+"""Metrics: the questions, and the labeled answers of the validation conversations."""
 
 
 class PrepareConfig(StageConfig):
@@ -51,6 +53,8 @@ def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
 
 def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageResult:
     """Write all files; a resumed call starts over."""
+    from steerlm.evaluation.questions import read_questions
+
     section, world = config.section, config.section.toyworld
     notes = _world(world, config, context) if world else _sources(config, context)
     questions = context.files / "questions.jsonl"
@@ -59,6 +63,8 @@ def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageR
     elif not world:
         _opening_questions(context.files / "val.jsonl", questions)
     counts = {f"lines/{path.stem}": _lines(path) for path in sorted(context.files.glob("*.jsonl"))}
+    counts[QUESTIONS] = len(read_questions(questions))
+    counts[HELD_OUT_LABELS] = _labeled_answers(context.files / "val.jsonl")
     return StageResult(attributes=config.attributes, metrics=counts, notes=notes)
 
 
@@ -109,6 +115,16 @@ def _opening_questions(conversations: Path, questions: Path) -> None:
             seen.setdefault(first.value)
     with atomic_writer(questions) as file:
         file.writelines(json.dumps({"question": text}, ensure_ascii=False) + "\n" for text in seen)
+
+
+def _labeled_answers(conversations: Path) -> int:
+    """Count the answers with a label, by which the evaluation judges the reward model."""
+    return sum(
+        bool(turn.label)
+        for _, talk in read_records(conversations, Conversation)
+        for turn in talk.conversations[1:]
+        if turn.speaker != talk.mask
+    )
 
 
 def _lines(path: Path) -> int:

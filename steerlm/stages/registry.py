@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steerlm.recipe import Recipe
 
 NO_SECTION = "the recipe has no such section"
-NOT_REQUESTED = "not requested"
+NOT_REQUESTED = "not asked for"
 
 
 @dataclass(frozen=True, slots=True)

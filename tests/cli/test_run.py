@@ -24,7 +24,7 @@ from steerlm.cli.run import Display
         ),
         (
             ["run", "demo", "--again", "train_sft", "--stage", "train_reward"],
-            "--again train_sft: the step does not run: not requested",
+            "--again train_sft: the step does not run: not asked for",
         ),
         (["run", "demo", "--profile", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
