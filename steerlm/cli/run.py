@@ -7,6 +7,8 @@ from typing import IO, Any
 
 import typer
 
+from steerlm.cli.progress import ProgressLine
+
 app = typer.Typer()
 
 
@@ -45,33 +47,27 @@ def run(
 class Display:
     """Prints a line per finished step; on a terminal the running step below it, else a progress line now and then."""
 
-    EVERY = 15.0
-    """Seconds between progress lines where the output is not a terminal."""
-
     def __init__(self, out: IO[str] | None = None, *, live: bool | None = None) -> None:
-        self.out = sys.stdout if out is None else out
-        self.live = self.out.isatty() if live is None else live
-        self._last_progress = 0.0
+        self.line = ProgressLine(sys.stdout if out is None else out, live=live)
+        self._steps = self._ended = 0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show an event of the run log: the start, progress or outcome of a step; ignore all others."""
         kind, label = event["event"], event["label"]
-        if kind == "outcome":
-            self._last_progress = 0.0
-            seconds = f"{event['seconds']:7.1f} s" if event["status"] != "skipped" else " " * 9
-            self._write(f"{label:18} {event['status']:8} {seconds}  {event['reason']}\n")
-        elif kind == "start" and self.live:
-            self._write(f"{label:18} runs ...")
-        elif kind == "progress" and (self.live or event["time"] - self._last_progress >= self.EVERY):
-            self._last_progress = event["time"]
-            self._write(f"{label:18} {event['text']}" + ("" if self.live else "\n"))
+        if kind == "plan":
+            self._steps = len(event["steps"])
+        elif kind == "outcome":
+            skipped = event["status"] == "skipped"
+            seconds = " " * 9 if skipped else f"{event['seconds']:7.1f} s"
+            number = self._number(skipped=skipped)
+            self._ended += not skipped
+            self.line.end(f"{number}{label:18} {event['status']:8} {seconds}  {event['reason']}".rstrip())
+        elif kind == "start" and self.line.live:
+            self.line.show("runs ...", head=f"{self._number()}{label}  ", now=event["time"])
+        elif kind == "progress":
+            self.line.show(event["text"], head=f"{self._number()}{label}  ", now=event["time"])
 
-    def _write(self, text: str) -> None:
-        """Write over the line of the running step, if the output is a terminal."""
-        from shutil import get_terminal_size
-
-        if self.live:
-            width = get_terminal_size().columns - 1
-            text = "\r\x1b[K" + (text if text.endswith("\n") else text[:width])
-        self.out.write(text)
-        self.out.flush()
+    def _number(self, *, skipped: bool = False) -> str:
+        """Return `[3/8] `: which of the run's steps it is; blank for one that does not count."""
+        number = f"[{self._ended + 1}/{self._steps}] " if self._steps else ""
+        return " " * len(number) if skipped else number
