@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import typer
@@ -21,6 +22,9 @@ def run(
     stage: str | None = typer.Option(
         None, "--stage", help="Run only this stage, such as train_reward, and those it depends on."
     ),
+    output: Path | None = typer.Option(
+        None, "--output", help="Folder for links to the models and the report by name; default: runs/RECIPE."
+    ),
     again: list[str] = typer.Option(
         [], "--again", help="Make this stage's artifact again, such as train_sft, and replace it (repeatable)."
     ),
@@ -32,16 +36,18 @@ def run(
     from dataclasses import replace
 
     from steerlm.pipeline.local import run_pipeline
+    from steerlm.pipeline.results import Results, link, next_steps
     from steerlm.recipe import RunOptions, load_recipe
-    from steerlm.stages.registry import STEPS
 
     overrides = [*set_, *([f"profile.store={store}"] if store else [])]
     resolved = replace(load_recipe(recipe, profile, overrides), options=RunOptions(until=stage, again=tuple(again)))
     result = run_pipeline(resolved, Display())
-    typer.echo(f"{len(result.outcomes)} steps in {result.seconds:.1f} s; store {result.store.uri}, run {result.folder}")
-    for outcome in result.outcomes:
-        if STEPS[outcome["label"]].show_path and "path" in outcome:
-            typer.echo(f"{outcome['label']:18} {outcome['path']}")
+    results = Results.of(result)
+    links = link(results, output or Path("runs") / resolved.recipe.folder_name)
+    for lines in (results.lines(), next_steps(results, links)):
+        typer.echo("\n".join(["", *lines]) if lines else "", nl=bool(lines))
+    typer.echo(f"\n{len(results.artifacts)} stages in {result.seconds:.1f} s; store {result.store.uri}")
+    typer.echo(f"run {result.folder}")
 
 
 class Display:
