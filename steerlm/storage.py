@@ -174,8 +174,8 @@ class S3Prefix:
                 metadata={SHA256_KEY: digest.sha256},
             ),
         )
-        if (remote := self.stat(name)) is None or remote.size != digest.size:
-            raise StorageError(f"{self.uri(name)}: {remote and remote.size} of {digest.size} bytes arrived; try again")
+        if self.stat(name) != digest:  # a put is atomic, so these are the bytes of another writer
+            raise StorageError(f"{self.uri(name)}: another machine is writing the same key; run again after it")
 
     def sha256(self, name: str) -> str | None:
         """Read an object and return the sha256 of its bytes; None if it does not exist."""

@@ -2,6 +2,7 @@
 """URIs and transfers. S3 is the real minio client against an in-process fake (see `fake_s3.py`)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,23 @@ def test_bytes_that_changed_in_transfer_are_detected(s3: FakeS3, tmp_path: Path)
     with pytest.raises(StorageError, match=r"s3://bucket/p/a\.txt: sha256 .* was expected"):
         fetch("s3://bucket/p", tmp_path / "down")
     assert not (tmp_path / "down" / "a.txt").exists()
+
+
+def test_an_object_that_another_machine_overwrites_during_its_upload_is_refused(
+    s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_files(tmp_path / "up", FILES)
+    place = S3Prefix.open("s3://bucket/p")
+    put = place.client.fput_object
+
+    def put_and_be_overwritten(**arguments: Any) -> None:
+        put(**arguments)
+        (tmp_path / "other").write_bytes(b"longer than ours")
+        put(**{**arguments, "file_path": str(tmp_path / "other"), "metadata": {"x-amz-meta-sha256": "of the other"}})
+
+    monkeypatch.setattr(place.client, "fput_object", put_and_be_overwritten)
+    with pytest.raises(StorageError, match=r"s3://bucket/p/a\.txt: another machine is writing the same key; run again"):
+        place.upload(folder / "a.txt", "a.txt")
 
 
 def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> None:

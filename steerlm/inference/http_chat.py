@@ -12,6 +12,7 @@ from typing import Any
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
 from steerlm.inference.config import SamplingSettings
+from steerlm.inference.engine.stop_strings import stop_start
 from steerlm.inference.server_pool import ServerPool, read_json
 
 ROUTE = "/v1/chat/completions"
@@ -62,6 +63,7 @@ class HttpChat:
                     "max_tokens": sampling.max_tokens,
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
+                    "stop": list(sampling.stop),
                     "seed": seed + seen[question],
                 }
             )
@@ -72,7 +74,10 @@ class HttpChat:
         reply = await self._server.send("POST", ROUTE, body)
         completion = read_json(self.url, ROUTE, reply.response)
         try:
-            return str(completion["choices"][0]["message"]["content"] or "")
+            choice = completion["choices"][0]
+            text = str(choice["message"]["content"] or "")
+            # Other servers return what the limit left of the turn's mark; ours has removed it.
+            return text[: stop_start(text, body["stop"])] if choice.get("finish_reason") == "length" else text
         except (KeyError, IndexError, TypeError):
             raise InputError(f"{self.url}{ROUTE}: not a chat completion: {str(completion)[:200]}") from None
 

@@ -22,6 +22,7 @@ from typing import Any
 from steerlm.artifact import LOGS, Store
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.files import write_json
+from steerlm.pipeline.parameters import engine_parameters
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.pipeline.step import RUN_LOG
 from steerlm.pipeline.tracking import recording
@@ -76,14 +77,13 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     _check(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
-    folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(4)}"
+    folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.folder_name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     run_log = folder / "run_log.jsonl"
     follower = _Follower(run_log, show)
     with recording(recipe.name, run_log, profile.tracking, store.root):
         with _environment(RUN_LOG, str(run_log)), follower.following():
-            parameters = {"recipe": recipe, "profile": profile, "options": resolved.options}
-            completed = _run_engine(folder, {name: value.model_dump_json() for name, value in parameters.items()})
+            completed = _run_engine(folder, engine_parameters(replace(resolved, profile=profile)))
         run = PipelineRun(folder, store, follower.outcomes, time.monotonic() - started)
         write_json(folder / "result.json", {"seconds": run.seconds, "outcomes": run.outcomes})
         _raise_failure(run, completed, follower.signals)

@@ -17,6 +17,8 @@ FinishReason = Literal["stop", "length"]
 class Continuation:
     """A sequence that ends at an end-of-text token, at a stop string or at its length limit.
 
+    Its text never ends in a part of a stop string that the limit, or a canceled request, left incomplete.
+
     Attributes:
         state: Parameters, prompt and tokens. The tokens include those of a stop string and the end-of-text token.
         finish_reason: `stop` (end of text or a stop string), `length`, or None while it grows.
@@ -30,7 +32,7 @@ class Continuation:
 
     @property
     def stop_string(self) -> str | None:
-        """The stop string that ended it."""
+        """What was cut off up to the end of the stop string that ended it: most often just that string."""
         return self._stop_strings.matched
 
     def append(self, token: int) -> str:
@@ -42,7 +44,7 @@ class Continuation:
             text += self._stop_strings.push(self._detokenizer.flush())
             self.finish_reason = "stop" if is_end else "length"
             if self.stop_string is None:
-                text += self._stop_strings.flush()
+                text += self._stop_strings.finish(cut_short=not is_end)
         if self.stop_string is not None:
             self.finish_reason = "stop"
         return text

@@ -18,7 +18,7 @@ class GenerationChunk:
         text: Final text; may be empty.
         token: The token of the step.
         finish_reason: Set on the last chunk.
-        stop_string: On the last chunk, the stop string that ended the text.
+        stop_string: On the last chunk, what was cut off up to the end of the stop string that ended the text.
         logprobs: Of the token, if the request asks for log-probabilities.
     """
 
@@ -37,7 +37,7 @@ class Completion:
         text: The text before the stop string.
         tokens: All ids, including the end-of-text id.
         finish_reason: Why it ended.
-        stop_string: The stop string that ended it.
+        stop_string: What was cut off up to the end of the stop string that ended it.
         logprobs: One per token, if the request asks for log-probabilities.
     """
 

@@ -90,8 +90,21 @@ def test_the_end_of_text_token_has_no_text_and_ends_it(tokenizer: PreTrainedToke
     ids = tokenizer("seven owls\n", add_special_tokens=False)["input_ids"]
     continuation, text = grow(tokenizer, [*ids, end, *ids], end_ids=[end])
     assert (continuation.finish_reason, continuation.stop_string) == ("stop", None)
-    # The newline was held back as the possible start of a stop string.
-    assert (text, continuation.state.tokens) == ("seven owls\n", [*ids, end])
+    # The newline is the template's: the start of the next turn's mark.
+    assert (text, continuation.state.tokens) == ("seven owls", [*ids, end])
+
+
+@pytest.mark.parametrize("ending", [["end"], []])
+def test_no_answer_ends_in_a_part_of_the_turns_mark(tokenizer: PreTrainedTokenizerFast, ending: list[str]) -> None:
+    """Wherever the length limit, a canceled request or an end-of-text token cuts it."""
+    ids = tokenizer("seven owls\n<extra_id_1>", add_special_tokens=False)["input_ids"]
+    whole = [tokenizer.decode(ids[:length]) for length in range(len(ids) + 1)]
+    for length in range(1, len(ids)):
+        end = [tokenizer.eos_token_id] if ending else []
+        continuation, text = grow(tokenizer, [*ids[:length], *end], end_ids=end)
+        assert continuation.finish_reason == ("stop" if ending else "length")
+        assert text == whole[length][: len("seven owls")]
+    assert sum("\n" in text for text in whole[:-1]) > 3, "the mark has several pieces"
 
 
 def test_end_ids_are_those_of_the_generation_config_else_of_the_config() -> None:
