@@ -6,7 +6,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ MODELS: Mapping[str, tuple[str, ...]] = {
 """Names of a run's models, each with the steps that may make it."""
 REPORT = "report.html"
 PEARSON = "validation/pearson/"
+READ = ("evaluate", "report")
+"""Steps whose small artifacts are fetched from a remote store to be shown; models stay there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,24 @@ class Results:
     def of(cls, run: PipelineRun) -> "Results":
         """Open what a run made or found."""
         made = [outcome for outcome in run.outcomes if "path" in outcome]
-        return cls({o["label"]: run.store.open(o["stage"], o["key"]) for o in made})
+        found = {o["label"]: run.store.open(o["stage"], o["key"]) for o in made}
+        return cls({step: run.store.materialize(one) if step in READ else one for step, one in found.items()})
 
     @property
     def models(self) -> dict[str, Path]:
-        """Model folders by name."""
-        found = {name: next((s for s in steps if s in self.artifacts), None) for name, steps in MODELS.items()}
-        return {name: self.artifacts[step].path for name, step in found.items() if step}
+        """Model folders by name. A model that was found in a remote store is not in its folder."""
+        return {name: artifact.path for name, artifact in self._models()}
+
+    @property
+    def uris(self) -> dict[str, str]:
+        """Addresses of the models by name."""
+        return {name: artifact.uri for name, artifact in self._models()}
+
+    def _models(self) -> Iterator[tuple[str, Artifact]]:
+        for name, steps in MODELS.items():
+            made = next((step for step in steps if step in self.artifacts), None)
+            if made:
+                yield name, self.artifacts[made]
 
     @property
     def report(self) -> Path | None:
@@ -120,8 +133,8 @@ def link(results: Results, folder: Path) -> dict[str, Path]:
 
 def next_steps(results: Results, links: Mapping[str, Path]) -> list[str]:
     """Return where the results are, and the commands that use them."""
-    places = {**results.models, **links}
-    shown = [f"{name:9}{places[name]}" for name in MODELS if name in places]
+    places = {name: path for name, path in (results.models | links).items() if path.exists()}
+    shown = [f"{name:9}{places.get(name, uri)}" for name, uri in results.uris.items()]
     if results.report:
         shown.append(f"{'report':9}{places.get(REPORT, results.report)}")
     if "policy" in places:

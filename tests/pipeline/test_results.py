@@ -2,6 +2,7 @@
 """What a finished run shows: table, verdict, what was left out, links, commands."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ NAMES = ("quality", "helpfulness")
 
 def artifact(path: Path, **provenance: Any) -> Any:
     path.mkdir(parents=True, exist_ok=True)
-    return SimpleNamespace(path=path, manifest=SimpleNamespace(provenance={"metrics": {}} | provenance))
+    return SimpleNamespace(
+        path=path, uri=f"s3://bucket/{path.name}", manifest=SimpleNamespace(provenance={"metrics": {}} | provenance)
+    )
 
 
 def results(store: Path, key: str = "key") -> Results:
@@ -107,4 +110,11 @@ def test_the_command_that_serves_the_policy_has_the_path_of_the_link(
     ]
     assert next_steps(made, {})[-1] == f"steerlm serve generate {made.models['policy']}"
     assert link(Results({}), Path("none")) == {}
+    shutil.rmtree(made.models["policy"])  # as if it were in a remote store only
+    assert next_steps(made, {})[2:] == [
+        "policy   s3://bucket/policy",
+        f"report   {made.report}",
+        "",
+        f"steerlm serve reward {made.models['reward']}",
+    ]
     assert not Path("none").exists()
