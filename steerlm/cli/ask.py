@@ -25,7 +25,7 @@ def ask(
     ),
     temperature: float = typer.Option(0.0, "--temperature", min=0, max=100, help="0: always the most likely token."),
     top_p: float = typer.Option(1.0, "--top-p", min=0, max=1, help="Probability mass to sample from."),
-    seed: int | None = typer.Option(None, "--seed", min=0, help="Makes sampling repeatable."),
+    seed: int | None = typer.Option(None, "--seed", help="Makes sampling repeatable."),
     show_attributes: bool = typer.Option(False, "--show-attributes", help="Print the attributes used to stderr."),
 ) -> None:
     """Ask a steerable model. Each of the model's attributes is an option: --quality 4 --humor 0.

@@ -133,8 +133,9 @@ def parse_request(body: Any) -> NemoRequest:
         max_tokens=int(values["tokens_to_generate"]),
         temperature=0.0 if values["greedy"] else float(values["temperature"]),
         top_k=int(min(values["top_k"], MAX_TOP_K)),
-        top_p=float(values["top_p"]),
-        repetition_penalty=float(values["repetition_penalty"]),
+        top_p=float(values["top_p"]) or 1.0,  # 0 disables the filter there
+        repetition_penalty=1.0 if values["greedy"] else float(values["repetition_penalty"]),
+        nemo_penalty=True,
         min_tokens=int(values["min_tokens_to_generate"]),
         seed=None if values["random_seed"] is None else int(values["random_seed"]),
         stop=(*filter(None, values["end_strings"]), TURN_MARK),
