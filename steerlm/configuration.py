@@ -3,15 +3,18 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from steerlm.errors import ConfigError
+from steerlm.errors import ConfigError, problem
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 ITEM = "*"
@@ -30,6 +33,15 @@ class Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        r"""Read a scalar. An emoji that is written as JSON writes it, `"\ud83d\ude00"`, is one character."""
+        value: Any = super().construct_scalar(node)
+        try:
+            return _joined(value) if isinstance(value, str) else value
+        except UnicodeDecodeError:
+            problem = "half of a character (a \\uD8.. escape without its other half \\uDC..)"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 Loader.add_implicit_resolver(
@@ -66,7 +78,8 @@ def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] =
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a mapping of sections was expected")
-    given = {}
+    given: dict[str, str] = {}
+    in_file = _unshared(data)
     for override in overrides:
         key, value = _parse(override.removeprefix(scope))
         _apply(data, key, value, model, scope)
@@ -77,11 +90,13 @@ def load_settings(path: Path, model: type[SettingsT], overrides: Sequence[str] =
         first = error.errors()[0]
         keys = _keys(first["loc"], data)
         name = ".".join(keys)
-        blamed = [text for key, text in given.items() if name == key or name.startswith(f"{key}.")]
-        place = f"--set {blamed[-1]}" if blamed else f"{path}:{_line(node, keys)}"
+        blamed = _overrides_behind(first, name, given, model, in_file)
+        place = f"--set {' --set '.join(blamed)}" if blamed else f"{path}:{_line(node, keys)}"
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{place}: unknown key {name!r}{nearest_key(name, model)}") from None
-        message = first["msg"].removeprefix("Value error, ")
+            hint = nearest_key(name, model)
+            hint = "; it belongs to another kind of this section" if repr(name) in hint else hint
+            raise ConfigError(f"{place}: unknown key {name!r}{hint}") from None
+        message = problem(first)
         raise ConfigError(f"{place}: {name}: {message}" if name else f"{place}: {message}") from None
 
 
@@ -139,14 +154,42 @@ def _unshared(value: Any) -> Any:
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _joined(text: str) -> str:
+    """Make one character of every pair of surrogates. Raises `UnicodeDecodeError` for half of a pair."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {override}: key=value was expected, such as sft.optimizer.lr=1e-5")
     try:
+        _joined(value)
+    except UnicodeDecodeError:
+        raise ConfigError(f"--set {key}: the value is not UTF-8 text") from None
+    try:
         return key, yaml.load(value, Loader)
     except yaml.YAMLError:
         return key, value
+
+
+def _overrides_behind(
+    error: "ErrorDetails", name: str, given: Mapping[str, str], model: type[BaseModel], in_file: Any
+) -> list[str]:
+    """Return the overrides that cause an error at the key `name`: of the key itself, else of keys beside or below it.
+
+    The latter are to blame if the file without them has no such error.
+    """
+    own = [text for key, text in given.items() if name == key or name.startswith(f"{key}.")]
+    if own or not given:
+        return own[-1:]
+    try:
+        model.model_validate(in_file)
+    except ValidationError as without:
+        if any((one["loc"], one["type"]) == (error["loc"], error["type"]) for one in without.errors()):
+            return []
+    section = name.rpartition(".")[0] if error["type"] == "missing" else name
+    return [text for key, text in given.items() if key.startswith(f"{section}.")] or list(given.values())
 
 
 def _apply(data: dict[str, Any], key: str, value: Any, model: type[BaseModel], scope: str) -> None:

@@ -6,12 +6,14 @@ at run time, 143 after a termination signal that was handled by saving.
 """
 
 import difflib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class SteerLMError(Exception):
@@ -97,8 +99,76 @@ def first_line(error: BaseException) -> str:
 
 
 def first_problem(error: "ValidationError") -> str:
-    """Return `key.subkey: message` of the first error in a pydantic validation."""
+    """Return `key.subkey: problem` of the first error in a pydantic validation."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
+    return f"{key}: {problem(first)}" if key else problem(first)
+
+
+def problem(error: "ErrorDetails") -> str:
+    """Return what is wrong with a value, in our words: what was expected and what was given.
+
+    Every message about a recipe, a profile, `--set`, a record or a model's config comes from here.
+    """
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return "unknown key"
+    expected = _EXPECTED.get(kind)
+    if expected is None:
+        return error["msg"]
+    plain = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+    text = expected.format(**plain)
+    if kind == "union_tag_not_found":
+        return text
+    return f"{text} was expected, not {shown(context.get('tag', error['input']))}"
+
+
+def shown(value: object, length: int = 40) -> str:
+    """Return a value as JSON writes it, shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:
+        text = str(value)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+_NUMBER, _WHOLE, _TEXT, _LIST, _MAPPING = "a number", "a whole number", "a string", "a list", "an object with keys"
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": _MAPPING,
+    "enum": "{expected}",
+    "finite_number": "a finite number",
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "list_type": _LIST,
+    "literal_error": "{expected}",
+    "mapping_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "model_type": _MAPPING,
+    "none_required": "null",
+    "path_type": "a path",
+    "string_pattern_mismatch": "a string that matches {pattern}",
+    "string_too_long": "a string of no more than {max_length} characters",
+    "string_too_short": "a string of {min_length} or more characters",
+    "string_type": _TEXT,
+    "string_unicode": _TEXT,
+    "too_long": "a list of no more than {max_length} items",
+    "too_short": "a list of {min_length} or more items",
+    "tuple_type": _LIST,
+    "union_tag_invalid": "a {discriminator} of {expected_tags}",
+    "union_tag_not_found": "its key {discriminator} is missing",
+}
+"""What pydantic expected, by its type of error, as our files call it."""

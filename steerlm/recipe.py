@@ -6,6 +6,7 @@ because they never change a result, only where and how fast it is computed.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,11 @@ class Recipe(Settings):
     """The same fine-tuning without attributes, for comparison."""
     evaluate: EvaluationSettings | None = None
     report: ReportSection | None = None
+
+    @property
+    def folder_name(self) -> str:
+        """The recipe's name with everything replaced that a folder's name should not have."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "recipe"
 
     @model_validator(mode="after")
     def _check_sections(self) -> Self:

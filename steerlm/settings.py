@@ -5,6 +5,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Immutable settings: unknown keys are errors, and default values are validated like given ones."""
+    """Immutable settings: unknown keys are errors, numbers are finite, and default values are validated too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

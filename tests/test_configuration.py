@@ -2,9 +2,10 @@
 """Reading settings: errors name file, line and key; overrides."""
 
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steerlm.configuration import load_settings
 from steerlm.errors import ConfigError
@@ -41,7 +42,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
         ("rate: 1\n", r":1: unknown key 'rate'; did you mean 'inner\.rate'\?"),
         ("many:\n- rate: 1\n- rtae: 2\n", r":3: unknown key 'many\.1\.rtae'; did you mean 'many\.1\.rate'\?"),
         ("zzz: 1\n", r":1: unknown key 'zzz'; known there: title, inner, many, free"),
-        ("inner:\n  rate: 0\n", r":2: inner\.rate: Input should be greater than 0"),
+        ("inner:\n  rate: 0\n", r":2: inner\.rate: a number above 0 was expected, not 0$"),
         ("title: a\ntitle: b\n", r":2: not valid YAML: key 'title' is given twice"),
         ("title: [\n", r":2: not valid YAML"),
         ("- a\n", "a mapping of sections was expected"),
@@ -96,10 +97,48 @@ def test_an_override_changes_no_other_use_of_an_anchor(tmp_path: Path) -> None:
         ("iner.rate=1", r"--set iner\.rate: unknown key; did you mean 'inner\.rate'\?"),
         ("title.x=1", r"--set title\.x: unknown key; title has no keys"),
         ("many.2.rate=1", r"--set many\.2\.rate: many has 2 items, counted from 0; 2 is none"),
-        ("inner.rate=-1", r"--set inner\.rate=-1: inner\.rate: Input should be greater than 0"),
+        ("inner.rate=-1", r"--set inner\.rate=-1: inner\.rate: a number above 0 was expected, not -1$"),
         ("inner.rate", r"--set inner\.rate: key=value was expected"),
     ],
 )
 def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, "many: [{}, {}]\n", override)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "blamed"),
+    [
+        ("{}", ["low=9"], r"^--set low=9: low 9 is above high 4$"),
+        ("{low: 9}", ["title=x"], r"file\.yaml:1: low 9 is above high 4$"),
+        ("{low: 9}", ["high=8"], r"file\.yaml:1: low 9 is above high 8$"),
+        ("{}", ["title=x", "low=9", "high=8"], r"^--set title=x --set low=9 --set high=8: low 9 is above high 8$"),
+    ],
+)
+def test_what_several_keys_break_is_blamed_on_the_override_that_breaks_it(
+    tmp_path: Path, text: str, overrides: list[str], blamed: str
+) -> None:
+    class Range(BaseModel):
+        title: str = ""
+        low: int = 0
+        high: int = 4
+
+        @model_validator(mode="after")
+        def _order(self) -> Self:
+            if self.low > self.high:
+                raise ValueError(f"low {self.low} is above high {self.high}")
+            return self
+
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=blamed):
+        load_settings(path, Range, overrides)
+
+
+def test_an_emoji_may_be_written_as_json_writes_it(tmp_path: Path) -> None:
+    assert load(tmp_path, r'title: "by hand \ud83d\ude00"').title == "by hand \U0001f600"
+    assert load(tmp_path, "{}", r'title="\ud83d\ude00"').title == "\U0001f600"
+    with pytest.raises(ConfigError, match=r":2: not valid YAML: half of a character"):
+        load(tmp_path, 'inner: {}\ntitle: "\\ud83d"')
+    with pytest.raises(ConfigError, match=r"^--set title: the value is not UTF-8 text$"):
+        load(tmp_path, "{}", "title=\udcff")

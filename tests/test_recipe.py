@@ -100,8 +100,8 @@ def test_a_profile_of_gpus_names_their_type(name: str) -> None:
     [
         ("profile.gpu=a100", "--set profile.gpu=a100: gpu: unknown GPU type 'a100'; known: h100, "),
         ("profile.gpu_constants.gem_flops=1", "did you mean 'profile.gpu_constants.gemm_flops'?"),
-        ("profile.gpu_constants.gemm_flops=-1", "gpu_constants.gemm_flops: Input should be greater than 0"),
-        ("profile.gpu_constants.gemm_flops=fast", "gpu_constants.gemm_flops: Input should be a valid number"),
+        ("profile.gpu_constants.gemm_flops=-1", "gpu_constants.gemm_flops: a number above 0 was expected, not -1"),
+        ("profile.gpu_constants.gemm_flops=fast", 'gpu_constants.gemm_flops: a number was expected, not "fast"'),
     ],
 )
 def test_a_wrong_gpu_is_rejected(override: str, message: str) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steerlm serve`: a reward model or a steerable model over HTTP."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,9 @@ Name = typer.Option(None, "--name", help="Model id in responses. Default: the fo
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
 Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
 Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers being generated or waiting; one more is a 429.")
+Connections = typer.Option(4096, "--max-connections", min=1, help="Connections; one more ends the longest waiting one.")
+Receive = typer.Option(30.0, "--receive-seconds", min=0.001, help="Time for a client to send a whole request.")
+Cors = typer.Option([], "--cors-origin", help="Let pages of this origin call the server from a browser; repeatable.")
 Drain = typer.Option(30, "--drain-seconds", min=1, help="Time for requests in flight to finish after SIGTERM.")
 
 
@@ -31,6 +35,9 @@ def reward(
     strip_markers: bool = Strip,
     max_body_mib: int = Body,
     max_in_flight: int = Flight,
+    max_connections: int = Connections,
+    receive_seconds: float = Receive,
+    cors_origin: list[str] = Cors,
     drain_seconds: int = Drain,
 ) -> None:
     """Score texts and conversations with a reward model.
@@ -41,7 +48,7 @@ def reward(
         model,
         "reward",
         score={"max_batch": max_batch, "wait_ms": wait_ms},
-        **_common(host, port, name, strip_markers, max_body_mib, max_in_flight, drain_seconds),
+        **_shared(locals()),
     )
 
 
@@ -64,6 +71,9 @@ def generate(
     ),
     max_body_mib: int = Body,
     max_in_flight: int = Flight,
+    max_connections: int = Connections,
+    receive_seconds: float = Receive,
+    cors_origin: list[str] = Cors,
     drain_seconds: int = Drain,
 ) -> None:
     """Generate text with dials: PUT /generate, OpenAI's completions and chat completions.
@@ -76,21 +86,17 @@ def generate(
         upstream_errors=upstream_errors,
         max_tokens=max_tokens,
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
-        **_common(host, port, name, strip_markers, max_body_mib, max_in_flight, drain_seconds),
+        **_shared(locals()),
     )
 
 
-def _common(
-    host: str, port: int, name: str | None, strip: bool, body_mib: int, flight: int, drain: int
-) -> dict[str, Any]:
+def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a command's options that both servers have."""
+    names = ("host", "port", "name", "strip_markers", "max_in_flight", "max_connections", "receive_seconds")
     return {
-        "host": host,
-        "port": port,
-        "name": name,
-        "strip_markers": strip,
-        "max_body_bytes": body_mib << 20,
-        "max_in_flight": flight,
-        "drain_seconds": drain,
+        **{name: options[name] for name in (*names, "drain_seconds")},
+        "max_body_bytes": options["max_body_mib"] << 20,
+        "cors_origins": options["cors_origin"],
     }
 
 

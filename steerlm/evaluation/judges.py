@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steerlm.attributes import AttributeSchema
+from steerlm.errors import InputError
 from steerlm.prompt import ASSISTANT, USER, render_readout
 from steerlm.records import Conversation, Turn
 
@@ -20,8 +21,26 @@ Judge = Callable[[Sequence[str], Sequence[str]], Vectors]
 """(questions, answers) -> [n, attributes] fp64 in schema order."""
 
 
-def reward_judge(scorer: "Scorer", over_long: "OverLong" = "error") -> Judge:
-    """Return a judge that gives the reward model's raw scores, clamped to the schema's range."""
+def reward_judge(scorer: "Scorer", schema: AttributeSchema, over_long: "OverLong" = "error") -> Judge:
+    """Return a judge that gives the reward model's raw scores in the order of `schema`, clamped to its range.
+
+    An attribute that is not trained in `schema` and unknown to the reward model has NaN.
+
+    Raises:
+        InputError: The reward model has no score for a trained one, or its scores have another range.
+    """
+    own = scorer.schema
+    if missing := [name for name in schema.active if name not in own.names]:
+        raise InputError(
+            f"the reward model cannot judge the policy's {', '.join(missing)}: its attributes are "
+            f"{', '.join(own.names)}; give a reward model of the policy's attributes"
+        )
+    if (schema.low, schema.high) != (own.low, own.high):
+        raise InputError(
+            f"the policy's attributes have the range {schema.low}..{schema.high}, the reward model's "
+            f"{own.low}..{own.high}; give a reward model of the same range"
+        )
+    known = [name for name in schema.names if name in own.names]
 
     def judge(questions: Sequence[str], answers: Sequence[str]) -> Vectors:
         texts = [
@@ -31,7 +50,9 @@ def reward_judge(scorer: "Scorer", over_long: "OverLong" = "error") -> Judge:
             for q, a in zip(questions, answers, strict=True)
         ]
         scores = np.asarray(scorer.score(texts, over_long), dtype=np.float64)
-        return np.clip(scores, scorer.schema.low, scorer.schema.high)
+        vectors = np.full((len(texts), len(schema.names)), np.nan)
+        vectors[:, [schema.names.index(name) for name in known]] = scores[:, [own.names.index(name) for name in known]]
+        return np.asarray(np.clip(vectors, schema.low, schema.high), dtype=np.float64)
 
     return judge
 

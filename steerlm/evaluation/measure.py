@@ -76,7 +76,7 @@ def _measure_steering(
     if oracle:
         judges["oracle"] = oracle_judge(schema)
     if scorer:
-        judges["reward model"] = reward_judge(scorer, settings.over_long)
+        judges["reward model"] = reward_judge(scorer, schema, settings.over_long)
     if not judges:
         raise InputError("nothing can judge the answers: give a reward model")
     fitting = answerer.fitting(questions) if settings.over_long == "keep_end" else questions
@@ -84,6 +84,7 @@ def _measure_steering(
         baseline = InProcessAnswerer(baseline, settings, conditioned=False)
     result = evaluate_steering(fitting, schema, settings, answerer, judges, baseline)
     result["too_long"] = len(questions) - len(fitting)
+    result["untrained"] = [name for name in schema.active if scorer and name not in scorer.schema.active]
     return result
 
 

@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from starlette.datastructures import State
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -54,10 +53,11 @@ class AdmissionSlot:
 
 
 class RequestLimits:
-    """Middleware that refuses requests before their body is in memory, and decompresses bodies.
+    """Middleware that reads and decompresses a request's body, then gives the request a slot.
 
-    Refused are all requests while draining (503), new ones when the queue is full (429), bodies that are too large
-    compressed or decompressed (413) or compressed in an unsupported way (415).
+    A request holds no slot while its body is on the way; how long that may take is the connection's limit
+    (`connections.py`). Refused are all requests while draining (503), new ones when the queue is full (429), bodies
+    that are too large compressed or decompressed (413) or compressed in an unsupported way (415).
     """
 
     ALWAYS_OPEN = ("/health", "/ready", "/v2/health/live")
@@ -71,54 +71,63 @@ class RequestLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._state.draining and scope["path"] not in self.ALWAYS_OPEN:
-            self._state.refused_at = time.monotonic()
-            await _refuse(send, scope["path"], "the server is shutting down", 503)
-            return
-        if scope["method"] not in ("POST", "PUT"):
-            await self._app(scope, receive, send)
-            return
         slot = AdmissionSlot(self._state, self._max_in_flight)
         try:
-            slot.acquire(1)
-        except ApiError as full:
-            await _refuse(send, scope["path"], str(full), full.status)
+            self._check_draining(scope)
+            if scope["method"] in ("POST", "PUT"):
+                receive = _replayed(await self._body(scope, receive), receive)
+                self._check_draining(scope)
+                slot.acquire(1)
+                scope.setdefault("state", {})["slot"] = slot
+        except ApiError as refusal:
+            await _refuse(send, scope["path"], str(refusal), refusal.status)
             return
-        scope.setdefault("state", {})["slot"] = slot
+        except ClientDisconnect:
+            return
         try:
-            await self._with_limited_body(scope, receive, send)
+            await self._app(scope, receive, send)
         finally:
             slot.release()
 
-    async def _with_limited_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _check_draining(self, scope: Scope) -> None:
+        if self._state.draining and scope["path"] not in self.ALWAYS_OPEN:
+            self._state.refused_at = time.monotonic()
+            raise ApiError("the server is shutting down", status=503)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
         too_large = f"the request body is larger than {self._max_bytes} bytes; send less at a time"
         headers = dict(scope["headers"])
         length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding", b"identity").lower()
         if length.isdigit() and int(length) > self._max_bytes:
-            await _refuse(send, scope["path"], too_large, 413)
-            return
+            raise ApiError(too_large, status=413)
         if encoding != b"identity" and encoding not in WINDOW_BITS:
             supported = " and ".join(name.decode() for name in WINDOW_BITS)
             message = f"content-encoding {encoding.decode('latin-1')!r} is not supported; {supported} are"
-            await _refuse(send, scope["path"], message, 415)
-            return
+            raise ApiError(message, status=415)
         decompressor = Decompressor(encoding) if encoding in WINDOW_BITS else None
-        received = decompressed = 0
-
-        async def limited() -> Message:
-            nonlocal received, decompressed
+        body, received, last = bytearray(), 0, False
+        while not last:
             message = await receive()
-            received += len(message.get("body", b""))
-            if decompressor and message["type"] == "http.request" and received <= self._max_bytes:
-                last = not message.get("more_body", False)
-                limit = self._max_bytes + 1 - decompressed
-                message["body"] = decompressor.feed(message.get("body", b""), limit, last=last)
-                decompressed += len(message["body"])
-            if max(received, decompressed) > self._max_bytes:
-                raise HTTPException(413, too_large)
-            return message
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part, last = message.get("body", b""), not message.get("more_body", False)
+            received += len(part)
+            if decompressor and received <= self._max_bytes:
+                part = decompressor.feed(part, self._max_bytes + 1 - len(body), last=last)
+            body += part
+            if max(received, len(body)) > self._max_bytes:
+                raise ApiError(too_large, status=413)
+        return bytes(body)
 
-        await self._app(scope, limited, send)
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that starts with the whole body."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
 
 
 async def _refuse(send: Send, path: str, message: str, status: int) -> None:

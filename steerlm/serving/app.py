@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 import steerlm
 from steerlm.attributes import AttributeSchema
@@ -81,6 +82,15 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
     for router in routers:
         app.include_router(router)
     app.add_middleware(RequestLimits, state=app.state, settings=settings)
+    if settings.cors_origins:
+        # Outside the limits: a page must be able to read a refusal too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["retry-after"],
+        )
     return app
 
 

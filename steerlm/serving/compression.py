@@ -6,7 +6,7 @@ No maintained package for ASGI apps decompresses requests and bounds the output:
 
 import zlib
 
-from starlette.exceptions import HTTPException
+from steerlm.serving.errors import ApiError
 
 WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 """zlib's `wbits` of each supported encoding. `deflate` is the zlib format (RFC 9110 8.4.1.2)."""
@@ -28,14 +28,14 @@ class Decompressor:
             last: Whether this is the last part.
 
         Raises:
-            HTTPException: Status 400 if the body is damaged or incomplete.
+            ApiError: If the body is damaged or incomplete.
         """
         try:
             decompressed = self._stream.decompress(part, limit)
         except zlib.error:
-            raise HTTPException(400, f"the body is not {self._name}, as its content-encoding says") from None
+            raise ApiError(f"the body is not {self._name}, as its content-encoding says") from None
         if self._stream.unused_data:
-            raise HTTPException(400, f"there are bytes after the end of the {self._name} body")
+            raise ApiError(f"there are bytes after the end of the {self._name} body")
         if last and len(decompressed) < limit and not self._stream.eof:
-            raise HTTPException(400, f"the {self._name} body is incomplete")
+            raise ApiError(f"the {self._name} body is incomplete")
         return decompressed

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server. Imports no torch."""
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from steerlm.inference.engine.config import EngineSettings
 from steerlm.settings import Settings
@@ -34,6 +34,10 @@ class ServeSettings(Settings):
         max_in_flight: Answers of all requests being generated or waiting; one more is a 429 with Retry-After. A scoring
             request counts as one answer.
         max_tokens: Tokens of an answer at most. None: as many as the window leaves.
+        receive_seconds: How long a client may take to send a request, headers and body, or to read a part of the
+            response; then a 408, or the end of the connection.
+        max_connections: Connections at most. One more closes the one that has been waiting longest for its client.
+        cors_origins: Origins of pages that may call the server from a browser; `*` for all.
         drain_seconds: How long requests in flight may take to finish after SIGTERM.
         engine: Settings of the generation engine.
         score: Settings of scoring.
@@ -47,6 +51,9 @@ class ServeSettings(Settings):
     max_body_bytes: PositiveInt = 16 << 20
     max_in_flight: PositiveInt = 1024
     max_tokens: PositiveInt | None = None
+    receive_seconds: PositiveFloat = 30.0
+    max_connections: PositiveInt = 4096
+    cors_origins: tuple[str, ...] = ()
     drain_seconds: PositiveInt = 30
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()

@@ -26,6 +26,7 @@ from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.serving import nemo, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.connections import guarded_protocol
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.kserve import routes as kserve
 from steerlm.serving.openai import chat, completions
@@ -100,7 +101,14 @@ class DrainingServer(uvicorn.Server):
     """uvicorn that refuses requests with 503 while it drains, and treats SIGTERM as a normal end."""
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=settings.drain_seconds))
+        config = uvicorn.Config(
+            app,
+            http=guarded_protocol(settings),
+            ws="none",
+            log_config=None,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+        super().__init__(config)
         self._app, self._drain_seconds = app, settings.drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

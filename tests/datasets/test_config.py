@@ -49,7 +49,7 @@ def test_what_a_recipe_may_not_say(value: dict[str, Any]) -> None:
 def test_wrong_options_are_one_line() -> None:
     with pytest.raises(InputError, match=r"^fold 3 does not exist: folds = None"):
         build(OasstSource, fold=3)
-    with pytest.raises(InputError, match=r"^source: .*at least 1"):
+    with pytest.raises(InputError, match=r"^source: .*1 or more characters"):
         build(OasstSource, source="")
 
 

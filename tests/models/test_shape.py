@@ -183,11 +183,11 @@ def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Pat
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: Field required"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: is missing"),
         ({"num_key_value_heads": 7}, "must be a multiple of num_key_value_heads"),
         ({"hidden_size": 5121}, "must be a multiple of num_attention_heads"),
-        ({"vocab_size": 0}, "vocab_size: Input should be greater than 0"),
-        ({"hidden_size": None}, "hidden_size: Input should be"),
+        ({"vocab_size": 0}, "vocab_size: a number above 0 was expected, not 0"),
+        ({"hidden_size": None}, "hidden_size: a whole number was expected, not null"),
     ],
 )
 def test_what_cannot_be_trained_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

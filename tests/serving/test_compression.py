@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from starlette.exceptions import HTTPException
 
 from steerlm.serving.compression import Decompressor
+from steerlm.serving.errors import ApiError
 from tests.serving.kserve.test_routes import INFER, inputs, outputs, texts
 from tests.serving.openai.test_completions import until
 
@@ -129,5 +129,5 @@ def test_no_more_is_decompressed_than_the_limit() -> None:
             byte_by_byte.feed(bytes([byte]), 1001, last=i + 1 == len(compressed)) for i, byte in enumerate(compressed)
         ]
         assert b"".join(parts) == b"x" * 1000
-        with pytest.raises(HTTPException, match="is incomplete"):
+        with pytest.raises(ApiError, match="is incomplete"):
             Decompressor(encoding.encode()).feed(compressed[:-1], 1001, last=True)

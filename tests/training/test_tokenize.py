@@ -123,7 +123,11 @@ def test_processes_make_no_difference(
     assert len(warnings) == 2 and "counted as type_absent" in warnings[0] and "labels_not_canonical" in warnings[1]
 
 
-CUT: tuple[int, dict[str, Any], str] = (180, {"conversations": []}, "conversations: List should have at least 1 item")
+CUT: tuple[int, dict[str, Any], str] = (
+    180,
+    {"conversations": []},
+    "conversations: a list of 1 or more items was expected",
+)
 REFUSED = (179, {**lines("sft", 1)[0], "mask": "Nobody"}, "no turn is from 'Nobody'")
 SILENT = {"conversations": [{"from": "Assistant", "value": "a"}, {"from": "User", "value": "b"}]}
 UNLEARNED = (178, SILENT, "no token of this conversation would be learned")
