@@ -34,7 +34,7 @@ class Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         r"""Read a scalar. An emoji that is written as JSON writes it, `"\ud83d\ude00"`, is one character."""
         value: Any = super().construct_scalar(node)
         try:

@@ -30,6 +30,15 @@ class JobPlace:
     log: Path
     profile: BackendProfile
 
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return job_name(self.title, self.folder)
+
+    def running(self) -> bool:
+        """Return whether the job runs or waits, started by this process or another one."""
+        return make_backend(self.profile).status(self.name).state in ("running", "waiting")
+
     def run(
         self,
         module: str,
@@ -43,7 +52,7 @@ class JobPlace:
     ) -> None:
         """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`."""
         job = Job(
-            name=job_name(self.title, self.folder),
+            name=self.name,
             module=module,
             spec=spec,
             folder=self.folder,

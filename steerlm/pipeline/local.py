@@ -23,13 +23,16 @@ from steerlm.artifact import LOGS, Store
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.parameters import engine_parameters
-from steerlm.pipeline.run_log import RunLogReader
+from steerlm.pipeline.requirements import check_recipe
+from steerlm.pipeline.run_log import RunLog, RunLogReader
 from steerlm.pipeline.step import RUN_LOG
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
 from steerlm.signals import CTRL_C_EXIT_CODE, handled
-from steerlm.stages.registry import select_sections, skip_reason
+from steerlm.stages.registry import STEPS, select_sections, skip_reason
+from steerlm.trainjob.machine import check_machine
 from steerlm.trainjob.preflight import check_layouts
+from steerlm.trainjob.sections import training_sections
 
 POLL_SECONDS = 0.25
 RUNS = "runs"
@@ -80,6 +83,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.folder_name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     run_log = folder / "run_log.jsonl"
+    RunLog(run_log).emit("plan", "", steps=_steps(resolved))
     follower = _Follower(run_log, show)
     with recording(recipe.name, run_log, profile.tracking, store.root):
         with _environment(RUN_LOG, str(run_log)), follower.following():
@@ -93,10 +97,22 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
 def _check(resolved: ResolvedRecipe) -> None:
     """Raise `ConfigError` for options that name no step of the run, or a layout that cannot run here."""
     recipe, options = resolved.recipe, resolved.options
-    check_layouts(replace(resolved, recipe=select_sections(recipe, options.until)))
+    selected = select_sections(recipe, options.until)
+    check_recipe(selected)
+    check_layouts(replace(resolved, recipe=selected))
     for name in options.again:
         if reason := skip_reason(name, recipe.model_dump(mode="json"), options.until):
             raise ConfigError(f"--again {name}: the step does not run: {reason}")
+    layouts = {one.name: one.layout for one in training_sections(replace(resolved, recipe=selected))}
+    computing = {"annotate": selected.annotate, "evaluate": selected.evaluate}
+    layouts |= {name: getattr(resolved.profile.layouts, name) for name, section in computing.items() if section}
+    check_machine(resolved.profile, layouts)
+
+
+def _steps(resolved: ResolvedRecipe) -> list[str]:
+    """Return the steps that are not skipped."""
+    sections = resolved.recipe.model_dump(mode="json")
+    return [name for name in STEPS if not skip_reason(name, sections, resolved.options.until)]
 
 
 def _run_engine(folder: Path, parameters: Mapping[str, str]) -> bool:

@@ -17,10 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steerlm.errors import InputError, Interrupted, SteerLMError, StorageError
+from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError, StorageError
 from steerlm.pipeline.run_log import RunLog
 from steerlm.signals import CTRL_C_EXIT_CODE, interrupted_by_sigterm
-from steerlm.stages.registry import STEPS, skip_reason
+from steerlm.stages.registry import STEPS, select_sections, skip_reason
 
 if TYPE_CHECKING:
     from steerlm.artifact import Artifact, Store
@@ -64,14 +64,15 @@ def run_step(
         os.setpgid(0, 0)
     started = time.monotonic()
     given = {name: taken for name, candidates in inputs.items() if (taken := _first(candidates))}
-    chosen = json.loads(options)
-    if reason := skip_reason(label, json.loads(recipe), chosen.get("until")):  # before anything is imported
+    if reason := skip_reason(
+        label, json.loads(recipe), json.loads(options).get("until")
+    ):  # before anything is imported
         _skip(label, reason, given, output)
         return
     with _run_log(recipe, profile) as run_log, interrupted_by_sigterm(TERMINATED):
         run_log.emit("step", label)
         try:
-            outcome = _run(label, recipe, profile, given, run_log, again=label in chosen.get("again", ()))
+            outcome = _run(label, recipe, profile, given, run_log, options)
         except (KeyboardInterrupt, SteerLMError) as error:
             code = error.exit_code if isinstance(error, SteerLMError) else CTRL_C_EXIT_CODE
             _record_failure(run_log, label, error, code, started)
@@ -114,18 +115,28 @@ def _skip(label: str, reason: str, inputs: Mapping[str, EngineArtifact], output:
 
 
 def _run(
-    label: str, recipe: str, profile: str, inputs: Mapping[str, EngineArtifact], run_log: RunLog, *, again: bool
+    label: str, recipe: str, profile: str, inputs: Mapping[str, EngineArtifact], run_log: RunLog, options: str
 ) -> "Outcome":
     from steerlm.artifact import Store
+    from steerlm.pipeline.requirements import check_data
     from steerlm.pipeline.run import run_stage
-    from steerlm.recipe import Profile, Recipe
+    from steerlm.recipe import Profile, Recipe, RunOptions
 
     step, run_profile = STEPS[label], Profile.model_validate_json(profile)
+    parsed, chosen = Recipe.model_validate_json(recipe), RunOptions.model_validate_json(options)
     module = import_module(f"steerlm.stages.{step.stage}")
-    config = module.config(Recipe.model_validate_json(recipe), step.role)
+    config = module.config(parsed, step.role)
     store = Store(run_profile.store)
     artifacts = {name: _open(store, artifact) for name, artifact in inputs.items()}
-    return run_stage(module.STAGE, config, artifacts, store, run_profile, label=label, run_log=run_log, again=again)
+    outcome = run_stage(
+        module.STAGE, config, artifacts, store, run_profile, label=label, run_log=run_log, again=label in chosen.again
+    )
+    if label == "prepare_data":
+        try:
+            check_data(select_sections(parsed, chosen.until), outcome.artifact.manifest.provenance["metrics"])
+        except ConfigError as error:
+            raise ConfigError(f"the data are ready and do not fit the recipe: {error}") from None
+    return outcome
 
 
 def _open(store: "Store", given: EngineArtifact) -> "Artifact":

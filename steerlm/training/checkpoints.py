@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKPOINTS = "checkpoints"
+"""The folder's name, in a training's work folder."""
 COMPLETE = "COMPLETE"
 """The file that an engine writes last into a checkpoint; a folder without it is left over from a save that failed."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from steerlm.errors import Interrupted, NonFiniteError, TrainingError
 from steerlm.training.batches import build_batch, check_fits, validation_batches
-from steerlm.training.checkpoints import Checkpoints
+from steerlm.training.checkpoints import CHECKPOINTS, Checkpoints
 from steerlm.training.config import TrainSettings
 from steerlm.training.dataset import TokenDataset
 from steerlm.training.engine import Engine, Objective, Statistics, StepResult
@@ -101,7 +101,7 @@ class _Loop:
                 check_fits(dataset, self.row_tokens)
         self.total, self.unused = total_steps(settings, len(data))
         learning_rate(settings.optimizer, 0, self.total)  # fail now if the schedule does not fit
-        self.checkpoints = Checkpoints(folder / "checkpoints", settings.keep, engine.layout.rank == 0)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, settings.keep, engine.layout.rank == 0)
         run = {
             "seed": settings.seed,
             "global_batch": settings.global_batch,

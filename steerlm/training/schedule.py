@@ -4,7 +4,14 @@
 import math
 
 from steerlm.errors import ConfigError
-from steerlm.training.config import OptimizerSettings
+from steerlm.training.config import OptimizerSettings, TrainSettings
+from steerlm.training.sampler import total_steps
+
+
+def check_steps(settings: TrainSettings, units: int) -> None:
+    """Raise `ConfigError` if that many units make no step, or fewer steps than the schedule needs."""
+    steps, _ = total_steps(settings, units)
+    learning_rate(settings.optimizer, 0, steps)
 
 
 def learning_rate(settings: OptimizerSettings, step: int, max_steps: int) -> float:

@@ -2,6 +2,8 @@
 """One training outside the pipeline and the store: from named files to a model folder."""
 
 import json
+import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ from steerlm.jobs.place import JobPlace
 from steerlm.jobs.registry import make_backend
 from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.recipe import ResolvedRecipe
+from steerlm.training.checkpoints import CHECKPOINTS, COMPLETE
 from steerlm.trainjob.job import WORKER, result_metrics, run_training
+from steerlm.trainjob.machine import check_machine
 from steerlm.trainjob.sections import training_section
 from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty
 from steerlm.trainjob.token_index import build_indexes
 
 KeyParts = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +97,22 @@ def train_standalone(
             "model": digest_source(str(files.model)) if files.model else None,
         },
     }
-    _claim(spec.output, files.work, parts, reporting)
+    label, title = f"train_{objective}", f"train-{objective}-{spec.output.name}"
+    place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)
+    check_machine(profile, {training_section(resolved, objective).name: spec.layout})
+    _claim(spec.output, files.work, place, parts, reporting)
+    if spec.settings.validate_every and not spec.validation:
+        what = "is empty" if files.validation else "is not given"
+        log.warning("warning: --validation %s: nothing is validated, and the last step becomes the model", what)
     result = spec.work / RESULT
     if result.exists():
         reporting.progress(f"{files.output} is already trained; delete it and {files.work.name} to train again")
         return result_metrics(json.loads(result.read_text(encoding="utf-8")))
-    label, title = f"train_{objective}", f"train-{objective}-{spec.output.name}"
     metrics: dict[str, float] = {}
     state = "FAILED"
     with reporting.record(files.work / "run_log.jsonl") as record:
         record.start(label, label, spec.output.name, files.work, parts)
         try:
-            place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)
             metrics = result_metrics(run_training(spec, place, reporting.progress))
             state = "FINISHED"
         finally:
@@ -163,18 +172,29 @@ def torchrun(objective: str, resolved: ResolvedRecipe, spec: Path) -> str:
     return f"{variables} torchrun {nodes} --nproc-per-node {layout.devices} {timeout} -m {WORKER} {spec}"
 
 
-def _claim(output: Path, work: Path, parts: KeyParts, reporting: Reporting) -> None:
-    """Create the work folder, or check that it belongs to the same training."""
+def _claim(output: Path, work: Path, place: JobPlace, parts: KeyParts, reporting: Reporting) -> None:
+    """Create the work folder, or check that it belongs to the same training.
+
+    What a training has left that ended before its first checkpoint is removed: it refuses no corrected second try.
+    """
     record = work / KEY
     if record.exists():
         earlier = json.loads(record.read_text(encoding="utf-8"))
         if digest_json(earlier) != digest_json(parts):
-            raise InputError(
-                f"{output} was started with other settings: {reporting.explain(parts, [earlier])}; "
-                f"name another --output, or delete it and {work}"
-            )
+            if _worth_keeping(work / WORK) or place.running():
+                raise InputError(
+                    f"{output} was started with other settings: {reporting.explain(parts, [earlier])}; "
+                    f"name another --output, or delete it and {work}"
+                )
+            for leftover in (work / WORK, output):
+                shutil.rmtree(leftover, ignore_errors=True)
     elif output.exists() and any(output.iterdir()):
         raise InputError(f"{output} exists and was not made by this command; name another --output")
     for folder in (work / WORK, work / LOGS):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(record, parts)
+
+
+def _worth_keeping(work: Path) -> bool:
+    """Return whether a training has a result, or a checkpoint from which it would resume."""
+    return (work / RESULT).exists() or any((work / CHECKPOINTS).glob(f"*/{COMPLETE}"))

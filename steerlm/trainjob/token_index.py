@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.errors import ConfigError, SteerLMError
+from steerlm.training.schedule import check_steps
 from steerlm.trainjob.spec import TOKENS, TokenIndex, TrainSpec
 
 if TYPE_CHECKING:
@@ -29,18 +30,20 @@ def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> Tr
     Raises:
         RecordError: The objective refuses a record; the message names file and line.
         InputError: A file has no usable record.
+        ConfigError: The data make fewer steps than the schedule needs.
     """
     from steerlm.training.dataset import TokenDataset
 
     objective, layout = spec.make_objective(), spec.layout
     processes = layout.threads * layout.devices if layout.threads else None
 
-    def key(paths: Sequence[Path]) -> str | None:
-        if not paths:
-            return None
-        return TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes).key
+    def build(paths: Sequence[Path]) -> TokenDataset:
+        return TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes)
 
-    return spec.model_copy(update={"index": TokenIndex(train=key(spec.train), validation=key(spec.validation))})
+    train = build(spec.train)
+    check_steps(spec.settings, len(train))
+    validation = build(spec.validation).key if spec.validation else None
+    return spec.model_copy(update={"index": TokenIndex(train=train.key, validation=validation)})
 
 
 def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:

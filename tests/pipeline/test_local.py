@@ -17,6 +17,7 @@ from steerlm.recipe import ResolvedRecipe, RunOptions, load_recipe
 from steerlm.stages.registry import STEPS
 from tests.conftest import ROOT
 from tests.pipeline.test_step import LINE
+from tests.tiny_models import tiny_base
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_run_a_hit_a_replacement_and_a_change(data: Path) -> None:
         label: "run" if label == "prepare_data" else "skipped" for label in STEPS
     }
     assert {"step prepare_data", "start prepare_data", "end prepare_data", "outcome report"} <= set(events)
-    assert first.outcome("report")["reason"] == "not requested"
+    assert first.outcome("report")["reason"] == "not asked for"
     prepared = first.outcome("prepare_data")
     assert (Path(prepared["path"]) / "train.jsonl").exists()
     written = json.loads((first.folder / "result.json").read_text())
@@ -86,6 +87,24 @@ def test_a_failure_names_the_step_and_its_log(data: Path) -> None:
     # The next run resumes, once the input is good.
     (data / "val.jsonl").write_text(json.dumps(LINE) + "\n")
     assert run(data)[0].outcome("prepare_data")["status"] == "run"
+
+
+def test_data_that_do_not_fit_the_recipe_end_the_run_before_its_first_training(data: Path) -> None:
+    overrides = [
+        f"prepare_data.sources=[{{kind: conversations, source: {data}}}]",
+        f"base.fetch.uri={tiny_base(data.parent / 'base')}",
+        "reward.global_batch=1",
+        "sft.global_batch=1",
+        f"profile.store={data.parent / 'store'}",
+        "profile.tracking.enabled=false",
+    ]
+    resolved = load_recipe("demo-real", "laptop", overrides)
+    with pytest.raises(InputError, match=r"^prepare_data failed: the data are ready .*: evaluate: questions is 32"):
+        run_pipeline(resolved, lambda event: None)
+    (result,) = (data.parent / "store").glob("runs/*/result.json")
+    outcomes = {o["label"]: o["status"] for o in json.loads(result.read_text())["outcomes"]}
+    assert outcomes["prepare_data"] == "failed"
+    assert not {"train_reward", "annotate", "train_sft"} & outcomes.keys()
 
 
 def command(store: Path) -> list[str]:

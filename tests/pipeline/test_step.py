@@ -46,6 +46,9 @@ def resolved(tmp_path: Path) -> tuple[Recipe, Profile]:
     overrides = [
         f"prepare_data.sources=[{{kind: conversations, source: {data}}}]",
         "prepare_data.questions=null",
+        "reward.global_batch=1",  # small data, which the recipe has to fit
+        "sft.global_batch=1",
+        "evaluate.questions=1",
         f"profile.store={tmp_path / 'store'}",
         "profile.tracking.enabled=false",
     ]

@@ -48,7 +48,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainFiles:
 
 def resolve(files: TrainFiles, *overrides: str) -> ResolvedRecipe:
     store = files.output.parent / "store"
-    return load_recipe("demo", "laptop", [f"profile.store={store}", "profile.tracking.enabled=false", *overrides])
+    own = [f"profile.store={store}", "profile.tracking.enabled=false"]
+    one = [f"{section}.global_batch=1" for section in ("base.train", "reward", "sft")]  # the data are one line
+    return load_recipe("demo", "laptop", [*own, *one, *overrides])
 
 
 def train(
@@ -181,6 +183,58 @@ def test_a_failed_training_resumes(files: TrainFiles) -> None:
         train("sft", resolve(files), files)
     (files.output.parent / "fail").unlink()
     assert train("sft", resolve(files), files)["steps"] == 3
+
+
+def test_a_training_that_fails_before_its_first_checkpoint_refuses_no_corrected_one(files: TrainFiles) -> None:
+    (files.output.parent / "fail").touch()
+    for wrong in (["sft.window=192"], ["sft.optimizer.lr=1"]):
+        with pytest.raises(TrainingError, match="failed: a file requests failure"):
+            train("sft", resolve(files, *wrong), files)
+    (files.output / "model.safetensors").touch()  # an export that failed
+    (files.output.parent / "fail").unlink()
+    files.data[0].write_text(f"{json.dumps(LINE)}\n" * 2)
+    assert train("sft", resolve(files), files)["steps"] == 3
+    assert sorted(path.name for path in files.output.iterdir()) == ["spec.json"]
+
+
+def test_a_bad_record_refuses_no_corrected_training(files: TrainFiles) -> None:
+    files.data[0].write_text(json.dumps(LINE | {"label": [1.0]}) + "\n")
+    with pytest.raises(RecordError):
+        train("reward", resolve(files), files)
+    files.data[0].write_text(json.dumps(LINE) + "\n")
+    assert train("reward", resolve(files, "reward.max_steps=1"), files)["steps"] == 3
+
+
+def test_a_checkpoint_is_never_removed_by_another_training(files: TrainFiles) -> None:
+    (files.output.parent / "fail").touch()
+    with pytest.raises(TrainingError):
+        train("sft", resolve(files), files)
+    checkpoint = files.work / "work" / "checkpoints" / "step-000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMPLETE").touch()
+    with pytest.raises(InputError, match="was started with other settings: window changed from 256 to 192"):
+        train("sft", resolve(files, "sft.window=192"), files)
+    assert (checkpoint / "COMPLETE").exists()
+
+
+def test_a_training_that_fits_no_step_is_refused_before_its_job_starts(files: TrainFiles) -> None:
+    with pytest.raises(ConfigError, match=r"^1\.8 epochs of 1 units hold no global batch of 4"):
+        train("reward", resolve(files, "reward.global_batch=4"), files)
+    assert not (files.work / "job").exists()
+
+
+def test_a_validation_that_is_asked_for_and_has_no_data_is_said(
+    files: TrainFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    train("reward", resolve(files), files)
+    assert caplog.messages[-1].startswith("warning: --validation is empty: nothing is validated")
+    caplog.clear()
+    train(
+        "reward",
+        resolve(files, "reward.validate_every=null"),
+        dataclasses.replace(files, output=files.data[0].parent / "b"),
+    )
+    assert not any("--validation" in message for message in caplog.messages)
 
 
 def test_wrong_inputs_are_named(files: TrainFiles) -> None:
