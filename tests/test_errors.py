@@ -13,7 +13,21 @@ from steerlm.configuration import key_paths
 from steerlm.errors import ConfigError, problem
 from steerlm.recipe import Profile, Recipe, load_recipe
 
-VALUES = ("x", [], [1, 2, 3], {}, {"kind": "x"}, None, -1, 0, 1.5, math.nan, math.inf, True, datetime.date(1970, 1, 1))
+VALUES: tuple[Any, ...] = (
+    "x",
+    [],
+    [1, 2, 3],
+    {},
+    {"kind": "x"},
+    None,
+    -1,
+    0,
+    1.5,
+    math.nan,
+    math.inf,
+    True,
+    datetime.date(1970, 1, 1),
+)
 PYDANTIC = ("Input should", "Field required", "should have", "valid tuple", "Value error", "Extra inputs", "dictionary")
 
 
