@@ -134,7 +134,7 @@ def test_rm_refuses_what_others_were_made_from(store: Store, capsys: pytest.Capt
     [
         (["rm", "model/m9"], "model/m9: no such key or stage in the store; did you mean 'model/m3'?"),
         (["rm", "../elsewhere"], "../elsewhere: no such key or stage in the store"),
-        (["rm"], "Missing argument 'NAME...'"),
+        (["rm"], "Missing argument 'NAME'"),
         (["list", "--stage", "train_rewart"], "--stage train_rewart: no such stage; did you mean 'train_reward'?"),
         (["list", "--stage", "x"], "--stage x: no such stage; known: annotate, data, evaluate, "),
     ],

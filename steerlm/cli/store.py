@@ -28,7 +28,7 @@ def list_(
     stage: str | None = typer.Option(None, "--stage", help="Only this stage's or step's, such as train_reward."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON lines."),
 ) -> None:
-    """Print every key: stage, key, state, size, time, kind and the pipeline step that first ran it.
+    """Print every key. A line has stage, key, state, size, time, kind and the pipeline step that first ran it.
 
     Example: steerlm store list s3://steerlm/store --stage train_reward
     """
@@ -54,7 +54,7 @@ def list_(
 
 @app.command()
 def verify(store: str = WHERE) -> None:
-    """Read every file of every finished artifact and compare it with its manifest. Fails if one differs.
+    """Compare every file with its manifest. Reads all finished artifacts; fails if one differs.
 
     Example: steerlm store verify s3://steerlm/store
     """
@@ -80,10 +80,10 @@ def verify(store: str = WHERE) -> None:
 def rm(
     store: str = typer.Argument(..., metavar="STORE", help="A folder or s3://bucket/prefix."),
     names: list[str] = typer.Argument(
-        ..., metavar="NAME...", help="STAGE/KEY or KEY, as list prints them, or STAGE for all of its keys."
+        ..., metavar="NAME", help="STAGE/KEY or KEY, as list prints them, or STAGE for all of its keys."
     ),
     dependents: bool = typer.Option(
-        False, "--dependents", help="Also remove what was made from them; without it, they are kept if anything was."
+        False, "--dependents", help="Also remove what was made from them; without it, nothing is removed then."
     ),
     delete: bool = DELETE,
 ) -> None:

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,21 @@ def asks_help(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_exists_with_its_options(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inline = [shlex.split(text) for text in INLINE.findall(page.read_text(encoding="utf-8").replace("\n", " "))]
-    for words in [*lines(page), *(words for words in inline if "|" not in " ".join(words))]:
+    for words in lines(page):
         if words[0] == "torchrun" and "steerlm.cli" not in words:
             continue  # a worker; tests/trainjob and tests/annotation start those
         assert main.call(asks_help(words)) == 0, f"{page.name}: {shlex.join(words)}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_in_a_sentence_exists_with_its_options(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in INLINE.findall(page.read_text(encoding="utf-8").replace("\n", " ")):
+        if "|" in text:
+            continue
+        words = list(takewhile(re.compile("[a-z]+").fullmatch, text.split()[1:]))
+        assert main.call([*words, "--help"]) == 0, f"{page.name}: {text}: {capsys.readouterr().err}"
+        shown = capsys.readouterr().out
+        assert all(option in shown for option in re.findall(r"--[\w-]+", text)), f"{page.name}: {text}"
 
 
 def test_every_example_of_a_help_text_exists_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
