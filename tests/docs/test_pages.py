@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.datasets.raw import make_tree, write_lines
 from tests.docs.shell import Shell, commands, working_in
 from tests.docs.test_links import PAGES
+from tests.tiny_models import tiny_base
 
 pytestmark = pytest.mark.timeout(600)
 LINE = re.compile(r"^(?: {4})?((?:steerlm|torchrun) (?:.*\\\n)*.*)$", re.MULTILINE)
@@ -124,7 +125,7 @@ def data(page: Path, folder: Path) -> None:
 
 def models(page: Path, folder: Path) -> None:
     world.policy(folder / "runs" / "demo" / "policy", NINE)
-    base = str(world.tiny_base(folder / "base"))
+    base = str(tiny_base(folder / "base"))
     sources = (
         "hf://meta-llama/Llama-2-13b-hf",
         "hf://org/name@revision",
