@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.attributes import AttributeSchema, format_labels, parse_labels
 from steerlm.errors import InputError, LabelError
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, marks_in, render_prompt
 from steerlm.records import Turn
@@ -155,4 +155,4 @@ def _format_label(label: str | Mapping[str, float], schema: AttributeSchema | No
     except LabelError as error:
         raise ApiError(f"{param}: {error}", param=param) from None
     # A label string keeps its order, as in training and in the chat template; a mapping has none.
-    return ",".join(f"{n}:{int(v)}" for n, v in values.items()) if isinstance(label, str) else schema.format(values)
+    return format_labels(values) if isinstance(label, str) else schema.format(values)
