@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checksums import digest_source
+from steerlm.dropped import Dropped
 from steerlm.errors import SourceUnreachableError, StorageError
 from steerlm.files import atomic_writer
 from steerlm.recipe import PrepareSection, Recipe
@@ -56,7 +57,8 @@ def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageR
     from steerlm.evaluation.questions import read_questions
 
     section, world = config.section, config.section.toyworld
-    notes = _world(world, config, context) if world else _sources(config, context)
+    left_out: list[Dropped] = []
+    notes = _world(world, config, context) if world else _sources(config, context, left_out)
     questions = context.files / "questions.jsonl"
     if section.questions:
         questions.write_bytes(fetch(section.questions, context.scratch / "questions").read_bytes())
@@ -65,7 +67,7 @@ def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageR
     counts = {f"lines/{path.stem}": _lines(path) for path in sorted(context.files.glob("*.jsonl"))}
     counts[QUESTIONS] = len(read_questions(questions))
     counts[HELD_OUT_LABELS] = _labeled_answers(context.files / "val.jsonl")
-    return StageResult(attributes=config.attributes, metrics=counts, notes=notes)
+    return StageResult(attributes=config.attributes, metrics=counts, notes=notes, left_out=left_out)
 
 
 def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> 
     return dict(counts)
 
 
-def _sources(config: PrepareConfig, context: StageContext) -> dict[str, Any]:
+def _sources(config: PrepareConfig, context: StageContext, left_out: list[Dropped]) -> dict[str, Any]:
+    """Prepare the sources and return their summaries. What they drop is appended to `left_out`."""
     section = config.section
     sources = _prepared("sources", config, context)
     rated = _prepared("rated", config, context) if section.rated else sources
@@ -89,6 +92,9 @@ def _sources(config: PrepareConfig, context: StageContext) -> dict[str, Any]:
     for name, prepared in named.items():
         for rejects in prepared.conversations.parent.glob("*.rejects.jsonl"):
             rejects.replace(context.logs / f"{name}-{rejects.name}")
+    for name, prepared in named.items():
+        summaries = [(f"{name} {k}", v) for k, v in prepared.summaries.items()]
+        left_out += [summary.left_out(where) for where, summary in summaries if summary.dropped]
     return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
 
 
