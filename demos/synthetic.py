@@ -7,7 +7,6 @@ requested and obtained values, writes `summary.json`, and fails if a goal of the
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,16 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steerlm.artifact import Artifact
 from steerlm.cli.run import Display
 from steerlm.client import encode_labels, get_answer, request_json
 from steerlm.errors import SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.local import PipelineRun, run_pipeline
+from steerlm.pipeline.results import MODELS, Results, link, next_steps
 from steerlm.recipe import ResolvedRecipe, load_recipe
 
 SEEDED = ("prepare_data.sources.0", "base.train", "reward", "sft", "baseline", "evaluate")
-MODELS = {"base": "train_base", "reward": "train_reward", "policy": "train_sft", "baseline": "train_baseline"}
 REQUESTS: tuple[dict[str, int], ...] = (
     {"humor": 4, "verbosity": 0},
     {"humor": 0, "verbosity": 4, "complexity": 4},
@@ -43,28 +41,27 @@ def main(argv: list[str] | None = None) -> int:
     seeds = [f"{section}.seed={options.seed}" for section in SEEDED]
     resolved = load_recipe("demo", None, [*seeds, f"profile.store={options.output.resolve() / 'store'}"])
     run = run_pipeline(resolved, Display())
-    artifacts = {o["label"]: run.store.open(o["stage"], o["key"]) for o in run.outcomes if "path" in o}
+    results = Results.of(run)
+    artifacts = results.artifacts
     ask(artifacts["train_sft"].path, artifacts["prepare_data"].path / "questions.jsonl")
-    result = json.loads((artifacts["evaluate"].path / "evaluation.json").read_text(encoding="utf-8"))
     goals = json.loads((artifacts["report"].path / "goals.json").read_text(encoding="utf-8"))
-    summary = summarize(resolved, run, artifacts, result, goals, time.monotonic() - started)
+    summary = summarize(resolved, run, results, goals, time.monotonic() - started)
     write_json(options.output / "summary.json", summary)
-    link_models(options.output, summary["models"])
-    show(result, goals, summary)
+    show(results, link(results, options.output), goals, summary)
     return 0 if goals and all(goal["met"] for goal in goals) else 1
 
 
 def summarize(
     resolved: ResolvedRecipe,
     run: PipelineRun,
-    artifacts: Mapping[str, Artifact],
-    result: Mapping[str, Any],
+    results: Results,
     goals: list[Mapping[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
     """Return the metrics and paths of a run, the content of `summary.json`."""
+    result = results.evaluation
     steering = result["steering"]["judges"]["oracle"]
-    trained = {name: artifacts[label].manifest.provenance["metrics"] for name, label in MODELS.items()}
+    trained = {name: results.metrics(steps[0]) for name, steps in MODELS.items()}
     return {
         "seconds": {o["label"]: round(o["seconds"], 1) for o in run.outcomes if "path" in o}
         | {"total": round(seconds, 1)},
@@ -74,19 +71,11 @@ def summarize(
         "real_token_share": {name: metrics["real_token_share"] for name, metrics in trained.items()},
         "tokens": {name: metrics["tokens"] for name, metrics in trained.items()},
         "goals": goals,
-        "models": {name: str(artifacts[label].path) for name, label in MODELS.items()},
-        "report": str(artifacts["report"].path / "report.html"),
+        "models": {name: str(path) for name, path in results.models.items()},
+        "report": str(results.report),
         "mlflow": resolved.profile.tracking.resolve_uri(run.store.root),
         "store": run.store.uri,
     }
-
-
-def link_models(folder: Path, models: Mapping[str, str]) -> None:
-    """Link `folder`/policy and the other model names to the latest run's models in the store."""
-    for name, path in models.items():
-        link = folder / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(path, folder.resolve()))  # relative: `folder` may be moved
 
 
 def ask(policy: Path, questions: Path) -> None:
@@ -135,24 +124,15 @@ def wait_ready(process: "subprocess.Popen[bytes]", port: int, log: Path, seconds
     raise SteerLMError(f"the server did not become ready; see {log}")
 
 
-def show(result: Mapping[str, Any], goals: list[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Print a table of the attributes, the goals, and the paths of the results."""
-    judges = result["steering"]["judges"]
-    baseline = result["steering"]["baseline"]["oracle"]
-    echo(f"\nrequested and obtained values, {result['steering']['questions']} held-out questions, random attributes:")
-    headers = ("Spearman (oracle)", "(reward model)", "(baseline)", "reward Pearson")
-    echo(f"  {'attribute':14} {headers[0]:>18} {headers[1]:>15} {headers[2]:>11} {headers[3]:>15}")
-    for name, one in judges["oracle"].items():
-        other, quality = judges["reward model"][name], result["quality"][name]
-        echo(
-            f"  {name:14} {one['spearman']:18.2f} {other['spearman']:15.2f} {baseline[name]['spearman']:11.2f}"
-            f" {quality['pearson']:15.2f}"
-        )
-    echo("")
+def show(
+    results: Results, links: Mapping[str, Path], goals: list[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> None:
+    """Print the table of the attributes, the goals, and the paths of the results."""
+    echo("\n".join(["", *results.lines(), ""]))
     for goal in goals:
         echo(f"  {'met   ' if goal['met'] else 'MISSED'} {goal['text']}: {goal['value']}")
-    echo(f"\nreport   {summary['report']}\nMLflow   {summary['mlflow']}\npolicy   {summary['models']['policy']}")
-    echo(f"total    {summary['seconds']['total']:.0f} s")
+    echo("\n".join(["", *next_steps(results, links)]))
+    echo(f"\nMLflow   {summary['mlflow']}\ntotal    {summary['seconds']['total']:.0f} s")
 
 
 def echo(text: str) -> None:

@@ -25,7 +25,7 @@ from steerlm.checksums import FileDigest, digest_folder, digest_json, sha256_fil
 from steerlm.errors import StorageError
 from steerlm.files import cache_folder, remove_partial_files, write_json
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.storage import S3Prefix, is_remote
+from steerlm.storage import S3Prefix, is_remote, local_path
 
 log = logging.getLogger(__name__)
 
@@ -103,11 +103,10 @@ class Store:
     def __init__(self, uri: str | Path, cache: Path | None = None) -> None:
         self.remote = S3Prefix.open(str(uri)) if is_remote(uri) else None
         if self.remote:
-            home = cache or cache_folder() / "stores"
-            self.root = home / self.remote.bucket / self.remote.prefix
+            self.root = (cache or cache_folder() / "stores") / self.remote.local_name
             self.uri = self.remote.uri()
         else:
-            self.root = Path(str(uri).removeprefix("file://")).expanduser().resolve()
+            self.root = local_path(uri).resolve()
             self.uri = str(self.root)
 
     def folder(self, stage: str, key: str, *, replace: bool = False) -> Path:

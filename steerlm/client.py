@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP client for served models: the tutorial's two functions and the requests of `steerlm ask`.
 
-Needs only the standard library and the prompt template (docs/upstream.md#client-snippet).
+Needs only the base installation: no torch, no HTTP package (docs/upstream.md#client-snippet).
 """
 
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from steerlm.errors import InputError, SteerLMError
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import InputError, SteerLMError, shown
 from steerlm.prompt import TURN_MARK, USER, marks_in, render_prompt
 from steerlm.records import Turn
 
@@ -56,9 +57,89 @@ def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 142
     return answer.removesuffix(TURN_MARK).removesuffix("\n")
 
 
+def base_url(url: str) -> str:
+    """Return the address of a server as routes are added to it: with a scheme, without `/v1`.
+
+    >>> base_url("localhost:1427/v1/")
+    'http://localhost:1427'
+    """
+    address = url.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+    return address if "://" in address else f"http://{address}"
+
+
 def describe(url: str) -> dict[str, Any]:
-    """Return a server's model description: `id`, `kind`, `attributes` (the schema as a mapping, or None), `window`."""
-    return request_json(f"{url.rstrip('/')}/v1/model")
+    """Return a server's model description: `id`, `kind`, `attributes` (the schema as a mapping, or None), `window`.
+
+    A server of another program that speaks OpenAI's protocol has the kind "other", and its attributes are unknown.
+
+    Raises:
+        InputError: The server is neither.
+        SteerLMError: The server cannot be reached.
+    """
+    address = base_url(url)
+    try:
+        description = request_json(f"{address}/v1/model")
+        if "kind" in description:
+            return description
+    except InputError:
+        pass  # no such route
+    try:
+        return {"id": request_json(f"{address}/v1/models")["data"][0]["id"], "kind": "other", "attributes": None}
+    except (InputError, LookupError, TypeError):
+        raise InputError(
+            f"{address} answers, but not as a server of models: expected the address of steerlm serve generate, or of "
+            "another server with OpenAI's routes"
+        ) from None
+
+
+class ServedChat:
+    """A chat with the model of a server.
+
+    Attributes:
+        schema: The model's attributes; None if it has none, or if only the server knows them.
+        checks_attributes: Whether `schema` is all there is to know about the model's attributes.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Find out what the server has.
+
+        Raises:
+            InputError: It is a reward server, or no server of models.
+            SteerLMError: The server cannot be reached.
+        """
+        self._url = base_url(url)
+        model = describe(self._url)
+        if model["kind"] == "reward":
+            raise InputError(
+                f"{self._url} serves the reward model {model['id']!r}, which scores answers and gives none; ask a "
+                f"server started with steerlm serve generate, and score with POST {self._url}/v1/score"
+            )
+        self._name, attributes = model["id"], model["attributes"]
+        self.schema = AttributeSchema.model_validate(attributes) if attributes else None
+        self.checks_attributes = model["kind"] != "other"
+
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        attributes: Mapping[str, int],
+        sampling: Mapping[str, Any],
+        write: Callable[[str], None],
+    ) -> dict[str, int]:
+        """Write the answer to `messages` as it arrives; return the attributes it was generated with.
+
+        Raises:
+            InputError: The server rejects the request.
+            SteerLMError: The server fails.
+        """
+        body = {"model": self._name, "messages": messages, **sampling}
+        if attributes:
+            body["chat_template_kwargs"] = {"attributes": attributes}
+        used: dict[str, int] = {}
+        for chunk in stream_chat(self._url, body):
+            used = chunk.get("steerlm", {}).get("attributes", used)
+            for choice in chunk["choices"]:
+                write(choice["delta"].get("content") or "")
+        return used
 
 
 def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -68,7 +149,7 @@ def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         InputError: The server rejects the request.
         SteerLMError: The server cannot be reached, or fails before the stream is complete.
     """
-    with _open(f"{url.rstrip('/')}/v1/chat/completions", {**body, "stream": True}, "POST") as reply:
+    with _open(f"{base_url(url)}/v1/chat/completions", {**body, "stream": True}, "POST") as reply:
         for line in reply:
             data = line.decode().strip().removeprefix("data: ")
             if data == "[DONE]":
@@ -90,9 +171,12 @@ def request_json(url: str, body: Mapping[str, Any] | None = None, method: str = 
     """
     with _open(url, body, method) as reply:
         text = reply.read()
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise InputError(f"{url}: expected a JSON object from the server, got {value!r}")
+        raise InputError(f"{url}: expected a JSON object from the server, got {shown(text.decode(errors='replace'))}")
     return value
 
 

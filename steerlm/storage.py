@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transfers between this machine and `s3://bucket/prefix` (MinIO, any S3).
 
-They are parallel, resumed file by file and verified by sha256. Credentials and endpoint come from the environment
+They are parallel, resumed file by file and verified by sha256. What follows the bucket is the key as it is: no
+character of a URI, such as `#`, `?` or `%`, means anything in it. Credentials and endpoint come from the environment
 alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and S3_ENDPOINT (or AWS_ENDPOINT_URL), as
 `http://host:port`.
 """
@@ -10,11 +11,12 @@ import errno
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from steerlm.checksums import FileDigest, sha256_file
 from steerlm.errors import InputError, StorageError
@@ -34,6 +36,8 @@ BUSY = (
     "RequestTimeout",
     "XMinioServerNotInitialized",
 )
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+ENDPOINTS = ("S3_ENDPOINT", "AWS_ENDPOINT_URL")
 SHA256_KEY = "x-amz-meta-sha256"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -42,6 +46,18 @@ log = logging.getLogger(__name__)
 def is_remote(uri: str | Path) -> bool:
     """Return whether a URI is `s3://`, not a local path."""
     return str(uri).startswith("s3://")
+
+
+def local_path(uri: str | Path) -> Path:
+    """Return the path of a file or folder of this machine, given as a path or a `file://` URI.
+
+    Raises:
+        InputError: It is a URI of another kind.
+    """
+    text = str(uri).removeprefix("file://")
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text):
+        raise InputError(f"{uri}: {scheme[0]} is not supported; a local path or s3://bucket/prefix was expected")
+    return Path(text).expanduser()
 
 
 def fetch(uri: str | Path, folder: Path) -> Path:
@@ -56,7 +72,7 @@ def fetch(uri: str | Path, folder: Path) -> Path:
         StorageError: A transfer or a checksum failed.
     """
     if not is_remote(uri):
-        path = Path(str(uri).removeprefix("file://")).expanduser()
+        path = local_path(uri)
         if not path.exists():
             raise InputError(f"{uri}: no such file or folder")
         return path
@@ -65,7 +81,7 @@ def fetch(uri: str | Path, folder: Path) -> Path:
     if not names:
         raise InputError(f"{uri}: nothing is stored there")
     if "" in names:  # the uri names one object
-        target = folder / PurePosixPath(place.prefix).name
+        target = folder / place.prefix.rpartition("/")[2]
         place.download("", target)
         return target
     place.download_all({name: folder / name for name in names})
@@ -76,32 +92,35 @@ class S3Prefix:
     """A prefix in an S3 bucket. Object names are relative to it; "" is the object named exactly like the prefix."""
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
-        self.client, self.bucket, self.prefix = client, bucket, prefix.strip("/")
+        self.client, self.bucket, self.prefix = client, bucket, prefix.removesuffix("/")
 
     @classmethod
     def open(cls, uri: str, environment: Mapping[str, str] = os.environ) -> "S3Prefix":
         """Open `s3://bucket/prefix` with the environment's endpoint and credentials."""
-        parts = urlsplit(uri)
-        if parts.scheme != "s3" or not parts.netloc:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if not is_remote(uri) or not bucket:
             raise InputError(f"{uri}: s3://bucket/prefix was expected")
         access, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
         if not access or not secret:
             raise InputError(f"{uri}: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, unless it is AWS, S3_ENDPOINT")
-        endpoint = environment.get("S3_ENDPOINT") or environment.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
-        address = urlsplit(endpoint)
-        if address.scheme not in ("http", "https") or not address.netloc:
-            raise InputError(f"S3_ENDPOINT {endpoint!r}: http://host:port or https://host was expected")
+        for name in CREDENTIALS:
+            if (value := environment.get(name, "")) != value.strip():
+                raise InputError(f"{name} begins or ends with a blank or a new line; set it again without")
+        address = _endpoint(environment)
         from minio import Minio
 
-        client = Minio(
-            endpoint=address.netloc,
-            access_key=access,
-            secret_key=secret,
-            session_token=environment.get("AWS_SESSION_TOKEN"),
-            secure=address.scheme == "https",
-            region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
-        )
-        return cls(client, parts.netloc, parts.path)
+        try:
+            client = Minio(
+                endpoint=address.netloc,
+                access_key=access,
+                secret_key=secret,
+                session_token=environment.get("AWS_SESSION_TOKEN"),
+                secure=address.scheme == "https",
+                region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
+            )
+        except ValueError as error:
+            raise InputError(f"{uri}: S3_ENDPOINT or AWS_REGION: {error}") from None
+        return cls(client, bucket, prefix)
 
     def at(self, name: str) -> "S3Prefix":
         """Return the prefix `name` below this one."""
@@ -110,6 +129,15 @@ class S3Prefix:
     def uri(self, name: str = "") -> str:
         """Return the `s3://` URI of an object, or of the prefix itself."""
         return f"s3://{self.bucket}/{self._key(name)}"
+
+    @property
+    def local_name(self) -> Path:
+        """A relative path for local copies, of the bucket and the prefix; each has its own.
+
+        Characters that mean something in a file name or in a URI of a local file are quoted.
+        """
+        parts = self.prefix.split("/") if self.prefix else []
+        return Path(self.bucket, *(quote(part) if part.strip(".") else f"%{part}" for part in parts))
 
     def list(self) -> dict[str, int]:
         """Return names and sizes of all objects at and below the prefix."""
@@ -197,21 +225,31 @@ class S3Prefix:
 
     def remove(self, first: str) -> None:
         """Delete every object at and below the prefix, the object `first` before all others."""
-        from minio.deleteobjects import DeleteObject
+
+        def delete(name: str) -> None:
+            self._attempt(
+                "delete",
+                name,
+                lambda: self.client.remove_object(bucket_name=self.bucket, object_name=self._key(name)),
+            )
 
         names = self.list()
-
-        def delete(some: Iterable[str]) -> None:
-            objects = [DeleteObject(self._key(name)) for name in some]
-            for error in self.client.remove_objects(bucket_name=self.bucket, delete_object_list=objects):
-                raise StorageError(f"{self.uri()}: cannot delete {error.name} ({error.message})")
-
         if first in names:
-            self._attempt("delete", first, lambda: delete([first]))
-        self._attempt("delete", "", lambda: delete(names))
+            delete(first)
+        _parallel(delete, names)
 
     def download_all(self, targets: Mapping[str, Path], expected: Mapping[str, FileDigest] | None = None) -> None:
-        """Download many objects in parallel and compare them with the `expected` digests, where given."""
+        """Download many objects in parallel and compare them with the `expected` digests, where given.
+
+        Raises:
+            StorageError: A transfer or a checksum failed, or a name, which may be any text, is none of a file.
+        """
+        for name in targets:
+            if not {"", ".", ".."}.isdisjoint(name.split("/")):
+                raise StorageError(
+                    f"{self.uri()}: the object {name!r} cannot become a file here, a part of its name is empty, . or "
+                    "..; give it another name"
+                )
         _parallel(lambda name: self.download(name, targets[name], (expected or {}).get(name)), targets)
 
     def upload_all(self, sources: Mapping[str, Path], digests: Mapping[str, FileDigest] | None = None) -> None:
@@ -240,8 +278,29 @@ class S3Prefix:
 
         try:
             return retry(action, BACKOFF, ATTEMPTS, may_pass, on_retry=warn)
-        except (MinioException, HTTPError, OSError) as error:
+        except (MinioException, HTTPError, OSError, ValueError) as error:  # ValueError: a name the client refuses
             raise StorageError(f"{self.uri(name)}: cannot {verb} it ({_reason(error)})") from error
+
+
+def _endpoint(environment: Mapping[str, str]) -> SplitResult:
+    """Return the server's address. Raises `InputError`, without a password that it may contain."""
+    name = next((name for name in ENDPOINTS if environment.get(name)), None)
+    if name is None:
+        return urlsplit("https://s3.amazonaws.com")
+    endpoint = environment[name]
+    expected = "http://host:port or https://host was expected"
+    try:
+        address = urlsplit(endpoint)
+        valid = address.scheme in ("http", "https") and address.hostname and (address.port or 1) > 0
+    except ValueError:
+        valid = False
+    if "@" in endpoint:
+        raise InputError(f"{name}: {expected}, without credentials; they are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")
+    if not valid or re.search(r"\s", endpoint):
+        raise InputError(f"{name} {endpoint!r}: {expected}")
+    if address.path not in ("", "/") or address.query or address.fragment:
+        raise InputError(f"{name} {endpoint!r}: {expected}, without a path; a prefix belongs to s3://bucket/prefix")
+    return address
 
 
 def _reason(error: Exception) -> object:

@@ -4,14 +4,13 @@
 A real MinIO server takes its place in the tests of the cluster.
 """
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape, unescape
+from xml.sax.saxutils import escape
 
 
 class FakeS3:
@@ -33,13 +32,9 @@ def _handler(store: FakeS3) -> type[BaseHTTPRequestHandler]:
             store.objects[self._key()] = (body, meta)
             self._answer(200, b"", {"ETag": f'"{md5(body).hexdigest()}"'})
 
-        def do_POST(self) -> None:
-            """Delete several objects; no other POST is known."""
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            bucket = self._key().rstrip("/")
-            for name in re.findall(r"<Key>(.*?)</Key>", body):
-                store.objects.pop(f"{bucket}/{unescape(name)}", None)
-            self._answer(200, b"<DeleteResult></DeleteResult>", {"Content-Type": "application/xml"})
+        def do_DELETE(self) -> None:
+            store.objects.pop(self._key(), None)
+            self._answer(204, b"", {})
 
         def do_HEAD(self) -> None:
             self.do_GET()

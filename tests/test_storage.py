@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from steerlm.artifact import Store
 from steerlm.checksums import digest_folder
 from steerlm.errors import InputError, StorageError
 from steerlm.retry import Backoff
-from steerlm.storage import S3Prefix, fetch
+from steerlm.storage import CREDENTIALS, S3Prefix, fetch
 from tests.fake_s3 import FakeS3
 from tests.sample_files import FILES, make_files
 
@@ -80,14 +81,102 @@ def test_an_equal_object_is_not_uploaded_again(s3: FakeS3, tmp_path: Path) -> No
     assert s3.objects["bucket/p/a.txt"] is marker
 
 
+KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "bucket", "prefix"),
+    [
+        ("s3://b", "b", ""),
+        ("s3://b/", "b", ""),
+        ("s3://b/p/", "b", "p"),
+        ("s3://b/a#b?c=d&e+f%20g h/é🦉", "b", "a#b?c=d&e+f%20g h/é🦉"),
+        ("s3://b//p", "b", "/p"),
+        ("s3://b/#", "b", "#"),
+        ("s3://b/a:b@c/[d]", "b", "a:b@c/[d]"),
+    ],
+)
+def test_what_follows_the_bucket_is_the_key_as_it_is(uri: str, bucket: str, prefix: str) -> None:
+    place = S3Prefix.open(uri, KEYS)
+    assert (place.bucket, place.prefix) == (bucket, prefix)
+    assert place.at("x#/y?").uri("z%") == f"s3://{bucket}/{prefix + '/' if prefix else ''}x#/y?/z%"
+
+
+def test_every_prefix_has_a_local_folder_of_its_own() -> None:
+    prefixes = ["", "p", "a/b", "a%2Fb", "/p", "/", "//p", "a//b", "a?b", "a%3Fb", "a b", ".", "..", "a/../b", "%", "é"]
+    names = [S3Prefix(None, "b", prefix).local_name for prefix in prefixes]
+    assert len(set(names)) == len(prefixes) - 1, "only / is the same as no prefix"
+    assert names[:3] == [Path("b"), Path("b/p"), Path("b/a/b")]
+    assert not any(name.is_absolute() or ".." in name.parts or "?" in str(name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["S3_ENDPOINT", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("http://host:9000/minio", "without a path; a prefix belongs to s3://bucket/prefix"),
+        ("http://host:9000/?x=1", "without a path"),
+        ("http://host:9000#x", "without a path"),
+        (" http://host:9000", "http://host:port or https://host was expected"),
+        ("http://host:9000\n", "http://host:port or https://host was expected"),
+        ("http://ho st:9000", "http://host:port or https://host was expected"),
+        ("http://host:port", "http://host:port or https://host was expected"),
+        ("http://:9000", "http://host:port or https://host was expected"),
+        ("host:9000", "http://host:port or https://host was expected"),
+        ("http://me:secret@host:9000", "without credentials; they are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_an_endpoint_that_is_no_server_s_address_is_refused(name: str, endpoint: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        S3Prefix.open("s3://bucket/p", KEYS | {name: endpoint})
+    text = str(caught.value)
+    assert text.startswith(name) and message in text and "\n" not in text and "secret@" not in text
+
+
+def test_an_endpoint_may_end_in_a_slash() -> None:
+    assert S3Prefix.open("s3://bucket/p", KEYS | {"S3_ENDPOINT": "http://host:9000/"}).bucket == "bucket"
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_credentials_with_a_new_line_are_told_without_their_value(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} begins or ends with a blank or a new line; set it again without$"):
+        S3Prefix.open("s3://bucket/p", KEYS | {name: "of a file\n"})
+
+
+def test_a_region_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="AWS_REGION: invalid region"):
+        S3Prefix.open("s3://bucket/p", KEYS | {"AWS_REGION": "eu west"})
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "S3://bucket/x", "hdfs://a"])
+def test_other_uris_are_no_folders(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (lambda: Store(uri), lambda: fetch(uri, tmp_path)):
+        with pytest.raises(InputError, match=f"{uri}: .*:// is not supported; a local path or s3://bucket/prefix"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a//b", "a/./b"])
+def test_no_object_leaves_the_folder_it_is_downloaded_to(name: str, s3: FakeS3, tmp_path: Path) -> None:
+    s3.objects[f"bucket/p/{name}"] = (b"x", {})
+    with pytest.raises(StorageError, match=r"s3://bucket/p: the object '.*' cannot become a file here, .*another name"):
+        fetch("s3://bucket/p", tmp_path / "down")
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_bucket_that_cannot_be_is_one_line(s3: FakeS3) -> None:
+    with pytest.raises(StorageError, match="s3://a b/p: cannot list it \\(invalid bucket name a b\\)"):
+        S3Prefix.open("s3://a b/p").list()
+
+
 def test_missing_environment_variables_are_named() -> None:
     with pytest.raises(InputError, match="AWS_ACCESS_KEY_ID"):
         S3Prefix.open("s3://bucket/p", {})
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     with pytest.raises(InputError, match="http://host:port"):
-        S3Prefix.open("s3://bucket/p", keys | {"S3_ENDPOINT": "localhost:9000"})
+        S3Prefix.open("s3://bucket/p", KEYS | {"S3_ENDPOINT": "localhost:9000"})
     with pytest.raises(InputError, match="s3://bucket/prefix was expected"):
-        S3Prefix.open("s3:///p", keys)
+        S3Prefix.open("s3:///p", KEYS)
 
 
 def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:

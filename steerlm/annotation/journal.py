@@ -3,8 +3,9 @@
 
 The output grows as `NAME.partial`. After each block of input whose output is on the disk, `NAME.journal` gets a line, a
 `JournalEntry`: the number of input lines read, their hash, and the number of valid output bytes. A restart truncates
-the output to the newest entry, so that nothing is lost or written twice. The output gets its name when it is complete.
-The journal stays beside it, so that the next run does nothing.
+the output to the newest entry, so that nothing is lost or written twice. The output gets its name when it is complete,
+and the journal is removed. Its last entry stays beside the output as the hidden file `.NAME.annotated`, so that the
+next run does nothing.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from steerlm.checksums import sha256_file
 from steerlm.errors import InputError
-from steerlm.files import atomic_writer, sync, sync_folder
+from steerlm.files import atomic_writer, sync, sync_folder, write_json
 from steerlm.locks import LockHeldError, hold
 from steerlm.settings import Settings
 
@@ -68,6 +69,7 @@ class JournaledOutput:
         self.path = Path(path)
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._journal_path = self.path.with_name(self.path.name + ".journal")
+        self._record_path = _record_path(self.path)
         self.rejects_path = self.path.with_name(self.path.name + ".rejects")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as opened:
@@ -118,7 +120,7 @@ class JournaledOutput:
         self.settle()
 
     def settle(self) -> None:
-        """Give a complete output its name, if a kill came between its last journal entry and the renaming.
+        """Give a complete output its name and remove the journal, if a kill came after its last entry.
 
         Raises:
             OutputConflict: The output was changed since.
@@ -130,6 +132,9 @@ class JournaledOutput:
             sync_folder(self.path.parent)
         elif self.path.stat().st_size != self.entry.size or sha256_file(self.path) != self.entry.output_sha256:
             raise OutputConflict(f"{self.path} was changed after it was written")
+        if os.fstat(self._journal.fileno()).st_size:
+            write_json(self._record_path, self.entry.model_dump(mode="json"))
+            self._journal.truncate(0)  # an empty one is removed on leaving
 
     def _write_rejects(self) -> None:
         rejects = (reject for _, entry in self._entries() for reject in entry.rejects)
@@ -176,10 +181,24 @@ class JournaledOutput:
             if entry.size <= size or named:
                 newest, keep = entry, end
         self._journal.truncate(keep)
-        return newest
+        return newest or self._record()
+
+    def _record(self) -> JournalEntry | None:
+        """Return the last entry of a complete output's journal, which was removed."""
+        if not (self.path.exists() and self._record_path.exists()):
+            return None
+        try:
+            return JournalEntry.model_validate_json(self._record_path.read_bytes())
+        except ValidationError:
+            raise OutputConflict(f"{self._record_path}: not a record of this command") from None
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.annotated")
 
 
 def discard(path: Path) -> None:
-    """Remove an output, complete or not, with its journal and rejects file."""
+    """Remove an output, complete or not, with its journal, record and rejects file."""
+    _record_path(path).unlink(missing_ok=True)
     for end in ("", ".partial", ".journal", ".rejects"):
         path.with_name(path.name + end).unlink(missing_ok=True)

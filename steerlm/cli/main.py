@@ -25,6 +25,7 @@ COMMANDS = {
     "annotate": ("steerlm.cli.annotate", "Label every answer of a corpus with a reward model."),
     "serve": ("steerlm.cli.serve", "Serve a reward model or a steerable model over HTTP."),
     "ask": ("steerlm.cli.ask", "Ask a served or local model with its dials set."),
+    "chat": ("steerlm.cli.chat", "Chat with a served or local model, turning its dials on the way."),
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
     "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),

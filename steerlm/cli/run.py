@@ -3,9 +3,12 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import typer
+
+from steerlm.cli.progress import ProgressLine
 
 app = typer.Typer()
 
@@ -19,6 +22,9 @@ def run(
     stage: str | None = typer.Option(
         None, "--stage", help="Run only this stage, such as train_reward, and those it depends on."
     ),
+    output: Path | None = typer.Option(
+        None, "--output", help="Folder for links to the models and the report by name; default: runs/RECIPE."
+    ),
     again: list[str] = typer.Option(
         [], "--again", help="Make this stage's artifact again, such as train_sft, and replace it (repeatable)."
     ),
@@ -30,48 +36,44 @@ def run(
     from dataclasses import replace
 
     from steerlm.pipeline.local import run_pipeline
+    from steerlm.pipeline.results import Results, link, next_steps
     from steerlm.recipe import RunOptions, load_recipe
-    from steerlm.stages.registry import STEPS
 
     overrides = [*set_, *([f"profile.store={store}"] if store else [])]
     resolved = replace(load_recipe(recipe, profile, overrides), options=RunOptions(until=stage, again=tuple(again)))
     result = run_pipeline(resolved, Display())
-    typer.echo(f"{len(result.outcomes)} steps in {result.seconds:.1f} s; store {result.store.uri}, run {result.folder}")
-    for outcome in result.outcomes:
-        if STEPS[outcome["label"]].show_path and "path" in outcome:
-            typer.echo(f"{outcome['label']:18} {outcome['path']}")
+    results = Results.of(result)
+    links = link(results, output or Path("runs") / resolved.recipe.folder_name)
+    for lines in (results.lines(), next_steps(results, links)):
+        typer.echo("\n".join(["", *lines]) if lines else "", nl=bool(lines))
+    typer.echo(f"\n{len(results.artifacts)} stages in {result.seconds:.1f} s; store {result.store.uri}")
+    typer.echo(f"run {result.folder}")
 
 
 class Display:
     """Prints a line per finished step; on a terminal the running step below it, else a progress line now and then."""
 
-    EVERY = 15.0
-    """Seconds between progress lines where the output is not a terminal."""
-
     def __init__(self, out: IO[str] | None = None, *, live: bool | None = None) -> None:
-        self.out = sys.stdout if out is None else out
-        self.live = self.out.isatty() if live is None else live
-        self._last_progress = 0.0
+        self.line = ProgressLine(sys.stdout if out is None else out, live=live)
+        self._steps = self._ended = 0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show an event of the run log: the start, progress or outcome of a step; ignore all others."""
         kind, label = event["event"], event["label"]
-        if kind == "outcome":
-            self._last_progress = 0.0
-            seconds = f"{event['seconds']:7.1f} s" if event["status"] != "skipped" else " " * 9
-            self._write(f"{label:18} {event['status']:8} {seconds}  {event['reason']}\n")
-        elif kind == "start" and self.live:
-            self._write(f"{label:18} runs ...")
-        elif kind == "progress" and (self.live or event["time"] - self._last_progress >= self.EVERY):
-            self._last_progress = event["time"]
-            self._write(f"{label:18} {event['text']}" + ("" if self.live else "\n"))
+        if kind == "plan":
+            self._steps = len(event["steps"])
+        elif kind == "outcome":
+            skipped = event["status"] == "skipped"
+            seconds = " " * 9 if skipped else f"{event['seconds']:7.1f} s"
+            number = self._number(skipped=skipped)
+            self._ended += not skipped
+            self.line.end(f"{number}{label:18} {event['status']:8} {seconds}  {event['reason']}".rstrip())
+        elif kind == "start" and self.line.live:
+            self.line.show("runs ...", head=f"{self._number()}{label}  ", now=event["time"])
+        elif kind == "progress":
+            self.line.show(event["text"], head=f"{self._number()}{label}  ", now=event["time"])
 
-    def _write(self, text: str) -> None:
-        """Write over the line of the running step, if the output is a terminal."""
-        from shutil import get_terminal_size
-
-        if self.live:
-            width = get_terminal_size().columns - 1
-            text = "\r\x1b[K" + (text if text.endswith("\n") else text[:width])
-        self.out.write(text)
-        self.out.flush()
+    def _number(self, *, skipped: bool = False) -> str:
+        """Return `[3/8] `: which of the run's steps it is; blank for one that does not count."""
+        number = f"[{self._ended + 1}/{self._steps}] " if self._steps else ""
+        return " " * len(number) if skipped else number

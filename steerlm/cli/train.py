@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steerlm train text|reward|sft RECIPE`: one training outside the pipeline, on files named on the command line."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import typer
+
+from steerlm.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
     from steerlm.pipeline.run_log import RunLog
@@ -54,7 +57,8 @@ def train(
         typer.echo(torchrun(objective, resolved, write_spec.absolute()))
         return
     record = partial(recorded, f"train-{objective}", resolved.profile)
-    metrics = train_standalone(objective, resolved, files, Reporting(ProgressBar(), record, explain))
+    with TrainProgress() as progress:
+        metrics = train_standalone(objective, resolved, files, Reporting(progress, record, explain))
     for name, value in metrics.items():
         if name in ("steps", "exported_step", "tokens", "real_token_share") or name.count("/") == 1:
             typer.echo(f"{name:24} {value:.5g}")
@@ -76,23 +80,21 @@ def recorded(name: str, profile: "Profile", path: Path) -> "Iterator[RunLog]":
         yield RunLog(path)
 
 
-class ProgressBar:
-    """Shows log lines of steps as a progress bar; other lines, and all lines outside a terminal, as they are."""
+class TrainProgress:
+    """Shows log lines of steps as one line that moves; other lines, and all lines outside a terminal, as they are."""
 
     def __init__(self) -> None:
-        import sys
-
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="step") if sys.stderr.isatty() else None
+        self.line = ProgressLine(sys.stderr)
 
     def __call__(self, text: str) -> None:
-        """Move the bar to the step of a line `step N/TOTAL ...`; print any other line to stderr."""
-        words = text.split()
-        if self.bar is None or len(words) < 2 or words[0] != "step":
-            typer.echo(text, err=True)
-            return
-        done, _, total = words[1].partition("/")
-        self.bar.total = int(total)
-        self.bar.n = int(done)
-        self.bar.set_postfix_str(" ".join(words[2:]))
+        """Show `step N/TOTAL ...` in place; print any other line."""
+        if self.line.live and text.startswith("step "):
+            self.line.show(text)
+        else:
+            self.line.end(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.line.end()

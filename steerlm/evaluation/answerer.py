@@ -39,16 +39,35 @@ class Answerer(Protocol):
 class InProcessAnswerer:
     """Answers with a model in this process; without attributes if not `conditioned`."""
 
-    def __init__(self, folder: Path, settings: EvaluationSettings, *, conditioned: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: EvaluationSettings,
+        *,
+        conditioned: bool = True,
+        report_progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
         from steerlm.inference.generator import TransformersGenerator
 
         self.schema = folder_schema(folder) if conditioned else None
-        self._generator, self._settings = TransformersGenerator(folder), settings
+        self._generator, self._settings, self._report_progress = (
+            TransformersGenerator(folder),
+            settings,
+            report_progress,
+        )
 
     def __call__(self, cases: Sequence[SteeringCase]) -> list[str]:
         """See `Answerer`."""
         prompts = [case_prompt(case.question, case.requested, self.schema) for case in cases]
-        generations = self._generator.generate(prompts, 1, answer_sampling(self._settings), self._settings.seed)
+        finished = 0
+
+        def show(more: int) -> None:
+            nonlocal finished
+            finished += more
+            self._report_progress(f"answer {finished}/{len(prompts)}")
+
+        sampling, seed = answer_sampling(self._settings), self._settings.seed
+        generations = self._generator.generate(prompts, 1, sampling, seed, show)
         return [generation.text.strip() for (generation,) in generations]
 
     def fitting(self, questions: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from steerlm.errors import InputError
 from steerlm.evaluation import plots
+from steerlm.evaluation.verdict import advice, conclusion, verdicts
 from steerlm.files import atomic_writer
 
 
@@ -81,11 +82,15 @@ def render_report(data: ReportData) -> str:
         loader=PackageLoader("steerlm.evaluation", ""),
         autoescape=select_autoescape(default=True, default_for_string=True),
     )
+    rows = verdicts(steering, data.quality)
     return environment.get_template("report.html.jinja").render(
         title=data.title,
         description=data.description,
         steering=steering,
         quality=data.quality,
+        verdicts={row.attribute: row for row in rows},
+        conclusion=conclusion(rows),
+        advice=advice(rows, steering["questions"] if steering else None),
         goals=data.goals,
         stages=data.stages,
         places=data.places,

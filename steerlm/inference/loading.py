@@ -19,6 +19,8 @@ try:
 except ImportError as error:
     raise InputError(f"running a model needs {error.name}: pip install 'steerlm[models]'") from None
 
+transformers.utils.logging.disable_progress_bar()  # its bar of every tensor that is loaded
+
 
 @dataclass(frozen=True)
 class LoadedModel:

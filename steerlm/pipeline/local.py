@@ -24,12 +24,12 @@ from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.parameters import engine_parameters
 from steerlm.pipeline.requirements import check_recipe
-from steerlm.pipeline.run_log import RunLogReader
+from steerlm.pipeline.run_log import RunLog, RunLogReader
 from steerlm.pipeline.step import RUN_LOG
 from steerlm.pipeline.tracking import recording
 from steerlm.recipe import ResolvedRecipe
 from steerlm.signals import CTRL_C_EXIT_CODE, handled
-from steerlm.stages.registry import select_sections, skip_reason
+from steerlm.stages.registry import STEPS, select_sections, skip_reason
 from steerlm.trainjob.machine import check_machine
 from steerlm.trainjob.preflight import check_layouts
 from steerlm.trainjob.sections import training_sections
@@ -83,6 +83,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.folder_name}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     run_log = folder / "run_log.jsonl"
+    RunLog(run_log).emit("plan", "", steps=_steps(resolved))
     follower = _Follower(run_log, show)
     with recording(recipe.name, run_log, profile.tracking, store.root):
         with _environment(RUN_LOG, str(run_log)), follower.following():
@@ -106,6 +107,12 @@ def _check(resolved: ResolvedRecipe) -> None:
     computing = {"annotate": selected.annotate, "evaluate": selected.evaluate}
     layouts |= {name: getattr(resolved.profile.layouts, name) for name, section in computing.items() if section}
     check_machine(resolved.profile, layouts)
+
+
+def _steps(resolved: ResolvedRecipe) -> list[str]:
+    """Return the steps that are not skipped."""
+    sections = resolved.recipe.model_dump(mode="json")
+    return [name for name in STEPS if not skip_reason(name, sections, resolved.options.until)]
 
 
 def _run_engine(folder: Path, parameters: Mapping[str, str]) -> bool:

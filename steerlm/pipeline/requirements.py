@@ -11,7 +11,7 @@ from typing import Any
 
 from steerlm.errors import ConfigError
 from steerlm.recipe import Recipe
-from steerlm.stages.prepare_data import HELD_OUT_LABELS, QUESTIONS
+from steerlm.stages.prepare_data import HELD_OUT_LABELS
 from steerlm.training.config import TrainSettings
 from steerlm.training.schedule import check_steps, learning_rate
 from steerlm.trainjob.preflight import in_section
@@ -79,7 +79,7 @@ def _check_training(training: _Training, counts: Mapping[str, Any]) -> None:
 
 
 def _check_evaluation(recipe: Recipe, asked: int, counts: Mapping[str, Any]) -> None:
-    questions, labels = counts.get(QUESTIONS), counts.get(HELD_OUT_LABELS)
+    questions, labels = counts.get("lines/questions"), counts.get(HELD_OUT_LABELS)
     if recipe.sft and questions is not None and questions < asked:
         source = recipe.prepare_data.questions or "the distinct first turns of the validation conversations"
         fewer = f"set questions to {questions} at most, " if questions else ""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run log: a file of JSON lines that every step of a run appends to, and that terminal and tracking read.
 
-Steps are processes of their own (or pods), so they share a file. Events: `step` (a step's process started), `start` and
+Steps are processes of their own (or pods), so they share a file. Events: `plan` (the steps that
+will run), `step` (a step's process started), `start` and
 `end` (a stage is executed), `progress`, `outcome` (hit, run, resumed, skipped, failed or stopped).
 """
 

@@ -14,7 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 import steerlm
 from steerlm.attributes import AttributeSchema
-from steerlm.serving import errors, health
+from steerlm.serving import errors, health, pages
 from steerlm.serving.admission import RequestLimits
 from steerlm.serving.config import ServeSettings
 
@@ -73,12 +73,13 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
             app.state.draining = True
             await service.stop()
 
-    app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan)
+    app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.settings, app.state.draining = service, settings, False
     app.state.started, app.state.in_flight, app.state.refused_at = False, 0, 0.0
     app.state.created = int(time.time())
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(pages.router)
     for router in routers:
         app.include_router(router)
     app.add_middleware(RequestLimits, state=app.state, settings=settings)

@@ -7,38 +7,14 @@ text itself is written by `steerlm.prompt`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Any
 
 from steerlm.attributes import AttributeSchema, format_labels, parse_labels
-from steerlm.errors import InputError, LabelError
+from steerlm.errors import InputError, LabelError, shown
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, marks_in, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.errors import ApiError
-
-
-class TextPart(BaseModel):
-    """A part of a message's content; other types of part are refused."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One chat message.
-
-    `label`: the attributes of an assistant's message, as `quality:4,humor:0` or as a mapping.
-    """
-
-    role: str
-    content: str | list[TextPart]
-    label: str | dict[str, Any] | None = None
-
-    @property
-    def text(self) -> str:
-        """The content without its division into parts."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+from steerlm.serving.messages import ChatMessage, check_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +94,10 @@ def build_prompt(
     system, turns = SYSTEM_PROMPT, []
     if not messages:
         raise ApiError("messages is empty; at least one user message is needed", param="messages")
+    check_names(messages)
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        text = without_marks(message.text, f"{where}.content", strip=strip_markers)
+        text = without_marks(message.text(where), f"{where}.content", strip=strip_markers)
         if message.label is not None and message.role != "assistant":
             raise ApiError(f"{where}.label: only an assistant message has a label", param=f"{where}.label")
         if message.role in ("system", "developer"):
@@ -129,13 +106,9 @@ def build_prompt(
             system = text
         elif message.role == "user":
             turns.append(Turn(value=text, speaker=USER))
-        elif message.role == "assistant":
+        else:
             own = label if message.label is None else _format_label(message.label, schema, f"{where}.label")
             turns.append(Turn(value=text, speaker=ASSISTANT, label=own or None))
-        else:
-            raise ApiError(
-                f"{where}.role must be system, user or assistant, not {message.role!r}", param=f"{where}.role"
-            )
     if not turns:
         raise ApiError("messages has no user message", param="messages")
     try:
@@ -144,11 +117,15 @@ def build_prompt(
         raise ApiError(str(error), param="messages") from None
 
 
-def _format_label(label: str | Mapping[str, float], schema: AttributeSchema | None, param: str) -> str:
+def _format_label(label: Any, schema: AttributeSchema | None, param: str) -> str:
     if schema is None:
         raise ApiError("this model has no attributes; a message cannot have a label", param=param)
-    if not label:
+    if not label and isinstance(label, str | Mapping):
         return ""
+    if not isinstance(label, str | Mapping):
+        raise ApiError(
+            f'{param} must be a text such as "quality:4,humor:0" or an object, not {shown(label)}', param=param
+        )
     try:
         values = parse_labels(label) if isinstance(label, str) else dict(label)
         schema.check(values)

@@ -6,6 +6,7 @@ Only the KServe routes (`/v2`) have that protocol's: `{"error": message}`.
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from steerlm.errors import InputError, SteerLMError
+from steerlm.errors import InputError, SteerLMError, problem
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,45 @@ def error_event(error: Exception) -> str:
     return f"data: {json.dumps(error_body(str(error), status))}\n\n"
 
 
+def is_json(content_type: str | None) -> bool:
+    """Return whether a content type is one of JSON.
+
+    >>> is_json("application/json; charset=utf-8"), is_json("text/plain"), is_json(None)
+    (True, False, False)
+    """
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def validation_problem(error: Any) -> tuple[str, str | None]:
+    """Return the message of a pydantic error in a JSON body, and its place, such as `messages[0].content`."""
+    keys = [key for key in error["loc"] if key != "body"]
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', error['msg'])}", None
+    if not keys:
+        empty = error["type"] == "missing" or error["input"] in (None, b"", "")
+        return "the body is empty; a JSON object was expected" if empty else f"the body: {problem(error)}", None
+    where = _place(keys)
+    if error["type"] == "extra_forbidden":
+        section = _place(keys[:-1])
+        return f"unknown field {keys[-1]!r}{f' in {section}' if section else ''}; remove it", where
+    return f"{where} {problem(error)}" if error["type"] == "missing" else f"{where}: {problem(error)}", where
+
+
+def _place(keys: Sequence[str | int]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def routes_of(app: FastAPI) -> str:
+    """Return a sentence about the routes of an app, which has those of one of the two servers."""
+    paths = app.openapi()["paths"]
+    routes = ", ".join(
+        f"{'|'.join(methods).upper()} {path}" for path, methods in paths.items() if "{version}" not in path
+    )
+    other = "answers with dials: steerlm serve generate" if "/v1/score" in paths else "scores: steerlm serve reward"
+    return f"this server has {routes} (the other server {other})"
+
+
 def install(app: FastAPI) -> None:
     """Give every failure of `app` the common body."""
 
@@ -101,15 +141,23 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> ErrorResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = first["msg"].removeprefix("Value error, ")
-        return respond(request, f"{where}: {message}" if where else message, 400, where or None)
+        if not is_json(request.headers.get("content-type")):
+            given = request.headers.get("content-type")
+            sent = f"the content type {given!r}" if given else "no content type"
+            remedy = "send JSON, with the header content-type: application/json"
+            return respond(request, f"the body has {sent}; {remedy}", 415)
+        message, where = validation_problem(error.errors()[0])
+        return respond(request, message, 400, where)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> ErrorResponse:
-        body = body_for(request.url.path, str(error.detail), error.status_code)
-        return ErrorResponse(body, error.status_code, dict(error.headers or {}))
+        headers, path = dict(error.headers or {}), request.url.path
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no route {path}; {routes_of(app)}"
+        elif error.status_code == 405:
+            message = f"{request.method} is not a method of {path}; it takes {headers.get('Allow')}"
+        return ErrorResponse(body_for(path, message, error.status_code), error.status_code, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def _disconnected(request: Request, error: ClientDisconnect) -> Response:

@@ -14,9 +14,7 @@ from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
-
-Prompt = str | list[int]
-"""A text or token ids."""
+from steerlm.serving.prompts import Prompt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from steerlm.serving.errors import body_for, headers_for
+from steerlm.errors import nearest
+from steerlm.serving.errors import ApiError, body_for, headers_for
 
 router = APIRouter()
 
@@ -66,12 +67,24 @@ async def model(request: Request) -> ModelDescription:
 @router.get("/v1/models", tags=["model"], summary="The model in the form OpenAI clients expect")
 async def models(request: Request) -> dict[str, Any]:
     """List the one model."""
+    return {"object": "list", "data": [_entry(request)]}
+
+
+@router.get("/v1/models/{model_id:path}", tags=["model"], summary="The same for one model, by its id")
+async def one_model(request: Request, model_id: str) -> dict[str, Any]:
+    """Return the one model."""
+    name = request.app.state.service.name
+    if model_id != name:
+        raise ApiError(f"no model {model_id!r} here{nearest(model_id, [name])}", param="model", status=404)
+    return _entry(request)
+
+
+def _entry(request: Request) -> dict[str, Any]:
     service = request.app.state.service
-    entry = {
+    return {
         "id": service.name,
         "object": "model",
         "created": request.app.state.created,
         "owned_by": "steerlm",
         "max_model_len": service.window,
     }
-    return {"object": "list", "data": [entry]}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat with a model folder in this process, streamed: `steerlm ask --model` without a server."""
+"""A chat with a model folder in this process, streamed: `steerlm ask` and `steerlm chat` with `--model`."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,51 @@ from steerlm.inference.engine.config import EngineSettings
 from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.inference.loading import load
-from steerlm.serving.chat_prompt import ChatMessage, build_prompt
+from steerlm.prompt import TURN_STOP_STRINGS
+from steerlm.serving.chat_prompt import build_prompt
+from steerlm.serving.messages import ChatMessage
 
 
-async def stream_answer(
-    folder: Path,
-    messages: Sequence[ChatMessage],
-    attributes: Mapping[str, Any],
-    params: SamplingParams,
-    write: Callable[[str], None],
-) -> dict[str, int]:
-    """Write the answer to `messages` as it is generated; return the attributes it was generated with.
+class FolderChat:
+    """A chat with the model of a folder, which is loaded once. `ServedChat` has the same members."""
 
-    Raises:
-        ApiError: A message or an attribute is invalid.
-        InputError: The prompt does not fit the window.
-    """
-    loaded = load(folder, head=False)
-    prompt = build_prompt(messages, attributes, loaded.info.attributes)
-    engine = GenerationEngine(loaded.model, loaded.tokenizer, loaded.window, EngineSettings(max_requests=1))
-    chunks = engine.stream(engine.encode(prompt.text), params)
-    engine.start()
-    try:
-        async for chunk in chunks:
-            write(chunk.text)
-    finally:
-        engine.stop()
-    return prompt.attributes
+    checks_attributes = True
+
+    def __init__(self, folder: Path) -> None:
+        """Load the model.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        self._loaded = load(folder, head=False)
+        self.schema = self._loaded.info.attributes
+
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        attributes: Mapping[str, int],
+        sampling: Mapping[str, Any],
+        write: Callable[[str], None],
+    ) -> dict[str, int]:
+        """Write the answer to `messages` as it is generated; return the attributes it was generated with.
+
+        Raises:
+            ApiError: A message or an attribute is invalid.
+            InputError: The prompt does not fit the window.
+        """
+        chat = [ChatMessage.model_validate(message) for message in messages]
+        prompt = build_prompt(chat, attributes, self.schema)
+        loaded = self._loaded
+        engine = GenerationEngine(loaded.model, loaded.tokenizer, loaded.window, EngineSettings(max_requests=1))
+        chunks = engine.stream(engine.encode(prompt.text), SamplingParams(stop=TURN_STOP_STRINGS, **sampling))
+
+        async def write_all() -> None:
+            engine.start()
+            try:
+                async for chunk in chunks:
+                    write(chunk.text)
+            finally:
+                engine.stop()
+
+        asyncio.run(write_all())
+        return prompt.attributes

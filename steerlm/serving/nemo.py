@@ -2,9 +2,9 @@
 """`PUT /generate` of NeMo's text generation server: same fields, messages and response.
 
 See docs/upstream.md#put-generate-fields. Deviations, all documented in docs/serving.md: bad input is HTTP 400 with the
-common error body (`--upstream-errors`: 200 and a JSON string); every sentence gets `tokens_to_generate` tokens of its
-own; an end string is found at any position in a token, and nothing follows it; the next turn's mark always ends an
-answer.
+common error body, and so is an unknown field (`--upstream-errors`: 200 and a JSON string, unknown fields are ignored);
+every sentence gets `tokens_to_generate` tokens of its own; an end string is found at any position in a token, and
+nothing follows it; the next turn's mark always ends an answer.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from steerlm.errors import InputError
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import InputError, nearest
 from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.engine.request import Completion
 from steerlm.inference.engine.sampling import MIN_LOGPROB
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import TURN_MARK
 from steerlm.serving.admission import cancel_on_disconnect
+from steerlm.serving.dials import RAW_PLACE, is_dial, misplaced
 from steerlm.serving.errors import ApiError, error_body
 from steerlm.serving.generation import GenerationService, Submission
 
@@ -106,8 +108,13 @@ class NemoRequest:
     all_probs: bool
 
 
-def parse_request(body: Any) -> NemoRequest:
+def parse_request(body: Any, schema: AttributeSchema | None = None, *, lenient: bool = False) -> NemoRequest:
     """Check a request body.
+
+    Args:
+        body: The JSON of the request.
+        schema: The model's attributes; a field named like one is refused with the place of dials.
+        lenient: Ignore unknown fields, with an error in the log, as upstream.
 
     Raises:
         ApiError: With upstream's message for the first invalid field.
@@ -119,7 +126,11 @@ def parse_request(body: Any) -> NemoRequest:
         raise ApiError("sentences must be given: a list of strings, one prompt each", param="sentences")
     if len(sentences) > MAX_SENTENCES:
         raise ApiError(f"Maximum number of sentences is {MAX_SENTENCES}", param="sentences")
-    for name in body.keys() - FIELDS.keys() - UNSUPPORTED.keys() - {"sentences"}:
+    for name in [name for name in body if name not in {"sentences", *FIELDS, *UNSUPPORTED} and body[name] is not None]:
+        if is_dial(name, schema):
+            raise ApiError(misplaced(name, schema, FIELDS, RAW_PLACE), param=name)
+        if not lenient:
+            raise ApiError(f"unknown field {name!r}{nearest(name, ('sentences', *FIELDS))}", param=name)
         logger.error("PUT /generate: unknown field %r is ignored", name)
     values: dict[str, Any] = {}
     for name, (default, is_valid, message) in FIELDS.items():
@@ -177,7 +188,7 @@ async def generate(request: Request) -> Any:
             body = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             raise ApiError(f"the body is not JSON: {error}") from None
-        nemo_request = parse_request(body)
+        nemo_request = parse_request(body, service.schema, lenient=service.settings.upstream_errors)
         submission = await _submit(nemo_request, service)
     except InputError as error:
         param = error.param if isinstance(error, ApiError) else None

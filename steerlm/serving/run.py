@@ -23,7 +23,7 @@ from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import load_tokenizer, read_info
-from steerlm.serving import nemo, scoring
+from steerlm.serving import classify, nemo, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.connections import guarded_protocol
@@ -55,7 +55,7 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     if server == "reward":
         scorer = TransformersScorer(folder)
         service = ScoringService(scorer, load_tokenizer(folder), name, settings)
-        app = create_app(service, [scoring.router, kserve.router], settings)
+        app = create_app(service, [scoring.router, classify.router, kserve.router], settings)
         # Higher levels hardly compress scores further. Answers are not compressed: they are small, or streamed.
         app.add_middleware(GZipMiddleware, compresslevel=1)
         return app

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/score`: raw scores and labels from a reward model.
 
-The input is texts that end with the read-out mark, or conversations, of which every turn that is not the masked role's
-is scored. Labels are scores clamped and rounded, of the trained attributes only.
+The input is texts that end with the read-out mark, or conversations, chat messages or a prompt with its response
+(`score_inputs.py`). Labels are scores clamped and rounded, of the trained attributes only.
 """
 
 import asyncio
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ModelError
+from steerlm.errors import ModelError, nearest
 from steerlm.inference.scorer import TransformersScorer
-from steerlm.prompt import LABEL_MARK, render_readout
+from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn
 from steerlm.serving.admission import cancel_on_disconnect
-from steerlm.serving.chat_prompt import without_marks
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
 from steerlm.serving.score_batching import ScoreBatcher
+from steerlm.serving.score_inputs import ScoreRequest, TurnIndex, score_inputs
 
 router = APIRouter(tags=["scoring"])
 
@@ -57,6 +58,24 @@ class ScoringService:
     async def stop(self) -> None:
         """Stop the scoring thread."""
         await asyncio.to_thread(self.batcher.stop)
+
+    def check_model(self, model: str | None) -> None:
+        """Raise `ApiError` if a request is for another model."""
+        if model not in (None, self.name):
+            raise ApiError(f"no model {model!r} here{nearest(model, [self.name])}", param="model", status=404)
+
+    def check_count(self, texts: int) -> None:
+        """Raise `ApiError` if these are more texts than one request may have."""
+        limit = self.settings.score.max_texts
+        if texts > limit:
+            raise ApiError(f"{texts} texts at once; the limit is {limit}", status=413)
+
+    def check_lengths(self, rows: Sequence[list[int]], names: Sequence[str]) -> None:
+        """Raise `ApiError` naming the first text that is longer than the window."""
+        for row, name in zip(rows, names, strict=True):
+            if len(row) > self.window:
+                message = f"{name} has {len(row)} tokens; the model's window is {self.window}"
+                raise ApiError(message, param=name.partition(" ")[0], status=413)
 
     @property
     def vocabulary_size(self) -> int:
@@ -100,31 +119,6 @@ def check_scores(scores: Any, schema: AttributeSchema) -> None:
         )
 
 
-class ScoreRequest(BaseModel):
-    """Either `texts` or `conversations`.
-
-    `use_system`: use a conversation's own system prompt instead of the constant one. `over_long`: a text longer than
-    the window is an error, or its last tokens are scored. `alone`: share no forward pass with other requests, so that
-    the last digits of the scores depend on this request only.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = None
-    texts: list[str] | None = Field(None, description=f"each ends with {LABEL_MARK}")
-    conversations: list[Conversation] | None = None
-    use_system: bool = False
-    over_long: Literal["error", "keep_end"] = "error"
-    alone: bool = False
-
-
-class TurnIndex(BaseModel):
-    """A turn of a request's conversations."""
-
-    conversation: int
-    turn: int
-
-
 class ScoreResponse(BaseModel):
     """`scores[i]` in the order of `attributes`; for conversations, `turns[i]` is the turn that was scored."""
 
@@ -135,33 +129,21 @@ class ScoreResponse(BaseModel):
     turns: list[TurnIndex] | None = None
 
 
-@router.post("/v1/score", summary="Attribute scores of texts or of conversations", response_model=ScoreResponse)
+@router.post(
+    "/v1/score",
+    summary="Attribute scores of texts, conversations, messages, or a prompt and its response",
+    response_model=ScoreResponse,
+)
 async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
-    """Score texts or conversations."""
+    """Score what the request holds."""
     service: ScoringService = request.app.state.service
-    if (body.texts is None) == (body.conversations is None):
-        raise ApiError("give either texts or conversations", param="texts")
-    if body.texts is not None:
-        texts, turns = body.texts, None
-        for index, text in enumerate(texts):
-            if not text.endswith(LABEL_MARK):
-                where = f"texts[{index}]"
-                raise ApiError(f"{where} must end with the read-out mark {LABEL_MARK}", param=where)
-    else:
-        texts, turns = _readouts(body.conversations or [], body.use_system, service.settings.strip_markers)
-    limit = service.settings.score.max_texts
-    if len(texts) > limit:
-        raise ApiError(f"{len(texts)} texts at once; the limit is {limit}", status=413)
-    rows = await asyncio.to_thread(service.encode, texts)
+    service.check_model(body.model)
+    inputs = score_inputs(body, strip=service.settings.strip_markers)
+    service.check_count(len(inputs.texts))
+    rows = await asyncio.to_thread(service.encode, inputs.texts)
     if body.over_long == "keep_end":
         rows = [row[-service.window :] for row in rows]
-    for index, row in enumerate(rows):
-        if len(row) > service.window:
-            param = f"texts[{index}]" if turns is None else f"conversations[{turns[index].conversation}]"
-            turn = "" if turns is None else f" turn {turns[index].turn}"
-            raise ApiError(
-                f"{param}{turn} has {len(row)} tokens; the model's window is {service.window}", param=param, status=413
-            )
+    service.check_lengths(rows, inputs.names)
     scores: list[list[float]] = []
     if rows:
         scores = (await cancel_on_disconnect(request, service.batcher.score(rows, alone=body.alone))).tolist()
@@ -170,22 +152,5 @@ async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
         attributes=list(service.schema.names),
         scores=scores,
         labels=[service.schema.round(row) for row in scores],
-        turns=turns,
+        turns=inputs.turns,
     )
-
-
-def _readouts(conversations: list[Conversation], use_system: bool, strip: bool) -> tuple[list[str], list[TurnIndex]]:
-    """Return the read-out text of every turn that is not masked, and which turn it is."""
-    texts, indices = [], []
-    for c, conversation in enumerate(conversations):
-        turns = []
-        for t, turn in enumerate(conversation.conversations):
-            value = without_marks(turn.value, f"conversations[{c}].conversations[{t}].value", strip=strip)
-            turns.append(turn.model_copy(update={"value": value}))
-        system = without_marks(conversation.system, f"conversations[{c}].system", strip=strip)
-        clean = conversation.model_copy(update={"conversations": turns, "system": system})
-        for t, turn in enumerate(turns):
-            if turn.speaker != conversation.mask:
-                texts.append(render_readout(clean, t, use_system=use_system))
-                indices.append(TurnIndex(conversation=c, turn=t))
-    return texts, indices

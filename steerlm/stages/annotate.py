@@ -79,9 +79,11 @@ def _annotate_here(
     scorer = TransformersScorer(reward, batch_tokens=config.batch_tokens, dtype=config.dtype)
     done = []
     for split, (source, output) in zip(SPLITS, files, strict=True):
+        with open(source, "rb") as file:
+            lines = sum(1 for _ in file)
 
-        def show(counts: "AnnotateCounts", split: str = split) -> None:
-            context.report_progress(f"{split}: {counts.conversations} conversations, {counts.turns} turns labeled")
+        def show(counts: "AnnotateCounts", split: str = split, lines: int = lines) -> None:
+            context.report_progress(f"{split}: conversation {counts.lines}/{lines}, {counts.turns} turns labeled")
 
         done.append(annotate_in_process(source, output, scorer, config, show))
     return done

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from steerlm.evaluation.answerer import Answerer
+from steerlm.evaluation.answerer import Answerer, InProcessAnswerer
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.job_answerer import WORKER, JobAnswerer
 from steerlm.evaluation.served_answerer import ServedAnswerer
@@ -46,7 +46,7 @@ def make(config: EvaluateConfig, inputs: Inputs, context: StageContext) -> Stage
     folders = {name: inputs[name].path for name in ("reward", "policy", "baseline") if name in inputs}
     result = measure(
         settings=config.settings,
-        questions=read_questions(data / "questions.jsonl"),
+        questions=read_questions(data / "questions.jsonl") if "policy" in folders else [],
         policy=_answerer("policy", folders, config.settings, context),
         reward=folders.get("reward"),
         baseline=_answerer("baseline", folders, config.settings, context),
@@ -63,14 +63,15 @@ def _answerer(
     folders: Mapping[str, Path],
     settings: EvaluationSettings,
     context: StageContext,
-) -> Path | Answerer | None:
+) -> Answerer | None:
     folder, profile = folders.get(name), context.profile
     if folder is None:
         return None
     if name == "policy" and profile.policy_url:
         return ServedAnswerer(profile.policy_url, settings, folder)
     if not needs_job(profile.layouts.evaluate):
-        return folder
+        report = context.report_progress
+        return InProcessAnswerer(folder, settings, conditioned=name == "policy", report_progress=report)
     place = JobPlace(f"{name}-{context.key}", context.folder / f"job-{name}", context.logs / f"{name}.log", profile)
     parts, conditioned = context.scratch / f"answers-{name}", name == "policy"
     return JobAnswerer(

@@ -7,6 +7,7 @@ the rated sources), `questions.jsonl`; the synthetic world adds `plain_train.jso
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from steerlm.datasets.prepare import Prepared
 
 SPLITS = ("train.jsonl", "val.jsonl")
-QUESTIONS, HELD_OUT_LABELS = "questions", "held_out_labels"
-"""Metrics: the questions, and the labeled answers of the validation conversations."""
+HELD_OUT_LABELS = "held_out_labels"
+"""Metric: the labeled answers of the validation conversations."""
 
 
 class PrepareConfig(StageConfig):
@@ -54,18 +55,14 @@ def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
 
 def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageResult:
     """Write all files; a resumed call starts over."""
-    from steerlm.evaluation.questions import read_questions
-
     section, world = config.section, config.section.toyworld
     left_out: list[Dropped] = []
     notes = _world(world, config, context) if world else _sources(config, context, left_out)
-    questions = context.files / "questions.jsonl"
     if section.questions:
-        questions.write_bytes(fetch(section.questions, context.scratch / "questions").read_bytes())
+        _write_questions(_own_questions(section.questions, context.scratch), context.files)
     elif not world:
-        _opening_questions(context.files / "val.jsonl", questions)
+        _write_questions(_opening_questions(context.files / "val.jsonl"), context.files)
     counts = {f"lines/{path.stem}": _lines(path) for path in sorted(context.files.glob("*.jsonl"))}
-    counts[QUESTIONS] = len(read_questions(questions))
     counts[HELD_OUT_LABELS] = _labeled_answers(context.files / "val.jsonl")
     return StageResult(attributes=config.attributes, metrics=counts, notes=notes, left_out=left_out)
 
@@ -112,15 +109,26 @@ def _prepared(which: Literal["sources", "rated"], config: PrepareConfig, context
         ) from None
 
 
-def _opening_questions(conversations: Path, questions: Path) -> None:
-    """Write the distinct first turns of the validation conversations, in order."""
+def _own_questions(uri: str, scratch: Path) -> list[str]:
+    """Read the recipe's file of questions. Raises what `read_questions` raises: now, not when all is trained."""
+    from steerlm.evaluation.questions import read_questions
+
+    return read_questions(fetch(uri, scratch / "questions"))
+
+
+def _opening_questions(conversations: Path) -> list[str]:
+    """Return the distinct first turns of the validation conversations, in order."""
     seen: dict[str, None] = {}
     for _, talk in read_records(conversations, Conversation):
         first = talk.conversations[0]
         if first.speaker == talk.mask:
             seen.setdefault(first.value)
-    with atomic_writer(questions) as file:
-        file.writelines(json.dumps({"question": text}, ensure_ascii=False) + "\n" for text in seen)
+    return list(seen)
+
+
+def _write_questions(questions: Sequence[str], folder: Path) -> None:
+    with atomic_writer(folder / "questions.jsonl") as file:
+        file.writelines(json.dumps({"question": text}, ensure_ascii=False) + "\n" for text in questions)
 
 
 def _labeled_answers(conversations: Path) -> int:

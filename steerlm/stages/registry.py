@@ -29,7 +29,6 @@ class Step:
         inputs: The stage's inputs by name, each with the steps that may provide it; the first that applies does.
         role: Passed to the stage's `config` function.
         passes_on: The input that is passed on as the result if the step does not apply.
-        show_path: Whether a finished run prints where the artifact is.
     """
 
     stage: str
@@ -38,7 +37,6 @@ class Step:
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     role: str = ""
     passes_on: str | None = None
-    show_path: bool = False
 
 
 STEPS: Mapping[str, Step] = {
@@ -57,7 +55,6 @@ STEPS: Mapping[str, Step] = {
         "reward",
         "reward model",
         {"data": ("prepare_data",), "base": ("fetch_reward_base", "train_base")},
-        show_path=True,
     ),
     "annotate": Step(
         "annotate", "annotate", "annotated data", {"data": ("prepare_data",), "reward": ("train_reward",)}
@@ -68,7 +65,6 @@ STEPS: Mapping[str, Step] = {
         "policy",
         {"data": ("annotate", "prepare_data"), "base": ("train_base",)},
         role="policy",
-        show_path=True,
     ),
     "train_baseline": Step(
         "train_sft",
@@ -101,7 +97,6 @@ STEPS: Mapping[str, Step] = {
             "baseline": ("train_baseline",),
             "evaluation": ("evaluate",),
         },
-        show_path=True,
     ),
 }
 """In pipeline order, by the name that `--stage`, run logs and MLflow use."""

@@ -115,7 +115,9 @@ class ProgressSink:
 
     def __init__(self, total: int, description: str, every: float = 5.0) -> None:
         self.total, self.description, self.every = total, description, every
-        self._bar = tqdm(total=total, desc=description, unit="step") if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, desc=description, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        )
         self._last = -math.inf
 
     def log(self, metrics: Metrics, step: int) -> None:

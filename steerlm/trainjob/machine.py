@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from steerlm.errors import ConfigError
@@ -18,10 +19,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The cores that this process may use, and the GPUs that are visible to it."""
+    """The cores that this process may use, the GPUs that are visible to it, and whether Transformer Engine is there."""
 
     cores: int
     gpus: int
+    has_te: bool = True
 
     @classmethod
     def this(cls, devices: Path = Path("/dev")) -> "Machine":
@@ -31,7 +33,7 @@ class Machine:
         if visible is not None:
             named = [name for name in visible.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
             gpus = min(gpus, len(named)) if gpus else 0
-        return cls(len(os.sched_getaffinity(0)), gpus)
+        return cls(len(os.sched_getaffinity(0)), gpus, find_spec("transformer_engine") is not None)
 
     @property
     def profile(self) -> str:
@@ -63,6 +65,8 @@ def check_machine(profile: Profile, layouts: Mapping[str, LayoutSettings], machi
     for name, layout in layouts.items():
         if layout.attention == "te" and not here.gpus:
             raise ConfigError(f"{name}: attention te needs a GPU, and {instead}, or attention: auto")
+        if layout.attention == "te" and not here.has_te:
+            raise ConfigError(f"{name}: attention te needs Transformer Engine, which is not installed; auto does not")
         if here.gpus and layout.devices > here.gpus:
             raise ConfigError(
                 f"{name}: profile {profile.name} starts {layout.devices} processes, each on a GPU, and {instead}"

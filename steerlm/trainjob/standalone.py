@@ -2,6 +2,7 @@
 """One training outside the pipeline and the store: from named files to a model folder."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,7 @@ from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty
 from steerlm.trainjob.token_index import build_indexes
 
 KeyParts = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,9 @@ def train_standalone(
     place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)
     check_machine(profile, {training_section(resolved, objective).name: spec.layout})
     _claim(spec.output, files.work, place, parts, reporting)
+    if spec.settings.validate_every and not spec.validation:
+        what = "is empty" if files.validation else "is not given"
+        log.warning("warning: --validation %s: nothing is validated, and the last step becomes the model", what)
     result = spec.work / RESULT
     if result.exists():
         reporting.progress(f"{files.output} is already trained; delete it and {files.work.name} to train again")

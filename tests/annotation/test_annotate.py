@@ -20,6 +20,7 @@ import pytest
 
 from steerlm.annotation.annotate import AnnotateCounts, annotate, with_predicted_label
 from steerlm.annotation.config import AnnotateSettings
+from steerlm.annotation.journal import JournaledOutput
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, RecordError
 from steerlm.inference.scorer import TransformersScorer
@@ -201,6 +202,29 @@ def test_a_second_run_does_nothing(source: Path, tmp_path: Path) -> None:
     assert again.nothing_to_do
     assert not first.nothing_to_do
     assert again.turns == first.turns
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.parametrize("killed", ["before the name", "before the journal is removed"])
+def test_a_kill_at_the_end_leaves_no_journal_either(
+    killed: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+    with monkeypatch.context() as stopped:
+
+        def stop(output: JournaledOutput) -> None:
+            if killed != "before the name":
+                output._partial.replace(output.path)
+            raise Stopped
+
+        stopped.setattr(JournaledOutput, "settle", stop)
+        with pytest.raises(Stopped):
+            annotate(source, out, TableScorer(), SMALL)
+    assert journal.stat().st_size > 0
+    scorer = TableScorer()
+    assert annotate(source, out, scorer, SMALL).nothing_to_do and scorer.calls == []
+    assert out.exists() and not journal.exists()
+    assert annotate(source, out, scorer, SMALL).nothing_to_do and scorer.calls == []
 
 
 class Stopped(Exception):  # noqa: N818

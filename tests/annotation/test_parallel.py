@@ -66,12 +66,12 @@ def test_any_number_of_workers_writes_the_bytes_of_one_process(source: Path, tmp
     for workers in (1, 2, 3):
         out = tmp_path / f"{workers}.jsonl"
         assert annotate_by(workers, source, out) == alone
-        for end in ("", ".journal"):
-            made, wanted = (tmp_path / f"{name}.jsonl{end}" for name in (workers, "alone"))
+        for name in ("{}.jsonl", ".{}.jsonl.annotated"):
+            made, wanted = (tmp_path / name.format(one) for one in (workers, "alone"))
             assert made.read_bytes() == wanted.read_bytes()
         assert not parts_folder(out).exists()
         assert annotate_by(workers, source, out).nothing_to_do
-        assert annotate(source, out, TableScorer(), SETTINGS).nothing_to_do, "the journal is one process's"
+        assert annotate(source, out, TableScorer(), SETTINGS).nothing_to_do, "the record is one process's"
 
 
 def test_bad_lines_and_over_long_texts_are_as_in_one_process(source: Path, tmp_path: Path) -> None:

@@ -77,17 +77,20 @@ def test_bad_input_is_one_line_and_2(
 
 
 def event(name: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
-    return {"event": name, "label": "train_sft", "time": time, **fields}
+    return {"event": name, "label": "train_sft", "time": time} | fields
 
 
 EVENTS = [
+    {"event": "plan", "label": "", "time": 0.0, "steps": ["fetch_model", "train_sft", "report"]},
+    event("outcome", label="fetch_model", status="hit", reason="made before", seconds=0.5),
+    event("outcome", label="train_base", status="skipped", reason="the recipe has no such section", seconds=0.0),
     event("step"),
     event("start"),
     event("progress", 100.0, text="step 1/9 loss=2"),
     event("progress", 101.0, text="step 2/9 loss=1"),
     event("progress", 120.0, text="step 8/9 loss=0"),
     event("end"),
-    event("outcome", status="run", reason="never run before", seconds=12.34),
+    event("outcome", status="run", reason="never run before, " * 9, seconds=12.34),
 ]
 
 
@@ -101,14 +104,26 @@ def show(live: bool) -> str:
 
 def test_a_file_gets_a_progress_line_now_and_then() -> None:
     assert show(live=False).splitlines() == [
-        "train_sft          step 1/9 loss=2",
-        "train_sft          step 8/9 loss=0",
-        "train_sft          run         12.3 s  never run before",
+        "[1/3] fetch_model        hit          0.5 s  made before",
+        "      train_base         skipped             the recipe has no such section",
+        "[2/3] train_sft  step 1/9  11 %  loss=2",
+        "[2/3] train_sft  step 8/9  88 %  2.9 s each  0:03 left  loss=0",
+        f"[2/3] train_sft          run         12.3 s  {'never run before, ' * 9}".rstrip(),
     ]
 
 
-def test_a_terminal_shows_the_running_step_in_place() -> None:
+@pytest.mark.parametrize("columns", [30, 40, 80, 120])
+def test_a_terminal_shows_the_running_step_in_place_and_no_line_is_too_long(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     shown = show(live=True)
-    assert shown.count("\n") == 1
-    parts = [part.removeprefix("\x1b[K") for part in shown.split("\r")[1:]]
-    assert [part.split()[1] for part in parts] == ["runs", "step", "step", "step", "run"]
+    assert shown.count("\n") == 3
+    lines = [part for line in shown.split("\n") for part in line.replace("\x1b[K", "").split("\r")]
+    assert max(map(len, lines)) < columns
+    positions = [line for line in lines if "step " in line]
+    assert [line[: len("[2/3] train_sft  step 1/9")] for line in positions] == [
+        f"[2/3] train_sft  step {n}/9" for n in (1, 2, 8)
+    ]
+    if columns == 80:
+        assert positions[-1] == "[2/3] train_sft  step 8/9  88 %  2.9 s each  0:03 left  loss=0"

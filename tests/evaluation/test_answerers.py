@@ -9,7 +9,7 @@ import pytest
 
 from steerlm.errors import InputError, SteerLMError
 from steerlm.evaluation import job_answerer, worker
-from steerlm.evaluation.answerer import InProcessAnswerer
+from steerlm.evaluation.answerer import InProcessAnswerer, folder_schema
 from steerlm.evaluation.cases import SteeringCase
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.job_answerer import JobAnswerer
@@ -137,7 +137,9 @@ def test_the_profile_says_who_answers(url: str, folders: dict[str, Path], tmp_pa
         return _answerer(name, {"policy": folders["policy"], "baseline": folders["policy"]}, SETTINGS, work)
 
     two = Layouts(evaluate=LayoutSettings(devices=2))
-    assert of("policy") == folders["policy"] and of("baseline", policy_url=url) == folders["policy"]
+    here, plain = of("policy"), of("baseline", policy_url=url)
+    assert isinstance(here, InProcessAnswerer) and here.schema == folder_schema(folders["policy"])
+    assert isinstance(plain, InProcessAnswerer) and plain.schema is None
     assert isinstance(of("policy", layouts=two), JobAnswerer)
     assert of("baseline", layouts=two).schema is None
     assert isinstance(of("policy", layouts=two, policy_url=url), ServedAnswerer)

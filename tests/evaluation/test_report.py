@@ -48,6 +48,14 @@ def test_it_shows_what_it_was_given(page: str) -> None:
     assert "&lt;script&gt;" in page
 
 
+def test_it_says_what_the_numbers_mean(page: str) -> None:
+    followed = page.count("<td>steerable</td>")
+    assert followed == 1
+    assert page.count("<td>not steerable yet</td>") == len(SCHEMA.active) - followed
+    assert f"Partly steerable: the policy follows 1 of {len(SCHEMA.active)} attributes." in page
+    assert "The policy does not follow" in page
+
+
 def test_a_truncated_last_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')

@@ -14,7 +14,7 @@ COUNTS = {
     "lines/val": 10,
     "lines/regression_train": 64,
     "lines/regression_val": 8,
-    "questions": 40,
+    "lines/questions": 40,
     "held_out_labels": 8,
 }
 
@@ -39,12 +39,12 @@ def test_the_shipped_recipes_fit_themselves(name: str) -> None:
     [
         (
             (),
-            {"questions": 31},
+            {"lines/questions": 31},
             r"^evaluate: questions is 32, and there are 31 questions \(the distinct first turns .*"
             r"set questions to 31 at most",
         ),
-        ((), {"questions": 0}, r"^evaluate: questions is 32, and there are 0 questions .*; hold out more"),
-        (("prepare_data.questions=q.jsonl",), {"questions": 3}, r"there are 3 questions \(q\.jsonl\)"),
+        ((), {"lines/questions": 0}, r"^evaluate: questions is 32, and there are 0 questions .*; hold out more"),
+        (("prepare_data.questions=q.jsonl",), {"lines/questions": 3}, r"there are 3 questions \(q\.jsonl\)"),
         ((), {"held_out_labels": 0}, r"^evaluate: no held-out answer has a label to judge the reward model by"),
         ((), {"lines/regression_train": 0}, r"^reward: the data have no labeled answer to train on"),
         ((), {"lines/regression_train": 15}, r"^reward: 2 epochs of 15 units hold no global batch of 32"),
@@ -59,10 +59,10 @@ def test_data_that_do_not_fit(overrides: tuple[str, ...], changed: dict[str, Any
 
 
 def test_limits() -> None:
-    check_data(recipe(), COUNTS | {"questions": 32, "lines/regression_train": 16, "lines/train": 32})
+    check_data(recipe(), COUNTS | {"lines/questions": 32, "lines/regression_train": 16, "lines/train": 32})
     check_data(recipe("sft.repeat=2"), COUNTS | {"lines/train": 16})
     check_data(recipe("reward.validate_every=null"), COUNTS | {"lines/regression_val": 0})
-    check_data(recipe("sft=null"), COUNTS | {"questions": 0})  # no policy is asked
+    check_data(recipe("sft=null"), COUNTS | {"lines/questions": 0})  # no policy is asked
 
 
 @pytest.mark.parametrize(

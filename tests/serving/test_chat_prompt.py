@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from steerlm.attributes import AttributeSchema
 from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.prompt import MARKS, TURN_STOP_STRINGS, marks_in
-from steerlm.serving.chat_prompt import ChatMessage, build_prompt, resolve_attributes, without_marks
+from steerlm.serving.chat_prompt import build_prompt, resolve_attributes, without_marks
 from steerlm.serving.errors import ApiError
+from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import GenerationBody
 
 

@@ -27,13 +27,26 @@ def test_python_blocks(code: str, policy_server: str, reward_server: str, capsys
         names["client"].close()
 
 
-def test_curl_request(reward_server: str) -> None:
-    (words,) = [shlex.split(b.text) for b in blocks(DOCUMENT) if b.language == "sh" and b.text.startswith("curl")]
-    body = json.loads(words[words.index("-d") + 1])
-    reply = httpx.post(f"{reward_server}/v1/score", json=body)
-    assert reply.status_code == 200
+def curls() -> list[list[str]]:
+    """The words of each curl command of the document."""
+    text = "\n".join(block.text for block in blocks(DOCUMENT) if block.language == "sh" and "curl " in block.text)
+    return [shlex.split(f"curl {one}") for one in text.split("curl ")[1:]]
+
+
+def test_curl_requests(reward_server: str) -> None:
+    replies = []
+    for words in curls():
+        path = words[words.index("-s") + 1].removeprefix("localhost:1424")
+        header = tuple(words[words.index("-H") + 1].split(": "))
+        reply = httpx.post(reward_server + path, content=words[words.index("-d") + 1], headers=[header])
+        assert reply.status_code == 200, reply.text
+        replies.append(reply.json())
     shown = next(json.loads(b.text) for b in blocks(DOCUMENT) if b.language == "json")
-    assert set(shown) == set(reply.json()) and shown["turns"] == reply.json()["turns"]
+    whole, pair, messages, classified = replies
+    assert set(shown) == set(whole) and shown["turns"] == whole["turns"] == messages["turns"]
+    assert pair["scores"][0] == pytest.approx(whole["scores"][0], abs=1e-5)
+    assert messages["scores"][0] == pytest.approx(whole["scores"][0], abs=1e-5)
+    assert classified["data"][0]["probs"] == pytest.approx(whole["scores"][0], abs=1e-5)
 
 
 @pytest.mark.parametrize("role", ["reward", "generate"])
@@ -41,6 +54,7 @@ def test_documented_options_exist(role: str, capfd: pytest.CaptureFixture[str]) 
     assert call(["serve", role, "--help"]) == 0
     help_text = capfd.readouterr().out
     shared = {"--max-body-mib", "--max-in-flight", "--drain-seconds", "--strip-markers", "--host", "--name"}
+    shared |= {"--max-connections", "--receive-seconds", "--cors-origin"}
     own = (
         {"--wait-ms"} if role == "reward" else {"--max-tokens", "--upstream-errors", "--max-requests", "--cache-tokens"}
     )

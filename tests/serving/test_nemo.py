@@ -173,7 +173,8 @@ def test_other_bad_input(policy_server: str) -> None:
         assert message in reply.json()["error"]["message"]
     assert "not JSON" in httpx.put(f"{policy_server}/generate", content=b"{").json()["error"]["message"]
     assert httpx.put(f"{policy_server}/generate", content=b"[" * 100000).status_code == 400
-    assert put(policy_server, {"sentences": ["a"], "unknown": 1, "tokens_to_generate": 1}).status_code == 200
+    unknown = put(policy_server, {"sentences": ["a"], "unknown": 1, "tokens_to_generate": 1})
+    assert unknown.status_code == 400 and "unknown field 'unknown'" in unknown.json()["error"]["message"]
     assert put(policy_server, {"sentences": ["a"], "tokens_to_generate": True}).status_code == 200  # as upstream
 
 
@@ -181,6 +182,8 @@ def test_upstream_errors_are_strings_with_200(policy_folder: Path, serving: Call
     with serving(policy_folder, "generate", upstream_errors=True) as (url, _):
         reply = put(url, {"sentences": ["a"], "top_k": -1})
         assert (reply.status_code, reply.json()) == (200, "top_k must be a positive integer number")
+        assert put(url, {"sentences": ["a"], "unknown": 1, "tokens_to_generate": 1}).json()["sentences"]
+        assert "write the dials into it" in put(url, {"sentences": ["a"], "humor": 1}).json()
         reply = put(url, {"sentences": ["a"] * 129})
         assert (reply.status_code, reply.json()) == (400, "Maximum number of sentences is 128")
 

@@ -126,8 +126,8 @@ def test_bad_requests_are_refused_by_name(reward_server: str) -> None:
     good = texts(1)[0]
     cases: list[tuple[Any, int, str]] = [
         ({"texts": [good, "no mark"]}, 400, r"texts[1] must end with the read-out mark <extra_id_2>"),
-        ({}, 400, "either texts or conversations"),
-        ({"texts": [good], "conversations": [RECORD]}, 400, "either texts or conversations"),
+        ({}, 400, "give one of texts, conversations"),
+        ({"texts": [good], "conversations": [RECORD]}, 400, "give one of texts, conversations"),
         ({"texts": good}, 400, "texts"),
         ({"text": [good]}, 400, "text"),
         ({"texts": [good, "x " * 500 + "<extra_id_2>"]}, 413, "texts[1] has 10"),
@@ -147,13 +147,15 @@ def test_bad_requests_are_refused_by_name(reward_server: str) -> None:
             400,
             "<extra_id_1>",
         ),
-        ({"conversations": [{"conversations": []}]}, 400, "conversations.0.conversations"),
+        ({"conversations": [{"conversations": []}]}, 400, "conversations[0].conversations"),
     ]
     for body, status, message in cases:
         got, reply = post(reward_server, body)
         assert (got, reply["error"]["code"]) == (status, status), body
         assert message in reply["error"]["message"]
-    assert httpx.post(f"{reward_server}/v1/score", content=b"{").status_code == 400
+    assert httpx.post(f"{reward_server}/v1/score", content=b"{").status_code == 415
+    kind = {"content-type": "application/json"}
+    assert httpx.post(f"{reward_server}/v1/score", content=b"{", headers=kind).status_code == 400
     assert post(reward_server, {"texts": []})[1]["scores"] == []
 
 
@@ -189,3 +191,46 @@ def test_keep_end_scores_the_end_of_a_text_longer_than_the_window(reward_server:
     assert post(reward_server, {"conversations": [record]})[0] == 413
     assert post(reward_server, {"conversations": [record], "over_long": "keep_end"})[0] == 200
     assert post(reward_server, {"texts": long, "over_long": "skip"})[0] == 400
+
+
+def test_messages_and_pairs_are_scored_as_the_same_conversation(reward_server: str, reward_folder: Path) -> None:
+    roles = {"User": "user", "Assistant": "assistant"}
+    messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in TURNS]
+    record = Conversation.model_validate_json(json.dumps(RECORD))
+    expected = TransformersScorer(reward_folder).score([render_readout(record, 1), render_readout(record, 3)])
+    status, reply = post(reward_server, {"messages": messages})
+    assert status == 200, reply
+    np.testing.assert_allclose(reply["scores"], expected, atol=1e-5)
+    assert reply["turns"] == [{"conversation": 0, "turn": 1}, {"conversation": 0, "turn": 3}]
+    status, reply = post(reward_server, {"prompt": TURNS[0]["value"], "response": TURNS[1]["value"]})
+    np.testing.assert_allclose(reply["scores"], expected[:1], atol=1e-5)
+    assert reply["turns"] is None and len(reply["labels"]) == 1
+    pairs = {"prompt": ["Hi", TURNS[0]["value"]], "response": ["Hello", TURNS[1]["value"]]}
+    np.testing.assert_allclose(post(reward_server, pairs)[1]["scores"][1], expected[0], atol=1e-5)
+    system = {"role": "system", "content": "You are a pirate."}
+    status, reply = post(reward_server, {"messages": [system, *messages]})
+    own = record.model_copy(update={"system": "You are a pirate."})
+    pirate = TransformersScorer(reward_folder).score([render_readout(own, t, use_system=True) for t in (1, 3)])
+    np.testing.assert_allclose(reply["scores"], pirate, atol=1e-5)
+    assert [turn["turn"] for turn in reply["turns"]] == [2, 4]
+
+
+def test_bad_messages_and_pairs_are_refused_by_name(reward_server: str) -> None:
+    user, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}
+    for body, status, message in (
+        ({"messages": [user]}, 400, "no assistant message"),
+        ({"messages": []}, 400, "no message to score"),
+        ({"messages": [user, {**answer, "content": None}]}, 400, "messages[1].content is null"),
+        ({"messages": [user, {**answer, "content": "<extra_id_1>"}]}, 400, "messages[1].content contains the marker"),
+        ({"messages": [user, {**answer, "content": "dog " * 400}]}, 413, "messages[1] has"),
+        ({"prompt": "Hi"}, 400, "response is missing"),
+        ({"prompt": ["Hi"], "response": ["a", "b"]}, 400, "1 prompts, 2 responses"),
+        ({"prompt": ["Hi"], "response": "a"}, 400, "response must be a text, or both"),
+        ({"prompt": "Hi", "response": "<extra_id_2>"}, 400, "response contains the marker"),
+        ({"prompt": "Hi", "response": "dog " * 400}, 413, "response has"),
+        ({"prompt": "Hi", "response": "a", "texts": []}, 400, "give one of texts"),
+        ({"prompt": "Hi", "response": "a", "humor": 4}, 400, "unknown field 'humor'"),
+        ({"prompt": "Hi", "response": "a", "model": "other"}, 404, "no model 'other' here"),
+    ):
+        got, reply = post(reward_server, body)
+        assert got == status and message in reply["error"]["message"], (body, reply)

@@ -112,6 +112,18 @@ def test_own_questions(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "Why?"}\n')
     outcome = prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.jsonl"))
     assert lines(outcome, "questions.jsonl") == [{"question": "Why?"}]
+    (tmp_path / "q.txt").write_text("Why?\nHow?\n")
+    outcome = prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.txt"))
+    assert lines(outcome, "questions.jsonl") == [{"question": "Why?"}, {"question": "How?"}]
+    counts = outcome.artifact.manifest.provenance["metrics"]
+    assert (counts["lines/questions"], counts["held_out_labels"]) == (2, 1)
+
+
+def test_questions_that_cannot_be_read_are_named_while_the_data_are_prepared(tmp_path: Path) -> None:
+    source = write(tmp_path / "s", [talk("a?", "A", "quality:1")], [talk("c?", "C")])
+    (tmp_path / "q.jsonl").write_text('{"question": "Why?"}\n{"query": "How?"}\n')
+    with pytest.raises(InputError, match=r"q\.jsonl:2: no question"):
+        prepare(tmp_path, sources=[source], questions=str(tmp_path / "q.jsonl"))
 
 
 @pytest.mark.timeout(120)

@@ -68,9 +68,15 @@ def test_another_machine_is_a_warning_with_the_profile_for_it(
             "sft: attention te needs a GPU, and this machine has 2 cores and no GPUs: use --profile laptop, "
             "or attention: auto",
         ),
+        (
+            "one-gpu",
+            LayoutSettings(attention="te"),
+            Machine(cores=16, gpus=1, has_te=False),
+            "sft: attention te needs Transformer Engine, which is not installed; auto does not",
+        ),
     ],
 )
-def test_a_gpu_that_is_asked_for_and_absent_is_an_error(
+def test_what_is_asked_for_and_absent_is_an_error(
     profile: str, layout: LayoutSettings, machine: Machine, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -223,6 +223,20 @@ def test_a_training_that_fits_no_step_is_refused_before_its_job_starts(files: Tr
     assert not (files.work / "job").exists()
 
 
+def test_a_validation_that_is_asked_for_and_has_no_data_is_said(
+    files: TrainFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    train("reward", resolve(files), files)
+    assert caplog.messages[-1].startswith("warning: --validation is empty: nothing is validated")
+    caplog.clear()
+    train(
+        "reward",
+        resolve(files, "reward.validate_every=null"),
+        dataclasses.replace(files, output=files.data[0].parent / "b"),
+    )
+    assert not any("--validation" in message for message in caplog.messages)
+
+
 def test_wrong_inputs_are_named(files: TrainFiles) -> None:
     files.output.mkdir()
     (files.output / "thesis.tex").touch()

@@ -12,22 +12,28 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import ApiError, validation_problem
 
 HEADER_LENGTH = "inference-header-content-length"
 Size = Annotated[int, Field(ge=0, le=1 << 31)]
 
 
-class TensorParameters(BaseModel):
+class WireObject(BaseModel):
+    """An object of the protocol. Unknown fields are refused: they could ask for another result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TensorParameters(WireObject):
     """`binary_data_size`: bytes of an input after the header. `binary_data`: return an output as bytes."""
 
     binary_data_size: Size | None = None
     binary_data: bool | None = None
 
 
-class InputTensor(BaseModel):
+class InputTensor(WireObject):
     """An input; `data` is row by row, flat or nested, and absent if it is sent as bytes."""
 
     name: str
@@ -37,21 +43,29 @@ class InputTensor(BaseModel):
     data: list[Any] | None = None
 
 
-class RequestedOutput(BaseModel):
+class RequestedOutput(WireObject):
     """An output to return."""
 
     name: str
     parameters: TensorParameters = TensorParameters()
 
 
-class RequestParameters(BaseModel):
-    """`binary_data_output`: return outputs as bytes unless they say otherwise."""
+class RequestParameters(WireObject):
+    """`binary_data_output`: return outputs as bytes unless they say otherwise.
+
+    The others are Triton's, about its queue and models with a state; they cannot change a score.
+    """
 
     binary_data_output: bool = False
+    sequence_id: Any = None
+    sequence_start: Any = None
+    sequence_end: Any = None
+    priority: Any = None
+    timeout: Any = None
 
 
-class InferRequest(BaseModel):
-    """The JSON of an inference request; unknown fields are ignored, as the protocol requires."""
+class InferRequest(WireObject):
+    """The JSON of an inference request."""
 
     id: str | None = None
     inputs: list[InputTensor]
@@ -84,11 +98,8 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
     try:
         request = InferRequest.model_validate_json(body[:size])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ApiError(
-            f"{where}: {first['msg']}" if where else f"the header is not a request: {first['msg']}"
-        ) from None
+        message, _ = validation_problem(error.errors()[0])
+        raise ApiError(message) from None
     binary: dict[str, bytes] = {}
     start = size
     for tensor in request.inputs:

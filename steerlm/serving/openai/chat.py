@@ -1,44 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/chat/completions`: the answer to a conversation with the attributes set, whole or streamed.
 
-Attributes are in `chat_template_kwargs.attributes`, which stock engines accept too, or in a top-level `attributes`; the
-`steerlm` field of the response has the values used. Wire format: docs/upstream.md#openai-wire-format.
+Attributes are in `chat_template_kwargs.attributes`, which stock engines accept too, or where they mean the same
+(`dials.py`); the `steerlm` field of the response has the values used. Wire format: docs/upstream.md#openai-wire-format.
 """
 
-import difflib
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, WithJsonSchema
 
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import GenerationChunk
 from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
-from steerlm.serving.chat_prompt import ChatMessage, build_prompt
+from steerlm.serving.chat_prompt import build_prompt
+from steerlm.serving.dials import PLACE, requested_dials
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
+from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
 
 router = APIRouter(tags=["openai"])
 
-
-class TemplateArguments(BaseModel):
-    """Arguments of the chat template; those of other templates are ignored, as by other servers."""
-
-    model_config = ConfigDict(extra="allow")
-
-    attributes: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _no_misspelled_attributes(self) -> Self:
-        for name in self.model_extra or {}:
-            if difflib.get_close_matches(name, ["attributes"], cutoff=0.75):
-                raise ValueError(f"unknown key {name!r}; did you mean 'attributes'?")
-        return self
+DIALS = WithJsonSchema({"type": ["object", "null"], "additionalProperties": {"type": "integer"}})
 
 
 class ChatRequest(GenerationBody):
@@ -48,15 +36,14 @@ class ChatRequest(GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    attributes: dict[str, Any] | None = None
-    chat_template_kwargs: TemplateArguments | None = None
+    attributes: Annotated[Any, DIALS] = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
-    def requested_attributes(self) -> dict[str, Any]:
-        """Return the attributes of the request, from either place."""
-        inner = self.chat_template_kwargs.attributes if self.chat_template_kwargs else None
-        if inner is not None and self.attributes is not None and inner != self.attributes:
-            raise ApiError("attributes and chat_template_kwargs.attributes differ; give one", param="attributes")
-        return (self.attributes if inner is None else inner) or {}
+    def token_limit(self) -> int | None:
+        """Return the largest number of tokens of an answer."""
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ApiError("max_tokens and max_completion_tokens differ; give one", param="max_tokens")
+        return self.max_completion_tokens or self.max_tokens
 
     def logprob_count(self) -> int | None:
         """Return how many most likely tokens to report with each token; None for no log-probabilities."""
@@ -69,12 +56,13 @@ class ChatRequest(GenerationBody):
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service
-    body.check(service.name)
+    body.check(service, PLACE)
     n = body.answers_per_prompt
     request.state.slot.acquire(n)
     strip = service.settings.strip_markers
-    prompt = build_prompt(body.messages, body.requested_attributes(), service.schema, strip_markers=strip)
-    params = body.sampling_params(body.max_completion_tokens or body.max_tokens, body.logprob_count())
+    dials = requested_dials(body.attributes, body.chat_template_kwargs, service.schema)
+    prompt = build_prompt(body.messages, dials, service.schema, strip_markers=strip)
+    params = body.sampling_params(body.token_limit(), body.logprob_count())
     submission = await service.submit([prompt.text], params, n, stream=bool(body.stream), names=["messages"])
 
     extra = {"steerlm": {"attributes": prompt.attributes}}

@@ -11,20 +11,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
+from steerlm.serving.dials import RAW_PLACE
 from steerlm.serving.errors import ApiError
-from steerlm.serving.generation import GenerationService, Prompt
+from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, completion_logprobs
+from steerlm.serving.prompts import PROMPTS_SCHEMA, Prompt, read_prompts
 
 router = APIRouter(tags=["openai"])
-
-TokenId = Annotated[int, Field(ge=0, strict=True)]
 
 
 class CompletionRequest(GenerationBody):
@@ -35,26 +35,17 @@ class CompletionRequest(GenerationBody):
     `logprobs`.
     """
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Annotated[Any, WithJsonSchema(PROMPTS_SCHEMA)]
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = False
-
-    def prompts(self) -> list[Prompt]:
-        """Return the prompts as a list, whatever their form."""
-        prompt = self.prompt
-        if isinstance(prompt, str):
-            return [prompt]
-        if prompt and isinstance(prompt[0], int):
-            return [[i for i in prompt if isinstance(i, int)]]
-        return [p for p in prompt if not isinstance(p, int)]
 
 
 @router.post("/v1/completions", summary="Continuations of prompts as they are")
 async def completions(request: Request, body: CompletionRequest) -> Any:
     """Continue prompts."""
     service: GenerationService = request.app.state.service
-    body.check(service.name)
-    prompts, n = body.prompts(), body.answers_per_prompt
+    body.check(service, RAW_PLACE)
+    (prompts, names), n = read_prompts(body.prompt, "prompt"), body.answers_per_prompt
     if not 0 < len(prompts) * n <= MAX_ANSWERS:
         raise ApiError(
             f"{len(prompts)} prompts with {n} answers each; 1 to {MAX_ANSWERS} answers per request are allowed",
@@ -62,7 +53,6 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
         )
     request.state.slot.acquire(len(prompts) * n)
     params = body.sampling_params(body.max_tokens or 16, body.logprobs)
-    names = ["prompt"] if len(prompts) == 1 else [f"prompt[{index}]" for index in range(len(prompts))]
     submission = await service.submit(prompts, params, n, stream=bool(body.stream), names=names)
 
     prompt_tokens = sum(map(len, submission.prompts))

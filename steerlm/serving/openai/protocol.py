@@ -1,41 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Request bodies of OpenAI's two generation routes: what they have in common and what is not supported.
+"""Request bodies of OpenAI's two generation routes: what they have in common. `fields.py` has the fields not used."""
 
-Unknown fields are ignored, as by other servers; unsupported fields that would change the answer are refused.
-"""
+from typing import Annotated, Any
 
-from typing import Any
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from steerlm.errors import nearest
+from steerlm.errors import nearest, shown
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import TURN_STOP_STRINGS
 from steerlm.serving.errors import ApiError
+from steerlm.serving.generation import GenerationService
+from steerlm.serving.openai.fields import check_extra
 
 MAX_ANSWERS = 128
 """Answers to one request."""
 
 MAX_LOGPROBS = 20
 
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "functions": (None, []),
-    "response_format": (None, {"type": "text"}),
-    "logit_bias": (None, {}),
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "chat_template": (None,),
-    "best_of": (None, 1),
-    "suffix": (None, ""),
-}
-"""Unsupported fields and the values of them that have no effect, which are accepted."""
+Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
 
 
 class StreamOptions(BaseModel):
-    """Options of a stream."""
+    """Options of a stream. `include_obfuscation`: would add a field beside the answer; there is none."""
 
-    include_usage: bool = False
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool | None = False
+    include_obfuscation: bool | None = None
 
 
 class GenerationBody(BaseModel):
@@ -50,7 +41,7 @@ class GenerationBody(BaseModel):
     min_tokens: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
+    stop: Stop = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     stream: bool | None = False
@@ -59,27 +50,35 @@ class GenerationBody(BaseModel):
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def answers_per_prompt(self) -> int:
         """`n`, by default 1."""
         return self.n or 1
 
-    def check(self, model: str) -> None:
+    @field_validator("stop")
+    @classmethod
+    def _stop_strings(cls, stop: Any) -> Any:
+        strings = stop if isinstance(stop, list) else [stop]
+        if stop is not None and not all(isinstance(one, str) for one in strings):
+            raise ValueError(f"a string or a list of strings was expected, not {shown(stop)}")
+        return stop
+
+    def check(self, service: GenerationService, place: str) -> None:
         """Refuse what this server does not support.
 
         Args:
-            model: The id of the model that is served.
+            service: What is served.
+            place: Where the dials of this route's requests go.
 
         Raises:
-            ApiError: The request is for another model, or an unsupported field would change the answer.
+            ApiError: The request is for another model, or has a field that could change the answer and is not used.
         """
-        if self.model is not None and self.model != model:
-            raise ApiError(f"no model {self.model!r} here{nearest(self.model, [model])}", param="model", status=404)
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
-                raise ApiError(f"{name} is not supported by this server; remove it", param=name)
+        if self.model is not None and self.model != service.name:
+            hint = nearest(self.model, [service.name])
+            raise ApiError(f"no model {self.model!r} here{hint}", param="model", status=404)
+        check_extra(self.model_extra or {}, type(self).model_fields, service.schema, place)
         if not all(self._stop_list):
             raise ApiError("a stop string is empty", param="stop")
 

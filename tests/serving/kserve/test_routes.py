@@ -199,15 +199,15 @@ def sentence(**changes: Any) -> dict[str, Any]:
 
 
 WRONG: list[tuple[Any, str]] = [
-    ({}, "inputs: Field required"),
-    ([], "should be an object"),
+    ({}, "inputs is missing"),
+    ([], "an object with keys was expected"),
     ({"inputs": []}, "give either 'sentences'"),
     ({"inputs": [sentence(name="sentence")]}, "did you mean 'sentences'"),
     ({"inputs": [sentence(), sentence()]}, "given twice"),
     ({"inputs": [sentence(datatype="FP32")]}, "must be BYTES"),
     ({"inputs": [sentence(shape=[2, 1])]}, "needs 2 values, not 1"),
     ({"inputs": [sentence(shape=[1, 2])]}, "must have shape [batch, 1]"),
-    ({"inputs": [sentence(shape=[-1, 1])]}, "inputs.0.shape.0"),
+    ({"inputs": [sentence(shape=[-1, 1])]}, "inputs[0].shape[0]"),
     ({"inputs": [sentence(data=[1])]}, "must be strings"),
     ({"inputs": [sentence(data=[""])]}, "sentences[0] is empty"),
     ({"inputs": [sentence(shape=[5000], data=["a"] * 5000)]}, "the limit is 4096"),
@@ -215,7 +215,24 @@ WRONG: list[tuple[Any, str]] = [
     ({"inputs": [sentence(), sentence(name="add_EOS", datatype="BOOL", data=[True])]}, "add_EOS"),
     ({"inputs": [sentence(), sentence(name="add_EOS", datatype="BOOL", data=["x"])]}, "true or false"),
     ({"inputs": [sentence(parameters={"binary_data_size": 9}, data=None)]}, "9 bytes announced"),
+    ({"inputs": [sentence()], "humor": 4}, "unknown field 'humor'"),
+    ({"inputs": [sentence()], "parameters": {"humor": 4}}, "unknown field 'humor' in parameters"),
+    ({"inputs": [sentence(dtype="BYTES")]}, "unknown field 'dtype' in inputs[0]"),
+    (
+        {"inputs": [sentence()], "outputs": [{"name": "rewards", "parameters": {"classification": 1}}]},
+        "unknown field 'classification' in outputs[0].parameters",
+    ),
+    (
+        {"inputs": [sentence(data=None, parameters={"shared_memory_region": "a"})]},
+        "unknown field 'shared_memory_region' in inputs[0].parameters",
+    ),
 ]
+
+
+def test_parameters_of_triton_that_cannot_change_a_score(client: Any, reward_folder: Path) -> None:
+    more = {"sequence_id": 3, "sequence_start": True, "sequence_end": True, "priority": 2, "timeout": 9_000_000}
+    rewards = client.infer("reward_model", inputs(texts(2)), outputs=outputs(True), **more).as_numpy("rewards")
+    np.testing.assert_allclose(rewards, TransformersScorer(reward_folder).score(texts(2)), atol=1e-5)
 
 
 def test_bad_requests_are_refused_in_the_form_of_the_protocol(reward_server: str) -> None:
@@ -244,11 +261,11 @@ def test_broken_binary_tensors(reward_server: str) -> None:
         (good, {"length": "x"}, "must be a number"),
         (good, {"length": "-1"}, "must be a number"),
         (good, {"length": "99999"}, "the body has"),
-        (good, {"length": "0"}, "not a request"),
+        (good, {"length": "0"}, "the body is not JSON"),
     ):
         status, text = send(tail, **options)
         assert status == 400 and message in text, text
-    assert httpx.get(reward_server + INFER).json() == {"error": "Method Not Allowed"}
+    assert httpx.get(reward_server + INFER).json() == {"error": f"GET is not a method of {INFER}; it takes POST"}
 
 
 def test_a_draining_server_lives_and_is_not_ready(reward_folder: Path, serving: Callable[..., Any]) -> None:

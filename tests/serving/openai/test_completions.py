@@ -167,7 +167,7 @@ def test_logprobs_of_a_chat(client: openai.OpenAI, loaded: Any) -> None:
 
 def test_bad_requests_are_refused_by_name(policy_server: str) -> None:
     cases: list[tuple[dict[str, Any], str | None, str]] = [
-        ({}, "prompt", "required"),
+        ({}, "prompt", "prompt is missing"),
         ({"prompt": ""}, "prompt", "prompt is empty"),
         ({"prompt": ["a", ""]}, "prompt[1]", "prompt is empty"),
         ({"prompt": []}, "n", "1 to 128"),
@@ -178,7 +178,7 @@ def test_bad_requests_are_refused_by_name(policy_server: str) -> None:
         ({"prompt": ["a", 5]}, None, "prompt"),
         ({"prompt": "pet " * 600}, "prompt", "window is 400"),
         ({"prompt": "a", "max_tokens": 400}, "max_tokens", "window is 400"),
-        ({"prompt": "a", "logprobs": 21}, "logprobs", "less than or equal to 20"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs", "at most 20"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "not supported"),
         ({"prompt": "a", "best_of": 3}, "best_of", "not supported"),
         ({"prompt": "\ud800"}, None, "not valid Unicode"),
