@@ -17,6 +17,9 @@ from steerlm.settings import Settings
 MASKED = -100.0
 """Target value of an attribute without a label; every loss ignores it."""
 
+NUMBER_CHARACTERS = frozenset("0123456789+-.eE")
+"""Characters of a number in a label string."""
+
 OASST = ("quality", "toxicity", "humor", "creativity")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
@@ -91,7 +94,7 @@ class AttributeSchema(Settings):
         for name in labels:
             if name not in self.names:
                 raise LabelError(f"unknown attribute {name!r}{nearest(name, self.names)}")
-        return ",".join(f"{n}:{_number(labels[n])}" for n in self.names if n in labels)
+        return format_labels({name: labels[name] for name in self.names if name in labels})
 
     def vector(self, labels: Mapping[str, float]) -> list[float]:
         """Return the label vector, `MASKED` where `labels` has no value; names outside the schema are ignored."""
@@ -114,21 +117,43 @@ class AttributeSchema(Settings):
 def parse_labels(text: str) -> dict[str, float]:
     """Parse a label string such as `quality:3,toxicity:0` into a mapping in the same order.
 
+    The only parser of label strings in Python; the chat template has the same rules. Blanks around names and values
+    are ignored, a value may be any decimal number: `quality: 3.0, toxicity:0` means the same.
+
     Raises:
-        LabelError: A part has no colon or no name, or its value is not a finite number.
+        LabelError: A part has no colon or no name, its value is not a finite number, or a name is given twice.
     """
     labels: dict[str, float] = {}
     for part in text.split(","):
         name, colon, value = part.partition(":")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not colon or not name or not math.isfinite(number):
+        name, number = name.strip(" "), _parse_number(value.strip(" "))
+        if not colon or not name or number is None:
             raise LabelError(f"label string {text!r}: {part!r} is not in the form name:number")
+        if name in labels:
+            raise LabelError(f"label string {text!r}: {name!r} is given twice")
         labels[name] = number
     return labels
 
 
-def _number(value: float) -> str:
+def format_labels(labels: Mapping[str, float]) -> str:
+    """Return `name:value,...` in the order of the mapping: the only formatter of label strings.
+
+    No blanks; whole numbers have no decimal point, so that a text always has the same label for the same value.
+
+    >>> format_labels(parse_labels("toxicity: 0.0, quality:2.5"))
+    'toxicity:0,quality:2.5'
+    """
+    return ",".join(f"{name}:{_format_number(value)}" for name, value in labels.items())
+
+
+def _parse_number(text: str) -> float | None:
+    """Return a finite decimal number; None for anything else, also for what only Python calls one, such as 1_0."""
+    try:
+        number = float(text) if set(text) <= NUMBER_CHARACTERS else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _format_number(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)

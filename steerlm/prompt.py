@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from steerlm.errors import InputError
-from steerlm.records import Conversation, Turn
+from steerlm.records import SPEAKERS, Conversation, Turn
 
 PROMPT_VERSION = 1
 SYSTEM_MARK, TURN_MARK, LABEL_MARK = "<extra_id_0>", "<extra_id_1>", "<extra_id_2>"
@@ -22,7 +22,7 @@ SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-USER, ASSISTANT = "User", "Assistant"
+USER, ASSISTANT = SPEAKERS
 
 Role = Literal["header", "turn", "name", "label", "text", "stop", "readout"]
 
@@ -64,17 +64,21 @@ def render(conversation: Conversation) -> list[Segment]:
     response that ends the conversation. Turn 0 is never learned, whatever its role. A turn with `learned: false` and
     no label is not learned, and neither is the mark that follows it.
     """
+    return _render(conversation.conversations, conversation.system, conversation.mask)
+
+
+def _render(turns: Sequence[Turn], system: str, mask: str) -> list[Segment]:
     skipped = False
-    segments = [Segment(f"{SYSTEM_MARK}System\n{conversation.system}\n", "header")]
-    for index, turn in enumerate(conversation.conversations):
-        masked = turn.speaker == conversation.mask
+    segments = [Segment(f"{SYSTEM_MARK}System\n{system}\n", "header")]
+    for index, turn in enumerate(turns):
+        masked = turn.speaker == mask
         segments.append(Segment(TURN_MARK, "turn", learned=masked and index >= 2 and not skipped))
         skipped = not turn.learned and not turn.label
         segments.append(Segment(f"{turn.speaker}\n", "name"))
         if turn.label is not None:
             segments.append(Segment(f"{LABEL_MARK}{turn.label}\n", "label"))
         segments.append(Segment(f"{turn.value}\n", "text", learned=not masked and index > 0 and not skipped))
-    if conversation.conversations and conversation.conversations[-1].speaker != conversation.mask:
+    if turns and turns[-1].speaker != mask:
         segments.append(Segment(TURN_MARK, "stop", learned=not skipped))
     return segments
 
@@ -89,25 +93,26 @@ def render_prompt(turns: Sequence[Turn], label: str, system: str = SYSTEM_PROMPT
         name: Role of the response.
 
     Raises:
-        InputError: The last turn is already `name`'s.
+        InputError: The last turn is already `name`'s, or a turn contains the label mark.
     """
-    history = Conversation(conversations=list(turns), system=system, mask=name)  # mask=name: no stop mark at the end
+    for index, turn in enumerate(turns):
+        if LABEL_MARK in turn.value:
+            raise InputError(f"turn {index} contains the label mark {LABEL_MARK}, which would inject a label")
     if turns and turns[-1].speaker == name:
         raise InputError(f"the last message is already {name}'s; a prompt ends with a {USER} message")
     label_line = f"{LABEL_MARK}{label}\n" if label else ""
-    return text_of(render(history)).removesuffix(TURN_MARK) + f"{TURN_MARK}{name}\n{label_line}"
+    history = text_of(_render(turns, system, mask=name)).removesuffix(TURN_MARK)  # without the final stop mark
+    return f"{history}{TURN_MARK}{name}\n{label_line}"
 
 
 def render_readout(conversation: Conversation, upto: int, *, use_system: bool = False) -> str:
     """Render the reward model's input for turn `upto`: the turns so far without labels, then the read-out mark.
 
-    As upstream, the system prompt is the constant one unless `use_system` selects the record's own. Turns of the
-    masked role are written as `User`, all others as `Assistant`.
+    As upstream, the system prompt is the constant one unless `use_system` selects the record's own.
     """
     parts = [f"{SYSTEM_MARK}System\n{conversation.system if use_system else SYSTEM_PROMPT}\n"]
     for turn in conversation.conversations[: upto + 1]:
-        name = USER if turn.speaker == conversation.mask else ASSISTANT
-        parts.append(f"{TURN_MARK}{name}\n{turn.value}\n")
+        parts.append(f"{TURN_MARK}{turn.speaker}\n{turn.value}\n")
     return "".join(parts) + LABEL_MARK
 
 

@@ -21,6 +21,7 @@ from steerlm.datasets.config import PrepareSettings
 from steerlm.datasets.outputs import OnError
 from steerlm.datasets.sources.base import SourceSettings
 from steerlm.datasets.sources.registry import Source, settings_union
+from steerlm.dropped import DEFAULT_LIMIT
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.jobs.config import JobSettings
@@ -58,6 +59,8 @@ class PrepareSection(Settings):
     questions: str | None = None
     """JSONL file of held-out questions; null: the synthetic world's, or the first turns of validation conversations."""
     on_error: OnError = "fail"
+    max_dropped: float = Field(default=DEFAULT_LIMIT, ge=0, le=1)
+    """The largest share of a source's rows that may be dropped; more is an error."""
     use_system: bool = False
 
     @model_validator(mode="after")
@@ -78,6 +81,7 @@ class PrepareSection(Settings):
         return PrepareSettings(
             sources=tuple(s for s in chosen if not isinstance(s, ToyworldSource)),
             on_error=self.on_error,
+            max_dropped=self.max_dropped,
             use_system=self.use_system,
         )
 

@@ -56,10 +56,18 @@ def test_complete_fills_in_defaults() -> None:
     assert OWN.complete({"bold": 0}) == {"warm": 9, "brief": 2, "bold": 0}
 
 
-@pytest.mark.parametrize("text", ["", "quality", "quality:", ":3", "quality:x", "a:1,,b:2", "a:nan", "a:inf"])
+@pytest.mark.parametrize(
+    "text", ["", "quality", "quality:", ":3", "quality:x", "a:1,,b:2", "a:nan", "a:inf", "a:1_0", "a:\u0663", "a:1 1"]
+)
 def test_malformed_label_strings_are_rejected(text: str) -> None:
     with pytest.raises(LabelError, match="name:number"):
         parse_labels(text)
+
+
+def test_blanks_are_ignored_and_a_name_comes_once() -> None:
+    assert parse_labels(" warm: 3.0 ,brief :1e0") == {"warm": 3, "brief": 1}
+    with pytest.raises(LabelError, match="'warm' is given twice"):
+        parse_labels("warm:1, warm:1")
 
 
 @given(st.dictionaries(st.sampled_from(OWN.names), st.integers(0, 9), min_size=1))

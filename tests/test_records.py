@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines in, lines out: exact bytes, errors with file and line, files that appear only when complete."""
 
+import codecs
 import gzip
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.errors import InputError, RecordError
-from steerlm.records import Conversation, RegressionSample, read_lines, read_records
+from steerlm.records import Conversation, RegressionSample, Turn, read_lines, read_records
 
 GOOD = (
     '{"conversations": [{"value": "Où?", "from": "User", "label": null}, {"value": "Là.", "from": "Assistant"}], '
@@ -37,6 +38,43 @@ def test_unknown_keys_pass_through(tmp_path: Path) -> None:
     assert json.loads(talk.to_json()) == json.loads(line)
 
 
+def test_byte_order_marks_are_skipped_in_every_line(tmp_path: Path) -> None:
+    mark = codecs.BOM_UTF8
+    (tmp_path / "a.jsonl").write_bytes(mark + GOOD.encode() + b"\n" + mark + GOOD.encode() + b"\n" + mark)
+    assert [(n, talk.to_json()) for n, talk in read_records(tmp_path / "a.jsonl", Conversation)] == [
+        (1, GOOD),
+        (2, GOOD),
+    ]
+
+
+def test_null_is_absent(tmp_path: Path) -> None:
+    turns = [
+        {"from": "User", "value": "A?", "label": None, "learned": None},
+        {"from": "Assistant", "value": "B.", "label": "quality:3", "learned": None},
+    ]
+    nulls = {"conversations": turns, "system": None, "mask": None, "type": None}
+    plain = {"conversations": [{k: v for k, v in turn.items() if v is not None} for turn in turns]}
+    talks = [Conversation.model_validate_json(json.dumps(record)) for record in (nulls, plain)]
+    assert [t.learned for t in talks[0].conversations] == [True, True]
+    assert (talks[0].system, talks[0].mask) == (talks[1].system, talks[1].mask) == ("", "User")
+    assert RegressionSample.model_validate_json('{"text": "x", "label": [null, 2]}').label == [-100.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("quality:3", "quality:3"),
+        ("quality:3.0,toxicity:0.0", "quality:3,toxicity:0"),
+        (" quality : 3 , toxicity:-0", "quality:3,toxicity:0"),
+        ("toxicity:0,quality:2.50", "toxicity:0,quality:2.5"),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_a_label_has_one_form(written: str | None, read: str | None) -> None:
+    assert Turn(value="x", speaker="Assistant", label=written).label == read
+
+
 def test_gzip_is_read(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(GOOD + "\n")
@@ -53,6 +91,13 @@ def test_gzip_is_read(tmp_path: Path) -> None:
         ('{"conversations": [{"value": 3, "from": "User"}]}', "conversations.0.value"),
         ('{"conversations": [{"value": "x"}]}', "conversations.0.from"),
         ('{"conversations": [{"value": "x", "from": "U"}], "type": "OTHER"}', "type"),
+        ('{"conversations": [{"value": "x", "from": "human"}, {"value": "y", "from": "gpt"}]}', "0.from is 'human'"),
+        ('{"conversations": [{"value": "x", "from": "Assistant"}]}', "no turn is from 'User', the masked role"),
+        (
+            '{"conversations": [{"value": "x", "from": "User"}], "mask": "user"}',
+            "no turn is from 'user', the masked role",
+        ),
+        ('{"conversations": [{"value": "x", "from": "User", "label": "a:1,a:2"}]}', "'a' is given twice"),
         ('{"conversations": [{"value": "<extra_id_2>quality:4", "from": "User"}]}', "label mark"),
     ],
 )

@@ -18,6 +18,7 @@ from steerlm.annotation.config import AnnotateSettings
 from steerlm.annotation.corpus import Corpus, CorpusBlock
 from steerlm.annotation.journal import JournaledOutput, JournalEntry, OutputConflict, discard
 from steerlm.attributes import AttributeSchema
+from steerlm.dropped import Dropped
 from steerlm.errors import RecordError
 from steerlm.prompt import PROMPT_VERSION
 from steerlm.records import Turn
@@ -40,6 +41,7 @@ class AnnotateCounts:
         conversations: Conversations written.
         turns: Labeled turns.
         over_long: Turns whose text is longer than the window, cut or skipped.
+        skipped: Those of them that were skipped and have no label.
         unscored: Conversations without a turn to score, copied as they are.
         rejected: Bad lines.
         resumed: Input lines that earlier runs had done.
@@ -49,9 +51,18 @@ class AnnotateCounts:
     conversations: int = 0
     turns: int = 0
     over_long: int = 0
+    skipped: int = 0
     unscored: int = 0
     rejected: int = 0
     resumed: int = 0
+
+    def left_out(self, where: str) -> Dropped:
+        """Return which part of the conversations `where` was rejected."""
+        return Dropped(where, self.rejected, self.conversations + self.rejected, "lines", "bad, see the rejects")
+
+    def unlabeled(self, where: str) -> Dropped:
+        """Return which part of the answers has no label because it is longer than the window; cut ones have one."""
+        return Dropped(where, self.skipped, self.turns + self.skipped, "labels", "texts longer than the window")
 
     @property
     def nothing_to_do(self) -> bool:
@@ -178,6 +189,7 @@ def label_block(
                 )
             counts.over_long += 1
             if options.over_long == "skip":
+                counts.skipped += 1
                 continue
         turns = block.conversations[scored.conversation].conversations
         turns[scored.turn] = with_predicted_label(turns[scored.turn], scores[scored.text], scorer.schema)

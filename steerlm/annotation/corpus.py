@@ -19,7 +19,7 @@ from steerlm.annotation.journal import RejectedLine
 from steerlm.errors import InputError, RecordError
 from steerlm.files import open_text
 from steerlm.prompt import render_readout
-from steerlm.records import Conversation, Turn, parse_line
+from steerlm.records import Conversation, Turn, decode_line, parse_line
 from steerlm.settings import Settings
 
 BLOCK_CHARACTERS = 8_000_000
@@ -130,15 +130,16 @@ class Corpus:
 
     def _add(self, line: bytes, block: CorpusBlock) -> int:
         """Add a line to a block and return the number of characters that it adds."""
-        if not line.strip():
-            return 0
         try:
-            conversation = self._parse(line)
+            text = self._text(line)
+            if not text.strip():
+                return 0
+            conversation = parse_line(text, Conversation, self.path, self.lines)
         except RecordError as error:
             if self._options.on_error == "stop":
                 raise
-            text = line.decode(errors="backslashreplace").rstrip("\r\n")
-            block.rejects.append(RejectedLine(line=self.lines, reason=error.reason, text=text))
+            shown = line.decode(errors="backslashreplace").rstrip("\r\n")
+            block.rejects.append(RejectedLine(line=self.lines, reason=error.reason, text=shown))
             return 0
         turns = self._turns_to_score(conversation, len(block.conversations))
         block.conversations.append(conversation)
@@ -163,12 +164,11 @@ class Corpus:
             self._digest.update(line)
             yield line
 
-    def _parse(self, line: bytes) -> Conversation:
+    def _text(self, line: bytes) -> str:
         try:
-            text = line.decode()
+            return decode_line(line)
         except UnicodeDecodeError as error:
             raise RecordError(self.path, self.lines, f"not UTF-8 ({error.reason})") from None
-        return parse_line(text, Conversation, self.path, self.lines)
 
     def _turns_to_score(self, conversation: Conversation, index: int) -> list[TurnToScore]:
         return [

@@ -112,10 +112,15 @@ def annotate(
             scorer = _scorer(model, host, port, url, options)
             with AnnotateProgressBar(input_file) as progress:
                 counts = annotate_in_process(input_file, output_file, scorer, options, progress, overwrite=overwrite)
+    if not counts.turns:
+        raise InputError(f"{input_file}: no turn could be labeled: {_why_nothing(counts)}")
     total = f"{counts.turns} turns of {counts.conversations} conversations"
     if counts.nothing_to_do:
         typer.echo(f"{output_file} is complete ({total}): nothing to do")
         return
+    for left_out in (counts.left_out(str(input_file)), counts.unlabeled(str(input_file))):
+        if left_out.much:
+            typer.echo(f"warning: {left_out}", err=True)
     notes = {
         "lines were done before": counts.resumed,
         "over-long texts": counts.over_long,
@@ -123,6 +128,15 @@ def annotate(
         f"bad lines, in {output_file}.rejects": counts.rejected,
     }
     typer.echo(f"{output_file}: labeled {total}" + "".join(f"; {n} {note}" for note, n in notes.items() if n))
+
+
+def _why_nothing(counts: "AnnotateCounts") -> str:
+    if not counts.conversations:
+        return f"{counts.rejected} bad lines, no conversation"
+    return (
+        f"{counts.unscored} of {counts.conversations} conversations have no turn to score, "
+        f"{counts.skipped} texts are longer than the window"
+    )
 
 
 class AnnotateProgressBar:

@@ -69,9 +69,8 @@ def _add_source(source: SourceType[Any]) -> None:
     def command(output_directory: Path, attribute_file: Path | None, on_error: OnError, **options: Any) -> None:
         settings = settings_from(source.settings, options)
         with _naming_local_copies():
-            _report(
-                source.prepare(settings, output_directory, schema=read_schema(attribute_file), on_error=on_error.value)
-            )
+            schema = read_schema(attribute_file)
+            _report(source.prepare(settings, output_directory, schema=schema, on_error=on_error.value), settings.source)
 
     parameters = [
         _shared("output_directory", Path, _Directory),
@@ -90,7 +89,8 @@ def _add_convert() -> None:
 
         settings = settings_from(MessagesSource, {"source": input_, **options})
         with _naming_local_copies():
-            _report(convert_messages(settings, output, schema=read_schema(attribute_file), on_error=on_error.value))
+            schema = read_schema(attribute_file)
+            _report(convert_messages(settings, output, schema=schema, on_error=on_error.value), settings.source)
 
     parameters = [
         _shared("input_", str, typer.Argument(..., metavar="INPUT", help=_Input, show_default=False)),
@@ -131,16 +131,15 @@ def regression(
     """
     from steerlm.datasets.regression import write_regression
 
-    _report(
-        write_regression(
-            input_file,
-            output_file,
-            schema=read_schema(attributes),
-            use_system=use_system,
-            on_error=on_error.value,
-            may_be_empty=False,
-        )
+    summary = write_regression(
+        input_file,
+        output_file,
+        schema=read_schema(attributes),
+        use_system=use_system,
+        on_error=on_error.value,
+        may_be_empty=False,
     )
+    _report(summary, input_file)
 
 
 @app.command()
@@ -159,7 +158,7 @@ def merge(
     """
     from steerlm.datasets.merge import merge as merge_files
 
-    _report(merge_files(inputs, output_file, repeat=repeat, epochs=epochs, on_error=on_error.value))
+    _report(merge_files(inputs, output_file, repeat=repeat, epochs=epochs, on_error=on_error.value), output_file)
 
 
 @app.command()
@@ -207,9 +206,12 @@ def _naming_local_copies() -> Iterator[None]:
         raise StorageError(f"{error}; pass a local copy with --source, or try again") from None
 
 
-def _report(summary: "Summary") -> None:
+def _report(summary: "Summary", source: object) -> None:
     for note in summary.notes:
         typer.echo(f"note: {note}", err=True)
+    left_out = summary.left_out(str(source))
+    if left_out.much:
+        typer.echo(f"warning: {left_out}", err=True)
     typer.echo(str(summary))
 
 
@@ -229,10 +231,6 @@ def _table(report: "CheckReport") -> str:
     ]  # fmt: skip
     if report.window is not None:
         rows.append(("over-long", f"{lengths.over_window:,} of more than {report.window:,} {lengths.unit}"))
-    if report.without_masked_role:
-        rows.append(("masked role", f"{report.without_masked_role:,} conversations have no turn from it"))
-        if report.looks_like and not report.invalid:
-            rows.append(("", report.looks_like))
     if report.labels_without_type:
         rows.append(("no type", f"{report.labels_without_type:,} conversations with labels; read as VALUE_TO_TEXT"))
     if report.turn_marks_in_text:

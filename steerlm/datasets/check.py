@@ -19,7 +19,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.datasets.progress import with_progress
 from steerlm.datasets.regression import labeled_turns
 from steerlm.datasets.sources.registry import check_is_lines, conversion_hint
-from steerlm.errors import LabelError, RecordError
+from steerlm.errors import RecordError
 from steerlm.prompt import marks_in, render, text_of
 from steerlm.records import Conversation, read_records
 
@@ -69,8 +69,6 @@ class CheckReport(BaseModel):
     conversations_without_label: int = 0
     labels_without_type: int = 0
     """Conversations with labels and no `type`: read as VALUE_TO_TEXT."""
-    without_masked_role: int = 0
-    """Conversations without a turn of the role in `mask`, such as `user` where `User` is masked."""
     nothing_to_learn: int = 0
     turn_marks_in_text: int = 0
     duplicates: int = 0
@@ -125,12 +123,8 @@ def check(path: Path, *, schema: AttributeSchema, tokenizer: Any = None, window:
     records = with_progress(read_records(path, Conversation, reject), path.name, "conversations")
     for batch in _batched(records):
         texts = []
-        for number, conversation in batch:
-            try:
-                _count(conversation, report, schema)
-            except LabelError as error:
-                reject(RecordError(path, number, str(error)), "")
-                continue
+        for _, conversation in batch:
+            _count(conversation, report, schema)
             seen.append(_digest(conversation))
             texts.append(text_of(render(conversation)))
         histogram.update(measure(texts))
@@ -152,9 +146,6 @@ def _count(conversation: Conversation, report: CheckReport, schema: AttributeSch
     report.turn_marks_in_text += any(marks_in(turn.value) for turn in conversation.conversations)
     report.conversations_without_label += not labels
     report.labels_without_type += bool(labels) and conversation.type is None
-    if all(turn.speaker != conversation.mask for turn in conversation.conversations):
-        report.without_masked_role += 1
-        report.looks_like = report.looks_like or conversion_hint(conversation.to_json(), report.file)
     report.nothing_to_learn += not any(segment.learned for segment in render(conversation))
     for _, values in labels:
         for name, value in values.items():

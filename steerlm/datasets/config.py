@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.outputs import OnError
 from steerlm.datasets.sources.registry import Source
+from steerlm.dropped import DEFAULT_LIMIT
 from steerlm.errors import InputError, first_problem
 from steerlm.settings import Settings
 
@@ -20,6 +21,8 @@ class PrepareSettings(Settings):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     on_error: OnError = "fail"
+    max_dropped: float = Field(default=DEFAULT_LIMIT, ge=0, le=1)
+    """The largest share of a source's rows that may be dropped; more is an error."""
     use_system: bool = False
     """Put each record's own system prompt into the reward model's texts instead of the constant one."""
 

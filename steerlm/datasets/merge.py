@@ -37,9 +37,11 @@ def merge(
                     reject(error, line)
                     continue
                 kind = line_kind
+                out.summary.kept += epoch == 0
                 text = line if line.endswith("\n") else line + "\n"
                 for _ in range(repeat):
                     out.write(output_file.name, text)
+        out.require_some(", ".join(map(str, inputs)))
     return out.summary
 
 

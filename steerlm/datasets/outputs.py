@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
 
+from steerlm.dropped import Dropped
 from steerlm.errors import InputError, RecordError
 from steerlm.files import atomic_writer, atomic_writers
 from steerlm.records import Line
@@ -30,10 +31,14 @@ class Summary:
         vector: The attributes of the label vectors in order, if samples were written.
         rejects: The file of rejected lines, if there are any.
         notes: Warnings for the user.
+        kept: Rows of which something was made, or which have nothing to make anything of.
+        dropped: Rows that were left out because something is wrong with them.
     """
 
     written: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
+    dropped: int = 0
     vector: tuple[str, ...] = ()
     rejects: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -41,6 +46,10 @@ class Summary:
     def add(self, name: str, number: int = 1) -> None:
         """Add `number` to the count of that name."""
         self.counts[name] = self.counts.get(name, 0) + number
+
+    def left_out(self, where: str) -> Dropped:
+        """Return which part of the input `where` was dropped."""
+        return Dropped(where, self.dropped, self.kept + self.dropped, "rows", "see the counts and the rejects")
 
     def __str__(self) -> str:
         parts = [f"{name}: {count:,} lines" for name, count in self.written.items()]
@@ -57,12 +66,14 @@ class Rejects:
 
     def __init__(self, on_error: OnError, open_file: Callable[[], TextIO]) -> None:
         self._on_error, self._open, self.count = on_error, open_file, 0
+        self.first: RecordError | None = None
         self._file: TextIO | None = None
 
     def __call__(self, error: RecordError, text: str) -> None:
         """Raise the error if bad lines fail; otherwise write the line with its place and reason to the rejects."""
         if self._on_error == "fail":
             raise error
+        self.first = self.first or error
         self._file = self._file or self._open()
         entry = {"file": error.path, "line": error.line, "reason": error.reason, "text": text.rstrip("\n")}
         self._file.write(json.dumps(entry) + "\n")  # ASCII: any text can be written
@@ -81,6 +92,18 @@ class Output:
         """Write a record, or a line that ends with a newline."""
         self.files[name].write(line.to_json() + "\n" if isinstance(line, Line) else line)
         self.summary.written[name] += 1
+
+    def require_some(self, source: object) -> None:
+        """Raise `InputError` with the reason if nothing was written of a source."""
+        if any(self.summary.written.values()):
+            return
+        if self.reject.first is not None:
+            reason = f"all {self.reject.count:,} lines were rejected, the first: {self.reject.first}"
+        elif counts := {name: count for name, count in self.summary.counts.items() if count}:
+            reason = "nothing could be made of it: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        else:
+            reason = "has no rows"
+        raise InputError(f"{source}: {reason}")
 
 
 def make_folder(folder: Path) -> None:
@@ -110,6 +133,7 @@ def output(paths: Sequence[Path], rejects: Path, on_error: OnError) -> Iterator[
             yield Output({path.name: file for path, file in zip(paths, files, strict=True)}, reject, summary)
     if reject.count:
         summary.counts["rejected"], summary.rejects = reject.count, rejects
+        summary.dropped += reject.count
     else:
         rejects.unlink(missing_ok=True)
 

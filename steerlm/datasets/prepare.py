@@ -42,6 +42,8 @@ def prepare_data(settings: PrepareSettings, folder: Path, *, schema: AttributeSc
             if summary.rejects is not None:
                 summary.rejects = summary.rejects.replace(rejects)
             result.summaries[name] = summary
+            left_out = summary.left_out(source.source)
+            left_out.check(settings.max_dropped, "prepare_data.max_dropped", f"mend the rows ({summary})")
             parts.append((part, source.repeat))
         result.summaries["conversations"] = _merge(parts, result.conversations)
     for split in (TRAIN, VAL):

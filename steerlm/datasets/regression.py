@@ -8,7 +8,7 @@ from pathlib import Path
 from steerlm.attributes import MASKED, AttributeSchema, parse_labels
 from steerlm.datasets.outputs import OnError, Summary, single_output
 from steerlm.datasets.progress import with_progress
-from steerlm.errors import InputError, LabelError, RecordError
+from steerlm.errors import InputError
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, RegressionSample, read_records
 
@@ -44,13 +44,10 @@ def write_regression(
     with single_output(output_file, on_error) as out:
         out.summary.vector = schema.names
         conversations = read_records(input_file, Conversation, out.reject)
-        for number, conversation in with_progress(conversations, input_file.name, "conversations"):
+        for _, conversation in with_progress(conversations, input_file.name, "conversations"):
             out.summary.add("conversations")
-            try:
-                new_samples = list(samples(conversation, schema, use_system=use_system, unknown=unknown))
-            except LabelError as error:
-                out.reject(RecordError(input_file, number, str(error)), conversation.to_json())
-                continue
+            out.summary.kept += 1
+            new_samples = list(samples(conversation, schema, use_system=use_system, unknown=unknown))
             for sample in new_samples:
                 out.write(output_file.name, sample)
                 pairs = zip(schema.names, sample.label, strict=True)
@@ -86,8 +83,7 @@ def samples(
 ) -> Iterator[RegressionSample]:
     """Yield one sample per turn with a label that is not empty; the history has no labels.
 
-    Names outside the schema are counted in `unknown`; a turn with no other names is skipped. Raises `LabelError`
-    naming the turn.
+    Names outside the schema are counted in `unknown`; a turn with no other names is skipped.
     """
     for index, labels in labeled_turns(conversation):
         if unknown is not None:
@@ -98,12 +94,5 @@ def samples(
 
 
 def labeled_turns(conversation: Conversation) -> list[tuple[int, dict[str, float]]]:
-    """Return index and labels of every turn with a label that is not empty. Raises `LabelError` naming the turn."""
-    labeled = []
-    for index, turn in enumerate(conversation.conversations):
-        if turn.label:
-            try:
-                labeled.append((index, parse_labels(turn.label)))
-            except LabelError as error:
-                raise LabelError(f"conversations.{index}.label: {error}") from None
-    return labeled
+    """Return index and labels of every turn with a label that is not empty."""
+    return [(index, parse_labels(turn.label)) for index, turn in enumerate(conversation.conversations) if turn.label]

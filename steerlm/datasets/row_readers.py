@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from steerlm.errors import InputError, RecordError
 from steerlm.files import open_text
@@ -78,9 +78,13 @@ def _read_chunk(path: Path, file: Any) -> str:
 
 
 def read_csv(path: Path, on_error: OnBadLine | None = None) -> Rows:
-    """Yield the rows of a CSV file with a header, as JSON objects of strings. Quoted cells may have several lines."""
+    """Yield the rows of a CSV file with a header, as JSON objects of strings. Quoted cells may have several lines.
+
+    Cells are separated by what separates the columns' names: commas; without any in the first line tabs or semicolons,
+    as spreadsheets write them in some languages.
+    """
     with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
+        rows = csv.reader(file, strict=True, delimiter=_delimiter(path, file))
         line = 1
         try:
             header = next(rows, None)
@@ -102,6 +106,15 @@ def read_csv(path: Path, on_error: OnBadLine | None = None) -> Rows:
             raise RecordError(path, line, f"not CSV: {error}") from None
         except UnicodeDecodeError as error:
             raise RecordError(path, line, f"not UTF-8 ({error.reason}); save the file as UTF-8") from None
+
+
+def _delimiter(path: Path, file: TextIO) -> str:
+    try:
+        names = file.readline()
+    except UnicodeDecodeError as error:
+        raise RecordError(path, 1, f"not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    file.seek(0)
+    return next((mark for mark in (",", "\t", ";") if mark in names), ",")
 
 
 def read_parquet(path: Path, on_error: OnBadLine | None = None) -> Rows:
@@ -164,8 +177,9 @@ READERS: dict[str, Callable[[Path, OnBadLine | None], Rows]] = {
     ".parquet": read_parquet,
     ".json": read_json,
     ".csv": read_csv,
+    ".tsv": read_csv,
     ".arrow": read_arrow,
 }
 """Ending of a file's name -> its reader."""
-TABLE_FORMATS = (".parquet", ".csv", ".arrow")
+TABLE_FORMATS = (".parquet", ".csv", ".tsv", ".arrow")
 """Formats that are not JSON."""

@@ -36,6 +36,7 @@ class ReportData:
         goals: Required values.
         stages: `name`, `seconds` and `path` of each stage.
         places: Label to path or address.
+        left_out: What the stages dropped of their data, a line each.
     """
 
     title: str
@@ -47,6 +48,7 @@ class ReportData:
     goals: Sequence[Goal] = ()
     stages: Sequence[Mapping[str, Any]] = ()
     places: Mapping[str, str] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -94,6 +96,7 @@ def render_report(data: ReportData) -> str:
         goals=data.goals,
         stages=data.stages,
         places=data.places,
+        left_out=data.left_out,
         plots={name: Markup(svg) for name, svg in svgs.items()},  # our own SVG, not input
     )
 

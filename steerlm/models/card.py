@@ -3,10 +3,13 @@
 
 import json
 
+from steerlm.dropped import Dropped
 from steerlm.models.info import ModelInfo
 from steerlm.models.shape import ModelShape
 
 TITLES = {"base": "Language model", "reward": "Multi-attribute reward model", "policy": "Steerable language model"}
+RECORDS = {"base": "texts", "reward": "samples", "policy": "conversations"}
+"""What a line of the data is called that a kind of model is trained on."""
 
 LOAD_POLICY = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,8 +82,11 @@ def model_card(info: ModelInfo, shape: ModelShape, dtype: str) -> str:
             trained = name in schema.active
             lines.append(f"| {name} | {'yes' if trained else 'no'} | {schema.default(name) if trained else ''} |")
         lines.append("")
+    left_out = [Dropped.from_counts(f"{name} data", counts, RECORDS[info.kind]) for name, counts in info.data.items()]
     for title, values in (("Data", info.data), ("Metrics", info.metrics)):
         if values:
-            lines += [f"## {title}", "", "```json", json.dumps(values, indent=2), "```", ""]
+            lines += [f"## {title}", ""]
+            lines += [f"{one}.\n" for one in left_out if one.number and title == "Data"]
+            lines += ["```json", json.dumps(values, indent=2), "```", ""]
     lines += ["## Load it", "", "```python", 'folder = "."', snippet(info).rstrip(), "```", ""]
     return "\n".join(lines)

@@ -107,6 +107,8 @@ def run_stage(
             result = execution.result = stage.make(config, local_inputs, context)
             seconds = time.monotonic() - started
             provenance = _provenance(parts, code, inputs, profile, seconds, result)
+            for one in result.left_out:
+                log.log(logging.WARNING if one.much else logging.INFO, "%s", one)
             artifact = store.finish(stage.name, key, stage.kind, result.attributes, provenance, replace=replace)
             execution.artifact = artifact
             log.info("%s/%s finished in %.1f s, digest %s", stage.name, key, seconds, artifact.digest[:12])
@@ -169,6 +171,7 @@ def _provenance(
         "seconds": round(seconds, 2),
         "metrics": dict(result.metrics),
         "notes": dict(result.notes),
+        "dropped": [str(one) for one in result.left_out],
         "key": dict(parts),
         "inputs": {name: {"uri": a.uri, "key": a.key, "digest": a.digest} for name, a in inputs.items()},
         "profile": profile.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.attributes import AttributeSchema, format_labels, parse_labels
 from steerlm.errors import InputError, LabelError, shown
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, marks_in, render_prompt
 from steerlm.records import Turn
@@ -132,4 +132,4 @@ def _format_label(label: Any, schema: AttributeSchema | None, param: str) -> str
     except LabelError as error:
         raise ApiError(f"{param}: {error}", param=param) from None
     # A label string keeps its order, as in training and in the chat template; a mapping has none.
-    return ",".join(f"{n}:{int(v)}" for n, v in values.items()) if isinstance(label, str) else schema.format(values)
+    return format_labels(values) if isinstance(label, str) else schema.format(values)

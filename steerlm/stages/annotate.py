@@ -2,16 +2,21 @@
 """Stage `annotate`: label the training and validation conversations with the reward model."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerlm.annotation import job as annotate_job
 from steerlm.annotation.config import AnnotateSettings
+from steerlm.dropped import Dropped
 from steerlm.errors import ConfigError
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
 from steerlm.recipe import Profile, Recipe
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
+
+if TYPE_CHECKING:
+    from steerlm.annotation.annotate import AnnotateCounts
 
 SPLITS = ("train", "val")
 
@@ -51,13 +56,23 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
         rejects.rename(context.logs / rejects.name)
     counted = {split: dataclasses.asdict(counts) for split, counts in zip(SPLITS, done, strict=True)}
     metrics = {f"{split}/{name}": value for split, counts in counted.items() for name, value in counts.items()}
-    return StageResult(attributes=read_info(reward).attributes, metrics=metrics)
+    left_out = _left_out(dict(zip(SPLITS, done, strict=True)), config)
+    return StageResult(attributes=read_info(reward).attributes, metrics=metrics, left_out=left_out)
+
+
+def _left_out(done: Mapping[str, "AnnotateCounts"], config: AnnotateSettings) -> list[Dropped]:
+    """Return what was left out of the files. Raises `InputError` if it is more than the recipe allows."""
+    rejected = [counts.left_out(f"{split}.jsonl") for split, counts in done.items()]
+    unlabeled = [counts.unlabeled(f"{split}.jsonl") for split, counts in done.items()]
+    for remedy, found in (("mend the lines", rejected), ("set over_long: keep_end", unlabeled)):
+        for one in found:
+            one.check(config.max_dropped, "annotate.max_dropped", remedy)
+    return [one for one in (*rejected, *unlabeled) if one.number]
 
 
 def _annotate_here(
     files: list[tuple[Path, Path]], reward: Path, config: AnnotateSettings, context: StageContext
 ) -> list[Any]:
-    from steerlm.annotation.annotate import AnnotateCounts
     from steerlm.annotation.parallel import annotate_in_process
     from steerlm.inference.scorer import TransformersScorer
 
@@ -67,7 +82,7 @@ def _annotate_here(
         with open(source, "rb") as file:
             lines = sum(1 for _ in file)
 
-        def show(counts: AnnotateCounts, split: str = split, lines: int = lines) -> None:
+        def show(counts: "AnnotateCounts", split: str = split, lines: int = lines) -> None:
             context.report_progress(f"{split}: conversation {counts.lines}/{lines}, {counts.turns} turns labeled")
 
         done.append(annotate_in_process(source, output, scorer, config, show))

@@ -5,7 +5,7 @@ Each stage module has a `STAGE` and a function `config(recipe, role)`; `steerlm.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from steerlm.artifact import LOGS, WORK, Artifact
 from steerlm.attributes import AttributeSchema
+from steerlm.dropped import Dropped
 from steerlm.recipe import Profile
 from steerlm.settings import Settings
 
@@ -34,11 +35,13 @@ class StageResult:
         attributes: The attributes that the files deal with; part of the artifact's digest, as the files are.
         metrics: Numbers for tracking and reports; provenance.
         notes: Further provenance.
+        left_out: What the stage dropped of its data; said at its end, in its provenance and in the report.
     """
 
     attributes: AttributeSchema | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[Dropped] = ()
 
 
 @dataclass(frozen=True, slots=True)

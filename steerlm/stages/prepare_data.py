@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checksums import digest_source
+from steerlm.dropped import Dropped
 from steerlm.errors import SourceUnreachableError, StorageError
 from steerlm.files import atomic_writer
 from steerlm.recipe import PrepareSection, Recipe
@@ -55,14 +56,15 @@ def method(config: PrepareConfig, inputs: Inputs) -> dict[str, Any]:
 def make(config: PrepareConfig, inputs: Inputs, context: StageContext) -> StageResult:
     """Write all files; a resumed call starts over."""
     section, world = config.section, config.section.toyworld
-    notes = _world(world, config, context) if world else _sources(config, context)
+    left_out: list[Dropped] = []
+    notes = _world(world, config, context) if world else _sources(config, context, left_out)
     if section.questions:
         _write_questions(_own_questions(section.questions, context.scratch), context.files)
     elif not world:
         _write_questions(_opening_questions(context.files / "val.jsonl"), context.files)
     counts = {f"lines/{path.stem}": _lines(path) for path in sorted(context.files.glob("*.jsonl"))}
     counts[HELD_OUT_LABELS] = _labeled_answers(context.files / "val.jsonl")
-    return StageResult(attributes=config.attributes, metrics=counts, notes=notes)
+    return StageResult(attributes=config.attributes, metrics=counts, notes=notes, left_out=left_out)
 
 
 def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> dict[str, Any]:
@@ -75,7 +77,8 @@ def _world(world: ToySettings, config: PrepareConfig, context: StageContext) -> 
     return dict(counts)
 
 
-def _sources(config: PrepareConfig, context: StageContext) -> dict[str, Any]:
+def _sources(config: PrepareConfig, context: StageContext, left_out: list[Dropped]) -> dict[str, Any]:
+    """Prepare the sources and return their summaries. What they drop is appended to `left_out`."""
     section = config.section
     sources = _prepared("sources", config, context)
     rated = _prepared("rated", config, context) if section.rated else sources
@@ -86,6 +89,9 @@ def _sources(config: PrepareConfig, context: StageContext) -> dict[str, Any]:
     for name, prepared in named.items():
         for rejects in prepared.conversations.parent.glob("*.rejects.jsonl"):
             rejects.replace(context.logs / f"{name}-{rejects.name}")
+    for name, prepared in named.items():
+        summaries = [(f"{name} {k}", v) for k, v in prepared.summaries.items()]
+        left_out += [summary.left_out(where) for where, summary in summaries if summary.dropped]
     return {f"{name}/{k}": str(v) for name, prepared in named.items() for k, v in prepared.summaries.items()}
 
 

@@ -63,6 +63,9 @@ def make(config: ReportConfig, inputs: Inputs, context: StageContext) -> StageRe
                 for n, a in present.items()
             ],
             places=places,
+            left_out=[
+                f"{TITLES[n]}: {t}" for n, a in present.items() for t in a.manifest.provenance.get("dropped", ())
+            ],
         ),
         context.files / "report.html",
     )

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from steerlm.artifact import Artifact
+from steerlm.dropped import Dropped
 from steerlm.jobs.place import JobPlace
 from steerlm.stages.base import StageContext, StageResult
 from steerlm.training.objectives.registry import OBJECTIVES
@@ -31,8 +32,14 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
     result = run_training(spec, place, context.report_progress)
     context.keep_metrics()
     info = read_info(context.files)
-    metrics = result_metrics(result) or info.metrics
-    return StageResult(attributes=info.attributes, metrics=metrics, notes={"result": result})
+    metrics = dict(result_metrics(result) or info.metrics)
+    dropped = [
+        Dropped.from_counts(f"{split} data", counts, spec.entry.records)
+        for split, counts in (result.get("counts") or {}).items()
+    ]
+    metrics |= {f"dropped/{one.where.split()[0]}": one.share for one in dropped}
+    left_out = [one for one in dropped if one.number]
+    return StageResult(attributes=info.attributes, metrics=metrics, notes={"result": result}, left_out=left_out)
 
 
 def origin(model: Artifact) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from steerlm.dropped import DEFAULT_LIMIT
 from steerlm.models.shape import ModelShape
 from steerlm.settings import Settings
 
@@ -41,6 +42,8 @@ class TrainSettings(Settings):
     global_batch: PositiveInt = 64
     window: PositiveInt = 4096
     over_long: Literal["drop", "keep_end", "error"] = "drop"
+    max_dropped: float = Field(default=DEFAULT_LIMIT, ge=0, le=1)
+    """The largest share of a data set's records that may be dropped; more is an error."""
     precision: Literal["bf16", "fp32"] = "bf16"
     reduce_gradients: Literal["fp32", "bf16"] = "fp32"
     """Type in which gradients are summed over a step's rows and over replicas. bf16 (only with precision bf16) halves

@@ -2,23 +2,30 @@
 """What a recipe's trainings need: joins recipe, profile, model shapes, data lengths and the time model."""
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from steerlm.dropped import Dropped
 from steerlm.errors import ConfigError, InputError, nearest
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
-from steerlm.training.config import TrainSettings
+from steerlm.training.config import SFTSettings, TrainSettings
 from steerlm.training.footprint import Footprint, training_footprint
 from steerlm.training.hardware import Gpu, GpuConstants, gpu_type
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.node_counts import Estimate, estimate_node_counts, fewest_nodes, sufficient_rows
 from steerlm.trainjob.preflight import in_section
 from steerlm.trainjob.sections import TrainingSection, initial_model, model_role, training_sections
+
+if TYPE_CHECKING:
+    from steerlm.training.engine import Objective
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +155,28 @@ def _gpu(profile: Profile, name: str | None) -> Gpu | None:
 
 
 def _lengths(recipe: Recipe, section: TrainingSection, path: Path, tokenizer: Path | None) -> Sequence[int]:
-    """Return the tokens of every sample of a training file, as the section's objective makes them."""
+    """Return the tokens of every sample of a training file, as the section's objective makes them.
+
+    If the recipe annotates, the policy's conversations get their labels then, so those in the file do not matter.
+    """
     if tokenizer is None:
         raise InputError(f"{path}: its lengths need a tokenizer; give --tokenizer FOLDER")
     from steerlm.models.tokenizer import load_tokenizer
     from steerlm.training.dataset import TokenDataset
 
-    objective = section.entry.create(section.settings, load_tokenizer(tokenizer), recipe.attributes)
+    loaded = load_tokenizer(tokenizer)
+    if isinstance(section.settings, SFTSettings) and recipe.annotate:
+        from steerlm.training.objectives.sft import AnnotatedSFTObjective
+
+        objective: Objective = AnnotatedSFTObjective(section.settings, loaded, recipe.attributes)
+    else:
+        objective = section.entry.create(section.settings, loaded, recipe.attributes)
     with tempfile.TemporaryDirectory() as scratch:
-        lengths: list[int] = TokenDataset.build([path], objective, Path(scratch)).lengths.tolist()
+        dataset = TokenDataset.build([path], objective, Path(scratch))
+        lengths: list[int] = dataset.lengths.tolist()
+    left_out = Dropped.from_counts(str(path), dataset.counts, section.entry.records)
+    if left_out.number:
+        log.warning("%s", left_out)
     return lengths
 
 

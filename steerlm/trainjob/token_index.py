@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steerlm.dropped import Dropped
 from steerlm.errors import ConfigError, SteerLMError
 from steerlm.training.schedule import check_steps
 from steerlm.trainjob.spec import TOKENS, TokenIndex, TrainSpec
@@ -29,7 +30,7 @@ def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> Tr
 
     Raises:
         RecordError: The objective refuses a record; the message names file and line.
-        InputError: A file has no usable record.
+        InputError: A file has no usable record, or more of its records are dropped than `max_dropped` allows.
         ConfigError: The data make fewer steps than the schedule needs.
     """
     from steerlm.training.dataset import TokenDataset
@@ -38,12 +39,28 @@ def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> Tr
     processes = layout.threads * layout.devices if layout.threads else None
 
     def build(paths: Sequence[Path]) -> TokenDataset:
-        return TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes)
+        dataset = TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes)
+        _check_dropped(spec, paths, dataset, report_progress)
+        return dataset
 
     train = build(spec.train)
     check_steps(spec.settings, len(train))
     validation = build(spec.validation).key if spec.validation else None
     return spec.model_copy(update={"index": TokenIndex(train=train.key, validation=validation)})
+
+
+def _check_dropped(
+    spec: TrainSpec, paths: Sequence[Path], dataset: "TokenDataset", report_progress: Callable[[str], None]
+) -> None:
+    """Say what the index leaves out of its files, and raise `InputError` if that is too much."""
+    where = ", ".join(dict.fromkeys(map(str, paths)))
+    left_out = Dropped.from_counts(where, dataset.counts, spec.entry.records)
+    remedy = "raise window or set over_long: keep_end" if dataset.counts.get("dropped_over_long") else "mend the data"
+    left_out.check(spec.settings.max_dropped, f"{spec.entry.section}.max_dropped", remedy)
+    if left_out.number:
+        report_progress(f"warning: {left_out}" if left_out.much else str(left_out))
+    if left_out.much:
+        log.warning("%s", left_out)
 
 
 def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:
@@ -54,6 +71,7 @@ def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset
 
     Raises:
         ConfigError: An index is missing and there are several nodes: each would build it while all devices wait.
+        InputError: More records are dropped than `max_dropped` allows.
     """
     from steerlm.training.dataset import TokenDataset
 
@@ -70,7 +88,11 @@ def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset
         return opened if opened is not None else TokenDataset.build(paths, objective, cache)
 
     train = dataset(spec.index.train, spec.train)
-    return train, dataset(spec.index.validation, spec.validation) if spec.validation else None
+    validation = dataset(spec.index.validation, spec.validation) if spec.validation else None
+    _check_dropped(spec, spec.train, train, log.info)
+    if validation is not None:
+        _check_dropped(spec, spec.validation, validation, log.info)
+    return train, validation
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The content of annotated lines, and that interruptions leave no trace in the output."""
 
+import codecs
 import errno
 import fcntl
 import gzip
@@ -81,13 +82,34 @@ def test_annotating_again_keeps_the_human_label(source: Path, tmp_path: Path) ->
 
 
 def test_unknown_keys_pass_and_absent_ones_stay_absent(tmp_path: Path) -> None:
-    record = {"conversations": [{"value": "a", "from": "Assistant"}], "system": "", "mask": "User", "dataset": "x"}
+    turns = [{"value": "a", "from": "Assistant"}, {"value": "b", "from": "User"}]
+    record = {"conversations": turns, "system": "", "mask": "User", "dataset": "x"}
     (tmp_path / "in.jsonl").write_text(json.dumps(record))  # and no newline at the end
     annotate(tmp_path / "in.jsonl", tmp_path / "out.jsonl", TableScorer())
     (out,) = lines(tmp_path / "out.jsonl")
     assert "type" not in out
     assert out["dataset"] == "x"
     assert list(out["conversations"][0]) == ["value", "from", "label", "scores"]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_text(source: Path, tmp_path: Path) -> None:
+    annotate(source, tmp_path / "out.jsonl", TableScorer())
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(codecs.BOM_UTF8 + source.read_bytes() + codecs.BOM_UTF8)
+    counts = annotate(marked, tmp_path / "marked-out.jsonl", TableScorer(), AnnotateSettings(on_error="skip"))
+    assert counts.rejected == 0
+    assert (tmp_path / "marked-out.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("speakers", [("user", "assistant"), ("human", "gpt"), ("System", "User", "Assistant")])
+def test_turns_whose_role_would_be_a_guess_are_refused(tmp_path: Path, speakers: tuple[str, ...]) -> None:
+    record = {"conversations": [{"from": name, "value": "x"} for name in speakers]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(record))
+    message = rf"in\.jsonl:1: conversations\.0\.from is '{speakers[0]}', expected User or Assistant"
+    with pytest.raises(RecordError, match=message):
+        annotate(tmp_path / "in.jsonl", tmp_path / "out.jsonl", TableScorer())
+    counts = annotate(tmp_path / "in.jsonl", tmp_path / "out.jsonl", TableScorer(), AnnotateSettings(on_error="skip"))
+    assert (counts.turns, counts.rejected) == (0, 1)
 
 
 def test_only_labeled_turns_as_upstream(source: Path, tmp_path: Path) -> None:

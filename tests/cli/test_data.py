@@ -91,7 +91,10 @@ def test_regression_with_another_attribute_set(tmp_path: Path, dash: str) -> Non
 
 
 def test_regression_without_a_sample_has_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unlabeled = {**TALK, "conversations": [{"value": "a", "from": "Assistant", "label": "warmth:4"}]}
+    unlabeled = {
+        **TALK,
+        "conversations": [TALK["conversations"][0], {"value": "a", "from": "Assistant", "label": "warmth:4"}],
+    }
     source = write_lines(tmp_path / "a.jsonl", unlabeled)
     assert call(["data", "regression", "--input-file", str(source), "--output-file", str(tmp_path / "r.jsonl")]) == 2
     said = capsys.readouterr().err
@@ -201,8 +204,8 @@ def test_check_of_files_that_are_not_lines_names_convert(
 def test_check_of_chat_rows_names_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sharegpt = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
     path = write_lines(tmp_path / "sharegpt.jsonl", sharegpt)
-    assert call(["data", "check", str(path)]) == 0
-    assert f"looks like ShareGPT conversations: steerlm data convert {path} " in capsys.readouterr().out
+    assert call(["data", "check", str(path)]) == 2
+    assert f"looks like ShareGPT conversations: steerlm data convert {path} " in capsys.readouterr().err
     for row in (CHAT, {"prompt": "q", "completion": "a"}, {"prompt": "q", "response": "a"}):
         path = write_lines(tmp_path / "raw.jsonl", row)
         assert call(["data", "check", str(path)]) == 2

@@ -41,7 +41,6 @@ def test_counts(tmp_path: Path) -> None:
     assert report.turns == {"User": 6, "Assistant": 5}
     assert (report.answers, report.labeled_answers, report.unlabeled_answers, report.empty_labels) == (5, 3, 1, 1)
     assert (report.conversations_without_label, report.nothing_to_learn) == (2, 1)
-    assert report.without_masked_role == 0
     assert (report.labels_without_type, report.turn_marks_in_text) == (1, 1)
     counted = {name: (c.labeled, c.values, c.outside_range) for name, c in report.attributes.items() if c.labeled}
     assert counted == {
@@ -69,13 +68,18 @@ PAIR = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strengt
         (PAIR, "HelpSteer2's pairs: steerlm data helpsteer2 --preference "),
         (make_tree(0), "OpenAssistant's trees: steerlm data oasst "),
         ({"message_id": "m", "parent_id": None, "text": "t", "role": "prompter"}, "messages: steerlm data oasst "),
+        (
+            {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]},
+            "steerlm data convert ",
+        ),
+        ({"conversations": [{"from": "System", "value": "Be nice."}, {"from": "User", "value": "q"}]}, "data convert "),
         ({"other": []}, None),
         ('["prompt"]', None),
     ],
 )
 def test_a_raw_dataset_is_recognised(tmp_path: Path, row: Any, command: str | None) -> None:
     found = check(write_lines(tmp_path / "raw.jsonl", row), schema=SCHEMA).looks_like
-    assert (command in found and f"--source {tmp_path / 'raw.jsonl'} " in found) if command and found else not command
+    assert (command in found and f" {tmp_path / 'raw.jsonl'} " in found) if command and found else not command
 
 
 def test_what_a_policy_cannot_learn_is_complained_of(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from steerlm.attributes import MASKED, AttributeSchema
 from steerlm.cli.main import call
 from steerlm.datasets.regression import samples, write_regression
 from steerlm.errors import InputError, RecordError
+from steerlm.prompt import render, text_of
 from steerlm.records import Conversation, RegressionSample
 from tests.datasets.raw import read_json, write_lines
 
@@ -39,7 +41,8 @@ TALK: dict[str, Any] = {
 
 
 def talk_with(label: str | None, value: str = "x") -> dict[str, Any]:
-    return {"conversations": [{"value": value, "from": "Assistant", "label": label}], "system": "", "mask": "User"}
+    turns = [{"value": "q", "from": "User"}, {"value": value, "from": "Assistant", "label": label}]
+    return {"conversations": turns, "system": "", "mask": "User"}
 
 
 def test_one_sample_per_labeled_turn_with_growing_text(tmp_path: Path) -> None:
@@ -102,11 +105,17 @@ def test_a_file_without_a_sample_is_an_error_and_leaves_what_was_there(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (talk_with("quality"), r"conversations\.0\.label: label string 'quality'"),
+        (talk_with("quality"), r"conversations\.1\.label: label string 'quality'"),
         (talk_with("quality:high"), "not in the form"),
         (talk_with("quality:nan"), "not in the form"),
         (talk_with("quality:1:2"), "not in the form"),
         (talk_with("quality:4", "<extra_id_2>"), "label mark"),
+        (talk_with("quality:4,quality:3"), "'quality' is given twice"),
+        ({**talk_with(None), "mask": "Bot"}, "no turn is from 'Bot', the masked role; turns are from Ass"),
+        (
+            {"conversations": [{"value": "x", "from": "human"}, {"value": "y", "from": "gpt", "label": "quality:1"}]},
+            r"conversations\.0\.from is 'human', expected User or Assistant; steerlm data convert maps other names",
+        ),
         ({"text": "x", "label": [1.0]}, "conversations"),
         ('{"conversations": "\\ud800"}', "hex escape|surrogate"),
     ],
@@ -131,12 +140,23 @@ def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         write_regression(source, tmp_path, schema=SCHEMA)
 
 
+def readable(record: dict[str, Any]) -> Conversation | None:
+    """The record, if its speakers are known and its labels are written as ours."""
+    try:
+        talk = Conversation.model_validate(record)
+    except ValidationError:
+        return None
+    written = [turn.get("label") for turn in record["conversations"]]
+    return talk if [turn.label for turn in talk.conversations] == written else None
+
+
 LABELS = (
     st.none() | st.text(max_size=12) | st.sampled_from(["quality:4", "humor:1,verbosity:2.5", "x:1", "quality:inf"])
 )
+NAMES = st.sampled_from(["User", "User", "Assistant", "Assistant", "Bot"])
 TURNS = st.lists(
-    st.fixed_dictionaries({"value": st.text(max_size=20), "from": st.sampled_from(["User", "Assistant", "Bot"])})
-    | st.fixed_dictionaries({"value": st.text(max_size=9), "from": st.text(min_size=1, max_size=5), "label": LABELS}),
+    st.fixed_dictionaries({"value": st.text(max_size=20), "from": NAMES})
+    | st.fixed_dictionaries({"value": st.text(max_size=9), "from": NAMES, "label": LABELS}),
     min_size=1,
     max_size=5,
 )
@@ -150,11 +170,29 @@ JSON = st.recursive(
 )
 
 
-@given(TALKS)
+@given(TALKS.filter(lambda record: readable(record) is not None))
 def test_any_conversation_survives_a_round_trip(record: dict[str, Any]) -> None:
     line = Conversation.model_validate(record).to_json()
     assert json.loads(line) == record
     assert Conversation.model_validate_json(line).to_json() == line
+
+
+def test_a_value_is_one_text_however_its_label_is_written(tmp_path: Path) -> None:
+    labels = [
+        "quality:3,toxicity:0",
+        "quality:3.0,toxicity:0.0",
+        "quality: 3 , toxicity:0",
+        " quality :3e0,toxicity:-0",
+    ]
+    source = write_lines(tmp_path / "a.jsonl", *(talk_with(label) for label in labels))
+    summary = write_regression(source, tmp_path / "out.jsonl", schema=SCHEMA)
+    assert [sample["label"][:2] for sample in read_json(tmp_path / "out.jsonl")] == [[3.0, 0.0]] * 4
+    assert summary.notes == []
+    for label in labels:
+        talk = Conversation.model_validate(talk_with(label))
+        assert text_of(render(talk)).endswith(
+            "<extra_id_1>Assistant\n<extra_id_2>quality:3,toxicity:0\nx\n<extra_id_1>"
+        )
 
 
 @settings(max_examples=60)

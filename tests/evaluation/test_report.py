@@ -31,6 +31,7 @@ def page() -> str:
         goals=[Goal("mean ρ at least 0.8", "0.91", True)],
         stages=[{"name": "train_reward", "seconds": 3.25, "path": "runs/x"}],
         places={"MLflow": "sqlite:///runs/mlflow.db"},
+        left_out=["Reward model: train data: 4,364 of 6,228 samples dropped (70.1%): longer than the window"],
     )
     return render_report(data)
 
@@ -43,7 +44,14 @@ def test_it_is_self_contained(page: str) -> None:
 
 
 def test_it_shows_what_it_was_given(page: str) -> None:
-    for text in ("warm", "sqlite:///runs/mlflow.db", "mean ρ at least 0.8: 0.91", "train_reward", "3.2"):
+    for text in (
+        "warm",
+        "sqlite:///runs/mlflow.db",
+        "mean ρ at least 0.8: 0.91",
+        "train_reward",
+        "3.2",
+        "4,364 of 6,228",
+    ):
         assert text in page
     assert "&lt;script&gt;" in page
 

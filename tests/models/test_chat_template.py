@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from steerlm.attributes import AttributeSchema, parse_labels
+from steerlm.attributes import AttributeSchema, format_labels, parse_labels
 from steerlm.errors import LabelError
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.pipeline.provenance import modules
@@ -77,6 +77,8 @@ def conversations(draw: st.DrawFn, schema: AttributeSchema) -> Conversation:
         else:
             label = schema.format(draw(labeled(schema)))
             turns.append(Turn(value=draw(texts), speaker="Assistant", label=label or None))
+    if all(turn.speaker != "User" for turn in turns):
+        turns.append(Turn(value=draw(texts), speaker="User"))
     return Conversation(conversations=turns, system=draw(texts))
 
 
@@ -171,7 +173,6 @@ WRONG: list[Any] = [
     ({"toxicity": 1}, "unknown attribute: toxicity"),  # never trained
     ({"humor": 5}, "attribute humor must be an integer 0..4, not 5"),
     ({"humor": -1}, "attribute humor must be an integer 0..4, not -1"),
-    ({"humor": 2.0}, "attribute humor must be an integer 0..4, not 2.0"),
     ({"humor": 2.5}, "attribute humor must be an integer"),
     ({"humor": True}, "attribute humor must be an integer 0..4, not True"),
     ({"humor": "4"}, "attribute humor must be an integer"),
@@ -192,11 +193,13 @@ def test_wrong_dials_are_named(asked: Any, message: str) -> None:
     [
         *WRONG,
         ("humor:5", "attribute humor must be an integer 0..4, not 5"),
-        ("humor:04", "not 04"),
-        ("humor:1.0", "not 1.0"),
-        ("humor: 1", "not  1"),
-        ("humor:1e0", "not 1e0"),
+        ("humor:1.5", "not 1.5"),
+        ("humor:0_1", "not 0_1"),
+        ("humor:\u0663", "not \u0663"),  # a digit to Python's float
         ("humor:nan", "not nan"),
+        ("humor:inf", "not inf"),
+        ("humor:1 1", "not 1 1"),
+        ("humor:1, humor:1", "attribute humor is given twice"),
         ("humor:1e999", "not 1e999"),
         ("humor:", "attribute humor"),
         ("humor", "not name:value"),
@@ -214,17 +217,61 @@ def test_wrong_labels_of_earlier_answers_are_named(label: Any, message: str) -> 
 
 @given(value=st.one_of(st.integers(-2, 12), st.booleans(), st.floats(), st.text(max_size=2), st.none()))
 def test_takes_just_the_values_the_schema_takes(value: Any) -> None:
-    """But for whole floats: a dial is an integer, and JSON tells 4 from 4.0."""
     try:
         OWN.check({"wit": value})
-        good = not isinstance(value, float)
-    except LabelError:
-        good = False
-    if good:
-        assert rendered(OWN, ASK, attributes={"wit": value}).endswith(f",wit:{value}\n")
+        assert rendered(OWN, ASK, attributes={"wit": value}).endswith(f",wit:{int(value)}\n")
         return
+    except LabelError:
+        pass
     with pytest.raises(TemplateError, match=r"attribute wit must be an integer 0\.\.9"):
         rendered(OWN, ASK, attributes={"wit": value})
+
+
+def label_of_answer(label: str) -> str:
+    text = rendered(OWN, [*ASK, {"role": "assistant", "content": "Here.", "label": label}, *ASK])
+    return text.split("Assistant\n<extra_id_2>")[1].split("\nHere.")[0]
+
+
+SPELLINGS = st.sampled_from(
+    [
+        "3",
+        "3.0",
+        "03",
+        " 3",
+        "3 ",
+        "3e0",
+        "+3",
+        "-0",
+        "2.5",
+        "30e-1",
+        "10",
+        "-1",
+        "nan",
+        "inf",
+        "1_0",
+        "\u0663",
+        "",
+        ".",
+    ]
+)
+
+
+@given(
+    label=st.lists(st.tuples(st.sampled_from([*OWN.names, " wit", "wit ", "will", ""]), SPELLINGS), min_size=1).map(
+        lambda pairs: ",".join(":".join(pair) for pair in pairs)
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_labels_are_read_and_written_as_in_training(label: str) -> None:
+    try:
+        values = parse_labels(label)
+        OWN.check(values)
+    except LabelError:
+        with pytest.raises(TemplateError, match="label of message 1: "):
+            label_of_answer(label)
+    else:
+        turn = Turn(value="Here.", speaker="Assistant", label=label)
+        assert label_of_answer(label) == turn.label == format_labels(values)
 
 
 @pytest.mark.parametrize("mark", MARKS)

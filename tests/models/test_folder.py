@@ -142,6 +142,12 @@ def test_the_card_says_what_the_model_is(make_folder: Make) -> None:
     assert "Attributes, 0..4" in text and '"loss": 1.25' in text and '"units": 7' in text and "256 tokens" in text
 
 
+def test_the_card_says_what_was_dropped(make_folder: Make) -> None:
+    counts = {"records": 6228, "units": 1864, "dropped_over_long": 4364}
+    card = (make_folder(replace(TOLD, data={"train": counts, "validation": {"records": 4}})) / "README.md").read_text()
+    assert "## Data\n\ntrain data: 4,364 of 6,228 conversations dropped (70.1%): longer than the window.\n\n```" in card
+
+
 def test_what_is_written_is_read_again(make_folder: Make) -> None:
     info = replace(TOLD, kind="reward", attributes=OWN)
     folder = make_folder(info)

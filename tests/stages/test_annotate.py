@@ -7,7 +7,7 @@ import pytest
 
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.artifact import Artifact
-from steerlm.errors import ConfigError
+from steerlm.errors import ConfigError, InputError
 from steerlm.recipe import Layouts, Profile
 from steerlm.stages.annotate import STAGE, make
 from steerlm.stages.base import StageContext
@@ -53,6 +53,20 @@ def test_a_job_of_two_processes_labels_like_one_process(tmp_path: Path, inputs: 
     assert (shared.logs / "train.jsonl.rejects").read_bytes() == (alone.logs / "train.jsonl.rejects").read_bytes()
     assert progress[-1].startswith("block ") and (shared.logs / "annotate.log").exists()
     assert sorted(path.name for path in shared.files.iterdir()) == ["train.jsonl", "val.jsonl"]
+
+
+def test_what_is_left_out_is_in_the_result_and_too_much_is_an_error(
+    tmp_path: Path, inputs: dict[str, Artifact]
+) -> None:
+    place = context(tmp_path / "run", Profile(name="p"), [])
+    done = make(OPTIONS, inputs, place)
+    assert [str(one) for one in done.left_out] == ["train.jsonl: 1 of 31 lines dropped (3.2%): bad, see the rejects"]
+    with pytest.raises(InputError, match=r"train\.jsonl: 1 of 31 lines .* \(annotate\.max_dropped\): mend the lines"):
+        make(
+            OPTIONS.model_copy(update={"max_dropped": 0.03}),
+            inputs,
+            context(tmp_path / "strict", Profile(name="p"), []),
+        )
 
 
 def test_the_error_for_a_model_too_large_for_one_gpu_names_the_layout(

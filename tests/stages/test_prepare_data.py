@@ -9,7 +9,7 @@ import pytest
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import InputError, StorageError
+from steerlm.errors import InputError, RecordError, StorageError
 from steerlm.pipeline.run import Outcome, run_stage
 from steerlm.recipe import PrepareSection
 from steerlm.stages.prepare_data import STAGE, PrepareConfig
@@ -74,6 +74,29 @@ def test_the_error_for_an_unreachable_hub_names_the_setting_for_a_local_copy(
         "dataset nvidia/HelpSteer2 cannot be fetched from the hub (no route to host); try again, or name a local copy: "
         f"--set prepare_data.{which}.1.source=PATH"
     )
+
+
+def test_what_is_dropped_is_in_the_summary_and_more_than_half_is_an_error(tmp_path: Path) -> None:
+    good, bad = talk("a?", "A", "quality:1"), json.dumps({"conversations": [{"from": "human", "value": "a?"}]})
+    some = write(tmp_path / "some", [good, bad], [good])
+    outcome = prepare(tmp_path, sources=[some], on_error="skip")
+    assert outcome.artifact.manifest.provenance["dropped"] == [
+        "sources 0-conversations: 1 of 3 rows dropped (33.3%): see the counts and the rejects"
+    ]
+    most = write(tmp_path / "most", [good, bad, bad], [bad])
+    with pytest.raises(InputError, match=r"most: 3 of 4 rows dropped \(75.0%\): .* \(prepare_data.max_dropped\): mend"):
+        prepare(tmp_path, sources=[most], on_error="skip")
+    assert prepare(tmp_path, sources=[most], on_error="skip", max_dropped=0.75).status == "run"
+
+
+def test_roles_that_would_be_a_guess_are_refused_by_line(tmp_path: Path) -> None:
+    turns = [{"from": "user", "value": "a?"}, {"from": "assistant", "value": "A", "label": "quality:1"}]
+    for name, conversations in (("names", turns), ("system", [{"from": "System", "value": "Be nice."}, *turns])):
+        source = write(tmp_path / name, [talk("a?", "A"), json.dumps({"conversations": conversations})], [])
+        with pytest.raises(
+            RecordError, match=r"train\.jsonl:2: conversations\.0\.from is '(user|System)', expected User"
+        ):
+            prepare(tmp_path, sources=[source])
 
 
 def test_rejects_are_kept_with_the_logs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import ConfigError, RecordError
+from steerlm.errors import ConfigError, InputError, RecordError
 from steerlm.trainjob.spec import TrainSpec
 from steerlm.trainjob.token_index import build_indexes, main, open_indexes
 from tests.byte_tokenizer import byte_tokenizer
@@ -122,6 +122,55 @@ def test_one_machine_builds_an_index_that_is_missing_or_of_other_settings(folder
     main([str(path)])
     path.write_text(path.read_text().replace('"window": 200', '"window": 6'))
     assert len(open_datasets(path)[0]) == 120
+
+
+LONG = {
+    "reward": {"text": "x" * 200 + "<extra_id_2>", "label": [3.0]},
+    "sft": {
+        "conversations": [{"from": "User", "value": "q" * 200}, {"from": "Assistant", "value": "a", "label": LABEL}]
+    },
+}
+
+
+@pytest.mark.parametrize(("objective", "records"), [("reward", "samples"), ("sft", "conversations")])
+def test_dropped_records_are_said_and_too_many_are_an_error(
+    folder: Path, objective: str, records: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, data, said = write_spec(folder, objective), folder / "train.jsonl", list[str]()
+
+    def build(long: int, short: int = 10, **settings: Any) -> None:
+        lines = [LONG[objective]] * long + [LINES[objective]] * short
+        data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        spec = TrainSpec.read(path)
+        changed = spec.settings.model_copy(update=settings)
+        build_indexes(spec.model_copy(update={"settings": changed}), said.append)
+
+    build(0)
+    assert said == []
+    build(1, short=19)
+    assert said == [f"{data}: 1 of 20 {records} dropped (5.0%): longer than the window"]
+    assert "dropped" not in caplog.text
+    build(10)
+    assert said[1:] == [f"warning: {data}: 10 of 20 {records} dropped (50.0%): longer than the window"]
+    assert caplog.text.count("dropped (50.0%)") == 1
+    with pytest.raises(InputError) as error:
+        build(11)
+    assert str(error.value) == (
+        f"{data}: 11 of 21 {records} dropped (52.4%): longer than the window; at most 50% may be "
+        f"({objective}.max_dropped): raise window or set over_long: keep_end, or raise {objective}.max_dropped"
+    )
+    build(11, max_dropped=0.6)
+    assert said[-1].startswith(f"warning: {data}: 11 of 21 {records}")
+
+
+def test_dropped_validation_records_count_too_and_in_the_job_itself(folder: Path) -> None:
+    path = write_spec(folder, "reward")
+    (folder / "val.jsonl").write_text(f"{json.dumps(LONG['reward'])}\n" * 3 + json.dumps(LINES["reward"]))
+    message = r"val\.jsonl: 3 of 4 samples dropped"
+    with pytest.raises(InputError, match=message):
+        build_indexes(TrainSpec.read(path), print)
+    with pytest.raises(InputError, match=message):
+        open_datasets(path)
 
 
 def test_a_bad_record_is_named_before_the_job_starts(folder: Path) -> None:

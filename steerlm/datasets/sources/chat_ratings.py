@@ -80,6 +80,8 @@ def _value_at(row: Mapping[str, Any], column: str) -> Any:
         return row[column]
     value: Any = row
     for key in column.split("."):
+        if value is None:
+            return None
         if not isinstance(value, Mapping) or key not in value:
             raise ValueError(f"column {column} is missing; a row without the rating has null or an empty cell there")
         value = value[key]

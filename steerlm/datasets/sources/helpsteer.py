@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from steerlm.attributes import HELPSTEER, AttributeSchema
+from steerlm.attributes import HELPSTEER, AttributeSchema, format_labels
 from steerlm.datasets.outputs import OnError, Summary
 from steerlm.datasets.sources.base import RawForm, SourceSettings, SourceType, Uri, has_keys
 from steerlm.datasets.sources.rows import convert_rows, labeled_conversation, number_in, user_turn
@@ -46,18 +46,20 @@ def prepare_helpsteer(
 
 
 def label_string(row: Line, names: Sequence[str], schema: AttributeSchema) -> str:
-    """Return the label string of the row's columns `names`, with the values as they are.
+    """Return the label string of the row's columns `names`, with the values as they are; null is no rating.
 
     Raises `ValueError` for a column that is missing, not a number, or outside the schema's range.
     """
     columns = row.model_extra or {}
-    parts = []
+    labels = {}
     for name in names:
+        if name in columns and columns[name] is None:
+            continue
         value = number_in(columns, name)
         if not schema.low <= value <= schema.high:
             raise ValueError(f"{name} is {value}, outside {schema.low}..{schema.high}")
-        parts.append(f"{name}:{value}")
-    return ",".join(parts)
+        labels[name] = value
+    return format_labels(labels)
 
 
 HELPSTEER_SOURCE = SourceType(

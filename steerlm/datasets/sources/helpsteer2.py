@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, format_labels
 from steerlm.datasets.outputs import TRAIN, VAL, OnError, Summary
 from steerlm.datasets.raw_files import BOTH, data_files
 from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings, SourceType, Uri, has_keys
@@ -97,7 +97,7 @@ def prepare_helpsteer2(
         strength = number_in(row.model_extra or {}, "preference_strength")
         if not -STRONGEST <= strength <= STRONGEST:
             raise ValueError(f"preference_strength is {strength}, outside -{STRONGEST}..{STRONGEST}")
-        label = f"{schema.names[0]}:{strength}"
+        label = format_labels({schema.names[0]: strength})
         turns = history(row.prompt)
         conversations = [labeled_conversation(turns, response, label) for response in (row.response_1, row.response_2)]
         return TRAIN if row.split == "train" else VAL, conversations

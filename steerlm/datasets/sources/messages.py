@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat rows as OpenAI, TRL and ShareGPT write them, rated in columns or in a mapping; see docs/own-data.md.
 
-A row's ratings label its last answer; earlier answers are unrated. The conversations follow
-docs/upstream.md#conversation-records.
+A row's ratings label its last answer; earlier answers are unrated, unless they have a `label` of their own. The
+conversations follow docs/upstream.md#conversation-records.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from steerlm.attributes import AttributeSchema
 from steerlm.datasets.outputs import TRAIN, OnError, Summary, make_folder, single_output
 from steerlm.datasets.raw_files import ALL_FORMATS
 from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings, SourceType, has_keys
-from steerlm.datasets.sources.chat_forms import FORMS, Form, read_form
+from steerlm.datasets.sources.chat_forms import FORMS, Form, Role, RowMessage, read_form
 from steerlm.datasets.sources.chat_ratings import read_ratings
 from steerlm.datasets.sources.raw_input import localize
 from steerlm.datasets.sources.rows import convert_rows, user_turn, write_converted
 from steerlm.errors import InputError, nearest
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER
-from steerlm.records import Conversation, Line, Turn
+from steerlm.records import SPEAKERS, Conversation, Line, Turn
 
 CONVERT = "convert {file} --output conversations.jsonl"
 
@@ -56,6 +56,16 @@ class MessagesSource(SourceSettings):
         ),
     ] = None
     """Other names of the keys `messages`, `prompt`, `completion`, `conversations`, `system`, `ratings`."""
+    speakers: Annotated[
+        dict[str, Role] | None,
+        CommandOption(
+            "Who a name in the rows is, such as customer=user (repeatable): system, user or assistant.",
+            ("--speaker",),
+            list[str],
+            parse_pairs,
+        ),
+    ] = None
+    """Name of a speaker in the rows -> `system`, `user` or `assistant`, besides the usual names."""
     attributes: Annotated[
         dict[str, str] | None,
         CommandOption(
@@ -141,8 +151,7 @@ def convert_messages(
         with single_output(output_file, on_error) as out:
             for path in files:
                 write_converted(out, path, Line, convert, TRAIN)
-            if not out.summary.written[name] and not out.reject.count:
-                raise InputError(f"{settings.source}: has no rows")
+            out.require_some(settings.source)
     return out.summary
 
 
@@ -150,16 +159,26 @@ def read_conversation(row: Mapping[str, Any], settings: MessagesSource, schema: 
     """Convert one row. Raises `ValueError` with the reason if the row is bad."""
     renamed = settings.columns or {}
     row = {**row, **{key: row[column] for key, column in renamed.items() if column in row}}
-    system, messages = read_form(row, settings.format)
+    if row.get("type") == "TEXT_TO_VALUE":
+        raise ValueError("type TEXT_TO_VALUE (the label after the answer) is not supported; VALUE_TO_TEXT is")
+    system, messages = read_form(row, settings.format, settings.speakers)
     labels = read_ratings(row, settings.attributes, settings.limits, schema)
-    answers = [index for index, (speaker, _) in enumerate(messages) if speaker == ASSISTANT]
+    answers = [index for index, message in enumerate(messages) if message.speaker == ASSISTANT]
     if not answers:
         raise ValueError("no message is from the assistant; expected at least one answer")
-    turns = [user_turn(text) if speaker == USER else Turn(value=text, speaker=speaker) for speaker, text in messages]
+    if labels and messages[answers[-1]].label:
+        raise ValueError("the last answer has a label of its own and the row has ratings; expected one of them")
+    turns = [_turn(message) for message in messages]
     if labels:
-        turns[answers[-1]] = Turn(value=messages[answers[-1]][1], speaker=ASSISTANT, label=schema.format(labels))
+        turns[answers[-1]] = Turn(value=messages[answers[-1]].text, speaker=ASSISTANT, label=schema.format(labels))
     system = SYSTEM_PROMPT if system is None else system
     return Conversation(conversations=turns, system=system, mask=USER, type="VALUE_TO_TEXT")
+
+
+def _turn(message: RowMessage) -> Turn:
+    if message.label:
+        return Turn(value=message.text, speaker=message.speaker, label=message.label)
+    return user_turn(message.text) if message.speaker == USER else Turn(value=message.text, speaker=message.speaker)
 
 
 def _check_attributes(settings: MessagesSource, schema: AttributeSchema) -> None:
@@ -171,7 +190,7 @@ def _check_attributes(settings: MessagesSource, schema: AttributeSchema) -> None
 def _is_sharegpt(row: Mapping[str, Any]) -> bool:
     turns = row.get("conversations")
     speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    return "human" in speakers or "gpt" in speakers
+    return any(isinstance(speaker, str) and speaker not in SPEAKERS for speaker in speakers)
 
 
 MESSAGES = SourceType(

@@ -25,6 +25,7 @@ from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings
 from steerlm.datasets.sources.oasst_flat import FlatForest
 from steerlm.datasets.sources.oasst_tree import Message, conversations, turn
 from steerlm.datasets.sources.raw_input import localize
+from steerlm.datasets.sources.rows import reason
 from steerlm.errors import InputError, RecordError
 from steerlm.records import Line, parse_line
 
@@ -119,15 +120,18 @@ def prepare_oasst(
         files = localize(settings, Path(scratch)).files()[BOTH]
         with split_output(folder, "oasst", on_error) as out:
             lines.fill(files, out.reject)
+            nested = _is_nested(lines, files)
             forest: Forest = (
                 NestedForest(lines)
-                if _is_nested(lines, files)
+                if nested
                 else FlatForest(lines, lambda message: turn(message, names, schema), out.reject, out.summary)
             )
             out.summary.counts["trees"] = len(forest)
             for split, trees in split_trees(len(forest), settings).items():
                 for index in with_progress(trees, split, "trees"):
-                    _write_tree(forest, index, names, schema, out, split)
+                    written = _write_tree(forest, index, names, schema, out, split)
+                    out.summary.kept += nested and written  # of the flat form, messages are counted
+            out.require_some(settings.source)
     return out.summary
 
 
@@ -149,18 +153,21 @@ def split_trees(count: int, settings: OasstSource) -> dict[str, list[int]]:
 
 def _write_tree(
     forest: Forest, index: int, names: tuple[str, ...], schema: AttributeSchema, out: Output, split: str
-) -> None:
+) -> bool:
+    """Write the conversations of a tree. Returns False if the tree was rejected."""
     try:
         paths = list(conversations(forest.tree(index), names, schema))
     except RecordError as error:
         out.reject(error, forest.text(index))
+        return False
     except ValueError as error:
-        out.reject(RecordError(*forest.where(index), str(error)), forest.text(index))
-    else:
-        for talk in paths:
-            out.write(split, talk)
-        if not paths:
-            out.summary.add("trees of one message (dropped)")
+        out.reject(RecordError(*forest.where(index), reason(error)), forest.text(index))
+        return False
+    for talk in paths:
+        out.write(split, talk)
+    if not paths:
+        out.summary.add("trees of one message (dropped)")
+    return True
 
 
 def _label_names(settings: OasstSource, schema: AttributeSchema) -> tuple[str, ...]:

@@ -121,6 +121,7 @@ class FlatForest:
                 reject(RecordError(path, line, "its parents form a cycle"), self._lines.line(self._line[number]))
         summary.counts |= {"messages": len(order), "messages whose parent is missing": orphans}
         summary.counts["messages dropped with them"] = below - orphans
+        summary.kept, summary.dropped = len(order) - below, below
 
     def _mark(self, number: int, seen: bytearray) -> int:
         stack, count = [number], 0

@@ -5,11 +5,11 @@ Reads both forms of ratings: nested `{"quality": {"value": 0.5}}` and flat `{"na
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, format_labels
 from steerlm.prompt import ASSISTANT, LABEL_MARK, SYSTEM_PROMPT, USER
-from steerlm.records import Conversation, Line, Turn
+from steerlm.records import Conversation, Line, Turn, null_is
 
 ROLES = {"prompter": USER, "assistant": ASSISTANT}
 
@@ -19,7 +19,7 @@ class Message(Line):
 
     text: str
     role: str
-    message_id: str = "?"
+    message_id: Annotated[str, null_is("?")] = "?"
     labels: dict[str, Any] | None = None
     replies: list["Message"] | None = None
 
@@ -66,11 +66,14 @@ def label_string(labels: Mapping[str, Any], names: Sequence[str], schema: Attrib
     >>> label_string({"humor": {"value": 0.375}, "spam": {"value": 0}}, ("quality", "humor"), AttributeSchema())
     'humor:2'
     """
-    parts = []
-    for name in names:
-        if (rating := _rating(labels, name)) is not None:
-            parts.append(f"{name}:{round(schema.low + rating * (schema.high - schema.low))}")
-    return ",".join(parts)
+    ratings = {name: _rating(labels, name) for name in names}
+    return format_labels(
+        {
+            name: round(schema.low + rating * (schema.high - schema.low))
+            for name, rating in ratings.items()
+            if rating is not None
+        }
+    )
 
 
 def _rating(labels: Mapping[str, Any], name: str) -> float | None:

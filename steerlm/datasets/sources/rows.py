@@ -39,6 +39,7 @@ def convert_rows(
             for file_split, files in splits.items():
                 for path in files:
                     write_converted(out, path, model, convert, file_split)
+            out.require_some(settings.source)
     for name, lines in out.summary.written.items():
         if not lines:
             out.summary.notes.append(f"{name} is empty: the source has no rows of that split")
@@ -60,6 +61,7 @@ def write_converted(
         except ValueError as error:
             out.reject(RecordError(path, number, reason(error)), text)
             continue
+        out.summary.kept += 1
         for conversation in conversations:
             out.write(split, conversation)
 
@@ -70,8 +72,12 @@ def user_turn(text: str) -> Turn:
 
 
 def labeled_conversation(history: Iterable[Turn], response: str, label: str) -> Conversation:
-    """Return the history and the labeled response. Raises `ValueError` for a text that would inject a label."""
-    turns = [*history, Turn(value=response, speaker=ASSISTANT, label=label)]
+    """Return the history and the response, labeled unless `label` is "".
+
+    Raises `ValueError` for a text that would inject a label.
+    """
+    answer = Turn(value=response, speaker=ASSISTANT, label=label) if label else Turn(value=response, speaker=ASSISTANT)
+    turns = [*history, answer]
     return Conversation(conversations=turns, system=SYSTEM_PROMPT, mask=USER, type="VALUE_TO_TEXT")
 
 

@@ -32,6 +32,7 @@ class ObjectiveEntry(Generic[S]):
         create: Creates it from settings, a transformers tokenizer (None to only compute losses) and attribute schema.
         section: Dotted key of its settings in a recipe. Its layout in a profile is named like the key's first part.
         uses_attributes: Whether its data has labels, so that a job needs the attribute schema.
+        records: What the lines of its data are called, in the plural.
     """
 
     settings: type[S]
@@ -40,6 +41,7 @@ class ObjectiveEntry(Generic[S]):
     create: Callable[[S, Any, AttributeSchema], "Objective"]
     section: str
     uses_attributes: bool = True
+    records: str = "records"
 
     @property
     def layout(self) -> str:
@@ -75,6 +77,7 @@ OBJECTIVES: dict[str, ObjectiveEntry[Any]] = {
         model_kind="base",
         record=PlainText,
         create=_text,
+        records="texts",
         section="base.train",
         uses_attributes=False,
     ),
@@ -83,6 +86,7 @@ OBJECTIVES: dict[str, ObjectiveEntry[Any]] = {
         model_kind="reward",
         record=RegressionSample,
         create=_reward,
+        records="samples",
         section="reward",
     ),
     "sft": ObjectiveEntry(
@@ -90,6 +94,7 @@ OBJECTIVES: dict[str, ObjectiveEntry[Any]] = {
         model_kind="policy",
         record=Conversation,
         create=_sft,
+        records="conversations",
         section="sft",
     ),
 }

@@ -78,9 +78,6 @@ class SFTObjective(Likelihood, TextRecords):
         """Return the conversation to learn from. Raises `InputError` if it is inconsistent or not supported."""
         if record.type == "TEXT_TO_VALUE":
             raise InputError("type TEXT_TO_VALUE (the label after the answer) is not supported; VALUE_TO_TEXT is")
-        speakers = {turn.speaker for turn in record.conversations}
-        if record.mask not in speakers:
-            raise InputError(f"no turn is from {record.mask!r}, the masked role; turns are from {sorted(speakers)}")
         if not self.settings.conditioned:
             return _without_labels(record)
         labels = [turn.label for turn in record.conversations if turn.label]
@@ -112,6 +109,21 @@ class SFTObjective(Likelihood, TextRecords):
                     return end, encoded
         self.counts["dropped_over_long"] += 1
         return None
+
+
+class AnnotatedSFTObjective(SFTObjective):
+    """Makes units of conversations that are not annotated yet as if they were: every answer has a full label.
+
+    Their own labels, which annotation replaces, are not looked at. For lengths only: the values are the defaults.
+    """
+
+    def _checked(self, record: Conversation) -> Conversation:
+        label = self.schema.format(self.schema.complete({}))
+        turns = [
+            turn if turn.speaker == record.mask else turn.model_copy(update={"label": label})
+            for turn in record.conversations
+        ]
+        return super()._checked(record.model_copy(update={"conversations": turns, "type": "VALUE_TO_TEXT"}))
 
 
 def _without_labels(record: Conversation) -> Conversation:

@@ -50,7 +50,7 @@ def test_values_are_written_as_they_are_and_only_attributes_of_the_schema(tmp_pa
     schema = AttributeSchema(names=("verbosity", "helpfulness", "style"))
     summary = prepare_helpsteer(HelpSteerSource(source=str(source)), tmp_path / "out", schema=schema)
     (talk,) = read_json(tmp_path / "out" / "train.jsonl")
-    assert talk["conversations"][1]["label"] == "verbosity:2.0,helpfulness:3.5"
+    assert talk["conversations"][1]["label"] == "verbosity:2,helpfulness:3.5"
     assert summary.notes == ["val.jsonl is empty: the source has no rows of that split"]
     with pytest.raises(InputError, match="no attribute of the schema"):
         prepare_helpsteer(HelpSteerSource(source=str(source)), tmp_path, schema=AttributeSchema(names=("style",)))
@@ -62,10 +62,18 @@ def test_a_single_validation_file_is_validation(tmp_path: Path) -> None:
     assert summary.written == {"train.jsonl": 0, "val.jsonl": 1}
 
 
+def test_null_is_no_rating(tmp_path: Path) -> None:
+    unrated = {**ROW, **dict.fromkeys(HELPSTEER)}
+    source = write_lines(tmp_path / "train.jsonl", {**ROW, "helpfulness": None}, unrated)
+    prepare_helpsteer(HelpSteerSource(source=str(source)), tmp_path / "out", schema=SCHEMA)
+    answers = [talk["conversations"][1] for talk in read_json(tmp_path / "out" / "train.jsonl")]
+    assert answers[0]["label"] == "correctness:4,coherence:3,complexity:2,verbosity:1"
+    assert answers[1] == {"value": ROW["response"], "from": "Assistant"}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"helpfulness": None}, "helpfulness must be a number, not None"),
         ({"helpfulness": True}, "helpfulness must be a number"),
         ({"helpfulness": "4"}, "helpfulness must be a number"),
         ({"helpfulness": 5}, r"helpfulness is 5, outside 0\.\.4"),

@@ -127,6 +127,57 @@ def test_system_prompts_history_and_other_names(tmp_path: Path) -> None:
     assert [turn.get("label", "no key") for turn in talks[0]["conversations"]] == [None, "no key", None, "quality:4"]
 
 
+NAMES = [("user", "assistant"), ("human", "gpt"), ("User", "Assistant"), ("HUMAN", "Gpt")]
+
+
+@pytest.mark.parametrize(("user", "assistant"), NAMES)
+@pytest.mark.parametrize("system", [None, "system", "System", "developer"])
+def test_every_spelling_of_the_speakers_gives_the_same_bytes(
+    tmp_path: Path, user: str, assistant: str, system: str | None
+) -> None:
+    turns = [{"from": user, "value": QUESTION}, {"from": assistant, "value": ANSWER}]
+    first = [{"from": system, "value": SYSTEM}] if system else []
+    assert converted(write_lines(tmp_path / "a.jsonl", {"conversations": [*first, *turns], **RATINGS})) == EXPECTED
+
+
+def test_labels_of_turns_are_kept(tmp_path: Path) -> None:
+    turns = [
+        {"from": "user", "value": "a", "label": None},
+        {"from": "assistant", "value": "b", "label": "verbosity: 1.0"},
+        {"from": "user", "value": "c"},
+        {"from": "assistant", "value": "d"},
+    ]
+    path = write_lines(tmp_path / "a.jsonl", {"conversations": turns, "quality": 4})
+    (talk,) = map(json.loads, converted(path, scale=None).splitlines())
+    assert [turn.get("label", "no key") for turn in talk["conversations"]] == [None, "verbosity:1", None, "quality:4"]
+
+
+def test_names_of_speakers_can_be_declared(tmp_path: Path) -> None:
+    turns = [{"from": "Customer", "value": QUESTION}, {"from": "agent 1", "value": ANSWER}]
+    path = write_lines(tmp_path / "a.jsonl", {"conversations": turns, **RATINGS})
+    with pytest.raises(
+        RecordError, match=r"a\.jsonl:1: conversations\.0\.from is 'Customer', .* \(--speaker NAME=user\)"
+    ):
+        converted(path)
+    assert converted(path, speakers={"customer": "user", "agent 1": "assistant"}) == EXPECTED
+
+
+def test_null_counts_as_absent_after_a_round_trip_through_arrow(tmp_path: Path) -> None:
+    """A table has every column in every row, and every field in every struct."""
+    rows = [
+        {**FORMS["messages"], "scores": {"help": 7, "length": 1}, "system": None},
+        {**FORMS["sharegpt"], "scores": None},
+        {**FORMS["prompt"], "scores": {"length": 1}},
+        {**FORMS["response"], "scores": {"help": 7, "length": 1}},
+    ]
+    columns = {key: None for row in rows for key in row}
+    path = write_format(tmp_path, "a.parquet", [{**columns, **row} for row in rows])
+    lines = converted(path, attributes={"helpfulness": "scores.help", "verbosity": "scores.length"})
+    unrated = EXPECTED.replace(', "label": "helpfulness:2.6667,verbosity:0"', "")
+    half = EXPECTED.replace("helpfulness:2.6667,", "")
+    assert lines == EXPECTED + unrated + half + EXPECTED
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": "x"}, "expected one of the keys messages, prompt, conversations"),
     ({"messages": "x"}, "messages must be a list of messages with role and content, not 'x'"),
@@ -145,7 +196,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": MESSAGES, "ratings": 7}, "ratings must be a mapping"),
     ({"prompt": "x"}, "the key completion or response is missing"),
     ({"prompt": "x", "completion": "<extra_id_2>quality:4"}, "would inject a label"),
-    ({"conversations": [{"from": "bing", "value": "x"}]}, r"conversations\.0\.from is 'bing', expected system, human"),
+    ({"conversations": [{"from": "bing", "value": "x"}]}, r"conversations\.0\.from is 'bing', expected system, user"),
+    ({"conversations": [{"from": "gpt", "value": "x"}]}, "no turn is from 'User', the masked role"),
+    ({**FORMS["sharegpt"], "type": "TEXT_TO_VALUE"}, "TEXT_TO_VALUE .* is not supported"),
+    (
+        {"messages": [MESSAGES[0], {**MESSAGES[1], "label": "verbosity:1"}], "quality": 4},
+        "a label of its own and .* rat",
+    ),
+    (
+        {"messages": [MESSAGES[0], {**MESSAGES[1], "label": {"verbosity": 1}}]},
+        r"messages\.1\.label must be a label str",
+    ),
+    ({"messages": [MESSAGES[0], {**MESSAGES[1], "label": "verbosity"}]}, "not in the form name:number"),
 ]
 
 
@@ -180,10 +242,25 @@ FILES = {
     "cut.json": ('[{"prompt": "a", "completion": "b"}, {"pro', r"cut\.json:2: element 2 of the array"),
     "open.json": ('[{"prompt": "a", "completion": "b"}', r"open\.json:1: .*no closing bracket"),
     "none.json": ("[]", r"none\.json: has no rows"),
+    "none.csv": ("prompt,response\n", r"none\.csv: has no rows"),
     "a.parquet": ("PAR", r"a\.parquet: not a readable parquet file"),
     "a.arrow": ("ARR", r"a\.arrow: not a readable Arrow file"),
     "a.txt": ("x", r"a\.txt: expected a file that ends in"),
 }
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t")])
+def test_tables_of_spreadsheets(tmp_path: Path, name: str, mark: str) -> None:
+    rows = [["prompt", "response", "helpfulness", "verbosity"], [QUESTION, ANSWER, "7.0", "1"]]
+    text = "".join(mark.join(row) + "\r\n" for row in rows)
+    (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8", newline="")
+    assert converted(tmp_path / name) == EXPECTED
+
+
+def test_a_byte_order_mark_at_any_line(tmp_path: Path) -> None:
+    line = json.dumps({**FORMS["messages"], **RATINGS}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{line}\n\ufeff{line}\n\ufeff", encoding="utf-8")
+    assert converted(tmp_path / "a.jsonl") == EXPECTED * 2
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -145,6 +145,15 @@ def test_a_missing_parent_drops_what_is_below_it_and_counts(tmp_path: Path) -> N
     assert summary.counts["messages whose parent is missing"] == 1
     assert summary.counts["messages dropped with them"] == 2
     assert '"o' not in "".join(written(tmp_path / "out"))
+    assert (summary.kept, summary.dropped) == (len(rows) - 3, 3)
+
+
+def test_a_dump_of_orphans_only_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    orphans = [row for row in flatten(make_tree(1)) if row.get("parent_id")]
+    source = write_lines(tmp_path / "a.jsonl", *orphans)
+    with pytest.raises(InputError, match=rf"nothing could be made of it: messages {len(orphans)}, messages whose par"):
+        prepare_oasst(OasstSource(source=str(source)), tmp_path / "out", schema=SCHEMA)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_messages_dumped_with_nested_ratings_and_absent_keys_are_read(tmp_path: Path) -> None:

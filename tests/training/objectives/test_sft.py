@@ -14,7 +14,7 @@ from steerlm.prompt import render, text_of
 from steerlm.records import Conversation
 from steerlm.training.config import SFTSettings
 from steerlm.training.data import Row, Sample
-from steerlm.training.objectives.sft import SFTObjective
+from steerlm.training.objectives.sft import AnnotatedSFTObjective, SFTObjective
 from steerlm.training.tensors import row_tensors
 from tests.training.units import record_units
 
@@ -114,7 +114,6 @@ def test_labels_without_a_type_are_value_to_text_with_one_warning(
     [
         ("helpfullness:3", "unknown attribute 'helpfullness'; did you mean 'helpfulness'"),
         ("quality:7", "'quality' must be in 0..4, not 7"),
-        ("quality", "'quality' is not in the form name:number"),
     ],
 )
 def test_a_label_that_no_server_would_accept_is_refused(tokenizer: Any, label: str, message: str) -> None:
@@ -129,9 +128,22 @@ def test_a_label_in_another_form_is_learned_unchanged_and_counted(tokenizer: Any
     assert sft.counts["labels_not_canonical"] == 1 and sft.counts["labels/toxicity"] == 1
 
 
-def test_the_masked_role_must_speak(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="no turn is from 'User', the masked role; turns are from"):
-        record_units(objective(tokenizer), talk(("user", "q"), ("Assistant", "a")))
+def test_one_value_is_one_text_to_the_model(tokenizer: Any) -> None:
+    ids = [
+        only(objective(tokenizer), talk(("User", "q"), ("Assistant", "a", label))).ids.tolist()
+        for label in ("quality:3,toxicity:0", "quality:3.0,toxicity:0.0", "quality: 3, toxicity: 0")
+    ]
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_lengths_are_known_before_annotation_replaces_the_labels(tokenizer: Any) -> None:
+    annotated = AnnotatedSFTObjective(SFTSettings(max_steps=1), tokenizer, AttributeSchema())
+    full = AttributeSchema().format(AttributeSchema().complete({}))
+    rated = talk(
+        ("User", "q"), ("Assistant", "a", "quality:2.5,style:11"), ("User", "r"), ("Assistant", "b"), type=None
+    )
+    wanted = talk(("User", "q"), ("Assistant", "a", full), ("User", "r"), ("Assistant", "b", full))
+    assert only(annotated, rated).ids.tolist() == only(objective(tokenizer), wanted).ids.tolist()
 
 
 def test_no_learned_token_is_an_error_or_a_counted_drop(tokenizer: Any) -> None:
