@@ -9,6 +9,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError
 from steerlm.evaluation.config import EvaluationSettings
+from steerlm.inference.uniforms import entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def independent_cases(
         raise InputError(
             f"{len(questions)} questions to evaluate on, {settings.questions} are needed (evaluate.questions)"
         )
-    rng = np.random.default_rng([settings.seed, 1])
+    rng = np.random.default_rng(entropy(settings.seed, 1))
     chosen = rng.permutation(len(questions))[: settings.questions]
     draws = rng.integers(schema.low, schema.high + 1, size=(len(chosen), len(schema.active)))
     return [
@@ -51,7 +52,7 @@ class SweepCase:
 
 def sweep_cases(questions: Sequence[str], schema: AttributeSchema, settings: EvaluationSettings) -> list[SweepCase]:
     """Return the cases of every attribute's sweep over all levels. All sweeps use the same questions."""
-    rng = np.random.default_rng([settings.seed, 2])
+    rng = np.random.default_rng(entropy(settings.seed, 2))
     chosen = rng.permutation(len(questions))[: settings.curve_questions]
     return [
         SweepCase(name, level, SteeringCase(questions[q], schema.complete({name: level})))

@@ -23,7 +23,7 @@ class SamplingSettings(Settings):
         max_tokens: Tokens to generate at most.
         temperature: 0 is greedy; `top_k` and `top_p` then have no effect.
         top_k: 0 disables the filter. Applies before `top_p`.
-        top_p: The first token that crosses it is kept.
+        top_p: The first token that crosses it is kept; 0 is greedy.
         stop: The text ends before the first of these strings. Default: the next turn's mark, with the newline that the
             template writes before it.
     """
@@ -31,7 +31,7 @@ class SamplingSettings(Settings):
     max_tokens: PositiveInt = 256
     temperature: NonNegativeFloat = 0.0
     top_k: NonNegativeInt = 0
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, ge=0, le=1)
     stop: tuple[str, ...] = TURN_STOP_STRINGS
 
     @model_validator(mode="after")

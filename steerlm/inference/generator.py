@@ -56,7 +56,7 @@ class Generator(Protocol):
             prompts: The prompts.
             n: Continuations of each.
             sampling: Default: greedy.
-            seed: At least 0; decides what is sampled.
+            seed: Any integer; decides what is sampled.
             on_progress: Called with the number of continuations that have finished since the last call.
 
         Raises:

@@ -20,6 +20,11 @@ def uniforms(prompts: Sequence[str], n: int, steps: int, seed: int) -> npt.NDArr
     for p, prompt in enumerate(prompts):
         key = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")
         for k in range(n):
-            table[p * n + k] = np.random.default_rng([seed, key, seen[prompt], k]).random(steps)
+            table[p * n + k] = np.random.default_rng(entropy(seed, key, seen[prompt], k)).random(steps)
         seen[prompt] += 1
     return table
+
+
+def entropy(seed: int, *parts: int) -> list[int]:
+    """Return what to seed a generator with that belongs to any integer `seed` and to `parts`, which are at least 0."""
+    return [abs(seed), *parts, *([1] if seed < 0 else [])]

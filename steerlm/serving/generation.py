@@ -3,7 +3,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
@@ -128,17 +128,19 @@ class GenerationService:
 
         Args:
             prompts: Texts or token ids.
-            params: Parameters of all answers; with a seed, the k-th answer draws with seed + k.
+            params: Parameters of all answers; with a seed, the k-th answer draws the same numbers whenever it is asked.
             n: Answers to each prompt.
             stream: Whether chunks are read while they are generated.
             names: The parameter of each prompt, for errors.
             max_tokens_name: The parameter of the limit, for errors.
 
         Raises:
-            ApiError: A prompt does not fit the window, or the answer may be longer than the server's limit.
+            ApiError: A prompt does not fit the window, the answer may be longer than the server's limit, or a token id
+                is not in the vocabulary.
             InputError: A text is not valid Unicode.
             SteerLMError: The engine is not running: a stream that starts could no longer report this by its status.
         """
+        self._check_token_ids(params.logit_bias, "logit_bias")
         ids = await asyncio.to_thread(lambda: [self._encode(*pair) for pair in zip(prompts, names, strict=True)])
         if not self.healthy:
             raise SteerLMError(f"{STOPPED} or makes no progress; see the server's log")
@@ -152,11 +154,14 @@ class GenerationService:
     def _encode(self, prompt: Prompt, name: str) -> list[int]:
         if isinstance(prompt, str):
             return self.engine.encode(prompt)
+        self._check_token_ids(prompt, name)
+        return prompt
+
+    def _check_token_ids(self, ids: Iterable[int], name: str) -> None:
         size = self.engine.vocabulary_size
-        for token in prompt:
+        for token in ids:
             if token >= size:
                 raise ApiError(f"{name} has the token id {token}; the vocabulary has {size} ids", param=name)
-        return prompt
 
     def _answer(
         self, prompt: list[int], params: SamplingParams, stream: bool, name: str, max_tokens_name: str

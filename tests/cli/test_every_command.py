@@ -131,7 +131,7 @@ ROWS = (
     Row(
         "run",
         (f"run own.yaml {SHORT} --stage prepare_data --store made/store",),
-        r"prepare_data +run [\s\S]*steps in \d",
+        r"prepare_data +run [\s\S]*1 stage in \d",
         ("made/store/prepare_data",),
     ),
     Row("store list", ("store list store",), r"prepare_data +new +complete [\s\S]*train_reward +begun +unfinished"),

@@ -101,6 +101,15 @@ def test_the_penalty_divides_tokens_of_prompt_and_answer(policy_server: str, pol
     assert got[1.0] != got[5.0]
 
 
+def test_greedy_ignores_the_penalty_and_top_p_of_0_is_no_filter_as_upstream(policy_server: str) -> None:
+    body = {"sentences": [ASK], "tokens_to_generate": 20, "min_tokens_to_generate": 20}
+    greedy = put(policy_server, {**body, "greedy": True}).json()["sentences"]
+    assert put(policy_server, {**body, "greedy": True, "repetition_penalty": 5.0}).json()["sentences"] == greedy
+    warm = {**body, "temperature": 30.0, "random_seed": 3}
+    one, other = (put(policy_server, {**warm, "top_p": value}).json()["sentences"] for value in (0, 1.0))
+    assert one == other != greedy
+
+
 def test_all_probabilities(policy_server: str, policy_folder: Path) -> None:
     loaded = load(policy_folder, head=False)
     prompts = ["quality:4", "A dog, a cat. "]

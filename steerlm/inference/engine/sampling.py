@@ -5,7 +5,6 @@ The server and offline generation both select tokens here; they differ only in w
 row's token never depends on the other rows. Semantics: docs/upstream.md#sampling-semantics.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +66,7 @@ class SamplingState:
         """Start a sequence; without `next_uniform` a generator with the request's seed draws its numbers."""
         self.params, self.prompt = params, prompt
         self.tokens: list[int] = []
-        self.next_uniform = next_uniform or random.Random(params.seed).random
+        self.next_uniform = next_uniform or params.random_numbers().random
 
 
 def select_tokens(
@@ -83,6 +82,7 @@ def select_tokens(
     """
     logits[:, vocabulary_size:] = -torch.inf
     for row, state in zip(logits, states, strict=True):
+        adjust(row, state)
         if len(state.tokens) < state.params.min_tokens:
             row[list(end_ids)] = -torch.inf
     tokens: list[int] = logits.argmax(-1).tolist()
@@ -93,12 +93,21 @@ def select_tokens(
     return tokens
 
 
-def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:
-    for row, state in zip(logits, states, strict=True):
-        if state.params.repetition_penalty != 1.0:
-            # As NeMo: divided whatever the sign.
-            row[sorted({*state.prompt, *state.tokens})] /= state.params.repetition_penalty
+def adjust(logits: torch.Tensor, state: SamplingState) -> None:
+    """Apply a sequence's bias and penalties to its logits [V], in place, in the order of `SamplingParams`."""
+    params = state.params
+    if params.logit_bias:
+        logits[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+    if params.repetition_penalty != 1.0:
+        ids = sorted({*state.prompt, *state.tokens})
+        seen, penalty = logits[ids], params.repetition_penalty
+        logits[ids] = torch.where((seen < 0) & (not params.nemo_penalty), seen * penalty, seen / penalty)
+    if state.tokens and (params.frequency_penalty or params.presence_penalty):
+        tokens, counts = torch.tensor(state.tokens, device=logits.device).unique(return_counts=True)
+        logits[tokens] -= (params.frequency_penalty * counts + params.presence_penalty).to(logits.dtype)
 
+
+def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
 
@@ -108,7 +117,7 @@ def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:
         column([state.next_uniform() for state in states])[:, 0],
         temperature=column([p.temperature for p in params]),
         top_k=column([p.top_k for p in params]),
-        top_p=column([p.top_p or 1.0 for p in params]),
+        top_p=column([p.top_p for p in params]),
     ).tolist()
     return tokens
 

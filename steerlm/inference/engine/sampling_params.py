@@ -2,7 +2,9 @@
 """The sampling parameters of one request. Imports no torch."""
 
 import dataclasses
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from steerlm.errors import InputError
 
@@ -15,14 +17,23 @@ GREEDY_BELOW = 1e-6
 class SamplingParams:
     """How the tokens of a request are chosen and when it ends (docs/upstream.md#sampling-semantics).
 
+    Bias and penalties change the logits in this order, at every temperature; temperature and filters follow.
+
     Attributes:
         max_tokens: Tokens to generate at most. None: as many as the window leaves.
-        temperature: 0 is greedy; penalty and filters then have no effect.
+        temperature: 0 is greedy.
         top_k: Sample from the k most likely tokens; 0 disables the filter. Applies before `top_p`.
-        top_p: Sample from the smallest set of tokens that reaches this probability; 0 and 1 disable the filter.
-        repetition_penalty: Divides the logits of tokens in the prompt and the continuation, whatever their sign.
+        top_p: Sample from the smallest set of tokens that reaches this probability; 0 is greedy, 1 disables the filter.
+        logit_bias: Is added to the logits of these token ids.
+        repetition_penalty: Above 1, makes the tokens of prompt and continuation less likely, as in transformers: a
+            positive logit is divided by it, a negative one multiplied.
+        nemo_penalty: The repetition penalty divides logits whatever their sign, as in NeMo, and so makes tokens with a
+            negative logit more likely.
+        frequency_penalty: Is subtracted from a token's logit each time the continuation has the token.
+        presence_penalty: Is subtracted once from the logit of a token that the continuation has.
         min_tokens: The end-of-text token is suppressed until this many tokens are generated; stop strings are not.
-        seed: Seed of the request's random numbers. None: different for each request.
+        seed: Any integer; requests with the same one draw the same random numbers. None: each draws its own.
+        answer: Number of the answer to the request; the answers to one request draw different numbers.
         stop: The text ends before the first of these strings.
         logprobs: Number of most likely tokens to report with each chosen token. None: report no log-probabilities.
 
@@ -34,9 +45,14 @@ class SamplingParams:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     repetition_penalty: float = 1.0
+    nemo_penalty: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     min_tokens: int = 0
     seed: int | None = None
+    answer: int = 0
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
 
@@ -49,8 +65,13 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """Whether each token is the most likely one."""
-        return self.temperature <= GREEDY_BELOW
+        return self.temperature <= GREEDY_BELOW or self.top_p == 0
 
     def for_answer(self, index: int) -> "SamplingParams":
-        """Return the parameters of answer `index` of a request: with a seed, each answer draws its own numbers."""
-        return self if self.seed is None else dataclasses.replace(self, seed=self.seed + index)
+        """Return the parameters of answer `index` of a request."""
+        return dataclasses.replace(self, answer=index)
+
+    def random_numbers(self) -> random.Random:
+        """Return the generator of the answer's random numbers: its own for every seed and answer."""
+        # `Random` seeded with a number takes its absolute value; a text is hashed whole.
+        return random.Random() if self.seed is None else random.Random(f"{self.seed}/{self.answer}")

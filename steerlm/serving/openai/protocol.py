@@ -17,6 +17,7 @@ MAX_ANSWERS = 128
 
 MAX_LOGPROBS = 20
 
+TokenId = Annotated[int, Field(ge=0)]
 Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
 
 
@@ -40,6 +41,9 @@ class GenerationBody(BaseModel):
     top_k: int | None = Field(None, ge=-1, lt=1 << 31)
     min_tokens: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     max_tokens: int | None = Field(None, ge=1)
     stop: Stop = None
     seed: int | None = None
@@ -98,7 +102,10 @@ class GenerationBody(BaseModel):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=max(0, self.top_k or 0),
             top_p=1.0 if self.top_p is None else self.top_p,
+            logit_bias=self.logit_bias or {},
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
             min_tokens=self.min_tokens or 0,
             seed=self.seed,
             stop=(*TURN_STOP_STRINGS, *self._stop_list),

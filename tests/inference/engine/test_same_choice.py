@@ -13,6 +13,7 @@ from transformers import (
     MinNewTokensLengthLogitsProcessor,
     PreTrainedTokenizerFast,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -21,7 +22,7 @@ from transformers import (
 from steerlm.inference.engine.continuation import Continuation
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import GenerationRequest
-from steerlm.inference.engine.sampling import SamplingState, filtered_distribution, select_tokens
+from steerlm.inference.engine.sampling import SamplingState, adjust, filtered_distribution, select_tokens
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.inference.engine.token_selector import TokenSelector
 from steerlm.inference.generator import TransformersGenerator, _Row
@@ -35,7 +36,10 @@ params = st.builds(
     temperature=st.one_of(st.just(0.0), st.floats(0.05, 5)),
     top_k=st.integers(0, 50),
     top_p=st.floats(0, 1),
-    repetition_penalty=st.floats(1, 3),
+    logit_bias=st.dictionaries(st.integers(0, SIZE - 1), st.floats(-100, 100), max_size=3),
+    repetition_penalty=st.floats(0.5, 3),
+    frequency_penalty=st.floats(-2, 2),
+    presence_penalty=st.floats(-2, 2),
     min_tokens=st.integers(0, 4),
     seed=st.integers(0, 99),
 )
@@ -120,11 +124,9 @@ def kept_by_transformers(logits: torch.Tensor, one: SamplingParams) -> torch.Ten
 @settings(deadline=None, max_examples=50)
 @given(one=params, seed=st.integers(0, 999))
 def test_filters_are_those_of_transformers(one: SamplingParams, seed: int) -> None:
-    assume(one.temperature > 0)
+    assume(not one.greedy)
     logits = torch.randn(1, SIZE, generator=torch.Generator().manual_seed(seed)) * 3
-    probabilities, ids = filtered_distribution(
-        logits, temperature=one.temperature, top_k=one.top_k, top_p=one.top_p or 1.0
-    )
+    probabilities, ids = filtered_distribution(logits, temperature=one.temperature, top_k=one.top_k, top_p=one.top_p)
     # Where the cumulative probability is `top_p` to the last digits, rounding decides.
     unfiltered, _ = filtered_distribution(logits, temperature=one.temperature, top_k=one.top_k, top_p=1.0)
     assume(float((unfiltered.cumsum(-1) - one.top_p).abs().min()) > 1e-9)
@@ -132,20 +134,67 @@ def test_filters_are_those_of_transformers(one: SamplingParams, seed: int) -> No
     torch.testing.assert_close(ours, kept_by_transformers(logits, one))
 
 
-@settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 999), tokens=st.lists(st.integers(0, SIZE - 1), max_size=6), minimum=st.integers(0, 6))
-def test_minimum_length_and_penalty_are_those_of_transformers(seed: int, tokens: list[int], minimum: int) -> None:
-    # Positive logits: of negative ones transformers multiplies by the penalty, where NeMo divides.
-    logits = torch.rand(1, SIZE, generator=torch.Generator().manual_seed(seed)) + 0.5
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 999),
+    shift=st.floats(-6, 6),
+    tokens=st.lists(st.integers(0, SIZE - 1), max_size=6),
+    minimum=st.integers(0, 6),
+    penalty=st.floats(0.1, 10),
+    bias=st.dictionaries(st.integers(0, SIZE - 1), st.floats(-100, 100), max_size=4),
+    temperature=st.sampled_from([0.0, 1.0]),
+)
+def test_bias_penalty_and_minimum_length_are_those_of_transformers(
+    seed: int,
+    shift: float,
+    tokens: list[int],
+    minimum: int,
+    penalty: float,
+    bias: dict[int, float],
+    temperature: float,
+) -> None:
+    """For logits of either sign, greedy or not."""
+    logits = torch.randn(1, SIZE, generator=torch.Generator().manual_seed(seed)) * 3 + shift
     prompt = [5, 6, 9]
     read = torch.tensor([prompt + tokens])
-    scores = MinNewTokensLengthLogitsProcessor(len(prompt), minimum, list(END))(read, logits.clone())
-    greedy = SamplingState(SamplingParams(min_tokens=minimum), prompt)
-    sampled = SamplingState(
-        SamplingParams(min_tokens=minimum, repetition_penalty=2.5, temperature=1.0, top_k=1), prompt
+    scores = logits.clone()
+    if bias:
+        scores = SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])(read, scores)
+    scores = RepetitionPenaltyLogitsProcessor(penalty)(read, scores)
+    adjusted = logits[0].clone()
+    params = SamplingParams(
+        temperature=temperature, repetition_penalty=penalty, logit_bias=bias, min_tokens=minimum, top_k=1, seed=3
     )
-    for state in (greedy, sampled):
-        state.tokens.extend(tokens)
-    expected = [int(scores.argmax()), int(RepetitionPenaltyLogitsProcessor(2.5)(read, scores.clone()).argmax())]
-    got = [select_tokens(logits.clone(), [state], end_ids=END, vocabulary_size=SIZE)[0] for state in (greedy, sampled)]
-    assert got == expected
+    state = SamplingState(params, prompt)
+    state.tokens.extend(tokens)
+    adjust(adjusted, state)
+    torch.testing.assert_close(adjusted, scores[0])
+    scores = MinNewTokensLengthLogitsProcessor(len(prompt), minimum, list(END))(read, scores)
+    assert select_tokens(logits, [state], end_ids=END, vocabulary_size=SIZE) == [int(scores.argmax())]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    seed=st.integers(0, 999),
+    tokens=st.lists(st.integers(0, SIZE - 1), max_size=12),
+    frequency=st.floats(-2, 2),
+    presence=st.floats(-2, 2),
+)
+def test_frequency_and_presence_penalty_are_those_of_openai(
+    seed: int, tokens: list[int], frequency: float, presence: float
+) -> None:
+    """mu[j] -> mu[j] - c[j] * alpha_frequency - (c[j] > 0) * alpha_presence; the prompt does not count."""
+    logits = torch.randn(SIZE, generator=torch.Generator().manual_seed(seed))
+    expected = [float(logits[j]) - tokens.count(j) * frequency - (tokens.count(j) > 0) * presence for j in range(SIZE)]
+    state = SamplingState(SamplingParams(frequency_penalty=frequency, presence_penalty=presence), [5, 6, 9])
+    state.tokens.extend(tokens)
+    adjust(logits, state)
+    torch.testing.assert_close(logits, torch.tensor(expected))
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 999), temperature=st.floats(0, 5), top_k=st.integers(0, 50))
+def test_top_p_of_0_is_greedy(seed: int, temperature: float, top_k: int) -> None:
+    logits = torch.randn(1, SIZE, generator=torch.Generator().manual_seed(seed))
+    state = SamplingState(SamplingParams(temperature=temperature, top_p=0.0, top_k=top_k), [5])
+    assert select_tokens(logits.clone(), [state], end_ids=END, vocabulary_size=SIZE) == [int(logits.argmax())]

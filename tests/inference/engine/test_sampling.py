@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token selection: the effect of each parameter, and that a row never depends on the other rows."""
 
+import dataclasses
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steerlm.errors import InputError
 from steerlm.inference.engine.sampling import SamplingState, draw, select_tokens
@@ -40,7 +44,7 @@ def test_filters() -> None:
     assert set(drawn(row, SamplingParams(temperature=5.0, top_k=1, seed=1))) == {1}
     # Shares at temperature 1: .64 .24 .09 .03; the first crossing .7 is kept.
     assert set(drawn(row, SamplingParams(temperature=1.0, top_p=0.7, seed=1))) == {1, 2}
-    assert set(drawn(row, SamplingParams(temperature=5.0, top_p=0.0, seed=1))) == {0, 1, 2, 3}
+    assert set(drawn(row, SamplingParams(temperature=5.0, top_p=0.0, seed=1))) == {1}
 
 
 def test_extremes_neither_overflow_nor_hang() -> None:
@@ -63,6 +67,30 @@ def test_penalty_divides_tokens_of_prompt_and_continuation() -> None:
     state = SamplingState(SamplingParams(temperature=0.01, repetition_penalty=4.0, seed=1), prompt=[1])
     state.tokens.append(2)
     assert select_tokens(logits([0.0, 3.0, 2.0, 1.0]), [state], end_ids=(), vocabulary_size=4) == [3]
+
+
+def test_the_penalty_makes_seen_tokens_less_likely_whatever_their_sign_except_as_nemos() -> None:
+    # Token 0 was seen. Dividing its logit of -1 would raise it above that of token 1.
+    rows = [[-1.0, -1.2, -9.0]]
+    for temperature in (0.0, 1e-3):
+        params = SamplingParams(temperature=temperature, repetition_penalty=1.5, seed=1)
+        assert select_tokens(logits(*rows), [SamplingState(params, [0])], end_ids=(2,), vocabulary_size=3) == [1]
+        nemo = dataclasses.replace(params, nemo_penalty=True)
+        assert select_tokens(logits(*rows), [SamplingState(nemo, [0])], end_ids=(2,), vocabulary_size=3) == [0]
+
+
+@given(st.integers(), st.integers(), st.integers(0, 200), st.integers(0, 200))
+def test_every_seed_and_every_answer_has_numbers_of_its_own(one: int, other: int, answer: int, second: int) -> None:
+    def numbers(seed: int, index: int) -> list[float]:
+        state = SamplingState(SamplingParams(temperature=1.0, seed=seed).for_answer(index), [])
+        return [state.next_uniform() for _ in range(3)]
+
+    assert numbers(one, answer) == numbers(one, answer)
+    for seed in {other, -one, one + 1, one + answer, one + (1 << 64)} - {one}:
+        assert numbers(one, answer) != numbers(seed, answer)
+    for index in {second, answer + 1} - {answer}:
+        assert numbers(one, answer) != numbers(one, index)
+        assert numbers(one, answer) != numbers(one + answer - index, index)  # no seed's answers are another seed's
 
 
 def test_a_seed_fixes_the_draw_whatever_the_batch() -> None:

@@ -139,7 +139,7 @@ def test_n_seed_stop_and_limits(policy_server: str) -> None:
 
         three = texts(n=3, seed=5, temperature=1.0)
         assert len(set(three)) == 3 and texts(n=3, seed=5, temperature=1.0) == three
-        assert texts(seed=6, temperature=1.0) == [three[1]]
+        assert texts(seed=5, temperature=1.0) == three[:1] and texts(seed=6, temperature=1.0)[0] not in three
         whole = texts(temperature=0)[0]
         assert len(whole) > 6
         for stop in (whole[4:6], [whole[4:6], "never"]):
