@@ -144,10 +144,11 @@ ROWS = (
     Row("store gc", ("store gc store --keep 1", "store gc store --keep 1 --delete"), r"train_reward +begun .* deleted"),
 )
 ELSEWHERE = {
+    "chat": "tests/cli/test_chat.py::test_dials_are_turned_in_a_piped_chat",
     "model import": "tests/cli/test_model.py::test_import_and_export_give_the_folder_back",
     "model export": "tests/cli/test_model.py::test_import_and_export_give_the_folder_back",
 }
-"""Commands that need a process of their own, with the tests that run them to success."""
+"""Commands that need a process of their own or a person's lines, with the tests that run them to success."""
 MODULES = {
     "steerlm.annotation.worker": "tests/cli/test_annotate.py::test_a_job_with_a_killed_worker_goes_on_in_one_process",
     "steerlm.cli": "tests/cli/test_main.py::test_help_is_quick_and_lists_every_command",
