@@ -9,6 +9,8 @@ Starting processes and loading models is not counted. Every way is run `--rounds
     python benchmarks/annotate.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--turns 192]
 """
 
+import steerlm  # noqa: F401  # isort: skip (before torch: it sets how its threads wait)
+
 import re
 import tempfile
 import time

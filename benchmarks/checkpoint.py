@@ -11,6 +11,8 @@ second save of the current version reuses the host buffers of the first.
     python benchmarks/checkpoint.py [--ranks 4 8]
 """
 
+import steerlm  # noqa: F401  # isort: skip (before torch: it sets how its threads wait)
+
 import argparse
 import contextlib
 import logging

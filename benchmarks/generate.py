@@ -8,6 +8,8 @@ CPU second.
     python benchmarks/generate.py [--prompts 1024] [--batch-tokens 16384 32768]
 """
 
+import steerlm  # noqa: F401  # isort: skip (before torch: it sets how its threads wait)
+
 import argparse
 import json
 import random

@@ -10,6 +10,8 @@ lengths of conversations, on one and on all GPUs; with fewer layers if the memor
     python benchmarks/gpu.py --tiny     # a dry run on the CPU with tiny models: the same code, no figure means anything
 """
 
+import steerlm  # noqa: F401  # isort: skip (before torch: it sets how its threads wait)
+
 import argparse
 import importlib.metadata
 import importlib.util

@@ -7,6 +7,8 @@ to the longest sample of a micro-batch of 8 as a collator does. 6 M random param
     python benchmarks/packing.py oasst1/en-validation.jsonl tokenizers/llama2.tokenizer.model [--steps 4]
 """
 
+import steerlm  # noqa: F401  # isort: skip (before torch: it sets how its threads wait)
+
 import tempfile
 import time
 from pathlib import Path

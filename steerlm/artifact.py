@@ -39,6 +39,8 @@ MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES, LOCK = (
     ".hashes.json",
     ".lock",
 )
+RUNS = "runs"
+"""Beside the stages: a folder for each pipeline run. The run holds its lock."""
 REPLACEMENT, MOVING = ".again", ".moving"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from steerlm import locks
-from steerlm.artifact import COMPLETE, KEY, LOCK, MANIFEST, Manifest, Store
+from steerlm.artifact import COMPLETE, KEY, LOCK, MANIFEST, RUNS, Manifest, Store
 from steerlm.checksums import sha256_file
-from steerlm.errors import InputError, StorageError
+from steerlm.errors import InputError, StorageError, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +102,70 @@ def removable_entries(entries: Iterable[StoreEntry], keep: int | None = None) ->
     return incomplete + [entry for entry in complete if entry.name not in needed]
 
 
+def find_entries(entries: Sequence[StoreEntry], names: Iterable[str]) -> list[StoreEntry]:
+    """Return the entries that the names mean: `STAGE/KEY`, `KEY`, or `STAGE` for all of a stage; each once.
+
+    Raises:
+        InputError: A name means none; names the nearest.
+    """
+    found: dict[str, StoreEntry] = {}
+    for name in names:
+        meant = [entry for entry in entries if name.strip("/") in (entry.name, entry.key, entry.stage)]
+        if not meant:
+            raise InputError(f"{name}: no such key or stage in the store{nearest(name, [e.name for e in entries])}")
+        found |= {entry.name: entry for entry in meant}
+    return list(found.values())
+
+
+def dependents(entries: Iterable[StoreEntry], removed: Iterable[StoreEntry]) -> list[StoreEntry]:
+    """Return the entries that were made from `removed`, directly or indirectly, and are not among them."""
+    entries, known = list(entries), {entry.name for entry in removed}
+    digests = {entry.digest for entry in entries if entry.name in known and entry.digest}
+    found: list[StoreEntry] = []
+    while more := [e for e in entries if e.name not in known and not digests.isdisjoint(e.inputs)]:
+        found += more
+        known |= {entry.name for entry in more}
+        digests |= {entry.digest for entry in more}
+    return found
+
+
 def remove_entry(store: Store, entry: StoreEntry, *, delete: bool = True) -> bool:
     """Delete an entry, its COMPLETE file first, so that an interrupted removal leaves nothing that looks complete.
 
     Returns False if another process of this machine is working on it. Without `delete` only this is checked.
     """
     folder = store.folder(entry.stage, entry.key)
-    with contextlib.ExitStack() as held:
-        if (folder / LOCK).exists():
-            try:
-                held.enter_context(locks.hold(folder / LOCK, wait=False))
-            except locks.LockHeldError:
-                return False
-        if not delete:
-            return True
-        (folder / COMPLETE).unlink(missing_ok=True)
-        if store.remote:
-            store.remote.at(entry.name).remove(first=COMPLETE)
-        shutil.rmtree(folder, ignore_errors=True)
-    return True
+    with _unused(folder) as unused:
+        if unused and delete:
+            (folder / COMPLETE).unlink(missing_ok=True)
+            if store.remote:
+                store.remote.at(entry.name).remove(first=COMPLETE)
+            shutil.rmtree(folder, ignore_errors=True)
+    return unused
+
+
+def old_run_folders(store: Store, keep: int) -> list[Path]:
+    """Return the folders of all pipeline runs of this machine but the newest `keep`, the oldest first."""
+    folders = sorted(path for path in (store.root / RUNS).glob("*") if path.is_dir())  # their names begin with the time
+    return folders[: max(0, len(folders) - keep)]
+
+
+def remove_run_folder(folder: Path, *, delete: bool = True) -> bool:
+    """Delete a run's folder. Returns False if the run is alive. Without `delete` only this is checked."""
+    with _unused(folder) as unused:
+        if unused and delete:
+            shutil.rmtree(folder, ignore_errors=True)
+    return unused
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, if it has one, during the block; False if another process holds it."""
+    try:
+        with locks.hold(folder / LOCK, wait=False) if (folder / LOCK).exists() else contextlib.nullcontext():
+            yield True
+    except locks.LockHeldError:
+        yield False
 
 
 def _local_files(store: Store) -> Iterator[tuple[str, int]]:

@@ -214,7 +214,8 @@ class TrackingSettings(Settings):
 
     def resolve_uri(self, root: Path) -> str:
         """Return `uri`, else MLFLOW_TRACKING_URI, else an SQLite file in `root`, the store's local folder."""
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+        path = str(root / "mlflow.db").replace("%", "%25").replace("?", "%3F")  # both mean something in such a URI
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path}"
 
 
 class Profile(Settings):

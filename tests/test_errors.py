@@ -1,35 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages about wrong values are in our words, whatever the key and the value."""
 
+import datetime
 import itertools
+import math
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from steerlm.configuration import key_paths
-from steerlm.errors import ConfigError
-from steerlm.recipe import PROFILE_PREFIX, Profile, Recipe, load_recipe
+from steerlm.errors import ConfigError, problem
+from steerlm.recipe import Profile, Recipe, load_recipe
 
-VALUES = ("x", "[]", "[1, 2, 3]", "{}", "{kind: x}", "null", "-1", "0", "1.5", ".nan", ".inf", "true", "1970-01-01")
+VALUES: tuple[Any, ...] = (
+    "x",
+    [],
+    [1, 2, 3],
+    {},
+    {"kind": "x"},
+    None,
+    -1,
+    0,
+    1.5,
+    math.nan,
+    math.inf,
+    True,
+    datetime.date(1970, 1, 1),
+)
 PYDANTIC = ("Input should", "Field required", "should have", "valid tuple", "Value error", "Extra inputs", "dictionary")
-KEYS = [key for key in key_paths(Recipe) if key.count("*") < 2 and key != "profile"]
-KEYS += [f"{PROFILE_PREFIX}{key}" for key in key_paths(Profile)]
 
 
-def messages(key: str) -> list[str]:
+def changed(data: Any, key: str, value: Any) -> Any:
+    """Return nested data with another value at a dotted key, creating what is missing."""
+    if not key:
+        return value
+    part, _, rest = key.partition(".")
+    if part == "*" and isinstance(data, list):
+        return [changed(data[0] if data else None, rest, value), *data[1:]]
+    part = "0" if part == "*" else part
+    inside = data if isinstance(data, dict) else {}
+    return {**inside, part: changed(inside.get(part), rest, value)}
+
+
+@pytest.mark.parametrize("model", [Recipe, Profile])
+def test_no_key_and_no_value_is_refused_in_the_words_of_a_library(model: type[BaseModel]) -> None:
+    loaded = load_recipe("demo")
+    data = (loaded.recipe if model is Recipe else loaded.profile).model_dump(mode="json")
+    keys = [key for key in key_paths(model) if key.count("*") < 2]
     refused = []
-    for value in VALUES:
-        override = f"{key.replace('*', '0')}={value}"
+    for key, value in itertools.product(keys, VALUES):
         try:
-            load_recipe("demo", None, [override])
-        except ConfigError as error:
-            refused.append(str(error))
-            assert refused[-1].startswith("--set "), refused[-1]
-    return refused
-
-
-def test_no_key_and_no_value_is_refused_in_the_words_of_a_library() -> None:
-    refused = list(itertools.chain.from_iterable(map(messages, KEYS)))
-    assert len(refused) > 5 * len(KEYS)
+            model.model_validate(changed(data, key, value))
+        except ValidationError as error:
+            refused += [problem(one) for one in error.errors()]
+    assert len(refused) > 5 * len(keys)
     assert [text for text in refused if any(words in text for words in PYDANTIC)] == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from steerlm import locks
 from steerlm.artifact import Artifact, Store
 from steerlm.cli.main import call
 from steerlm.inventory import list_entries, removable_entries, remove_entry, verify_entry
@@ -98,6 +99,76 @@ def test_the_commands(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert store.folder("model", "m3").exists(), "without --delete nothing is deleted"
     assert call(["store", "gc", uri, "--keep", "1", "--delete"]) == 0
     assert sorted(e.name for e in list_entries(store)) == ["data/d1", "data/d2", "model/m2"]
+
+
+def names(store: Store) -> list[str]:
+    return sorted(entry.name for entry in list_entries(store))
+
+
+def test_rm_shows_what_it_would_remove_and_removes_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    uri, before = str(store.root), names(store)
+    assert call(["store", "rm", uri, "model/m1", "m3"]) == 0
+    assert capsys.readouterr().out.count("would be deleted") == 2
+    assert names(store) == before
+    assert call(["store", "rm", uri, "model/m1", "m3", "--delete"]) == 0
+    assert names(store) == ["data/d1", "data/d2", "model/m2"]
+    assert call(["store", "rm", uri, "model", "m2", "--delete"]) == 0, "a stage, and a key of it named again"
+    assert names(store) == ["data/d1", "data/d2"]
+
+
+def test_rm_refuses_what_others_were_made_from(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    make(store, "report", "r1", "of m2", 7, store.open("model", "m2"))
+    uri, before = str(store.root), names(store)
+    assert call(["store", "rm", uri, "data/d1", "--delete"]) == 2
+    assert capsys.readouterr().err == (
+        "error: model/m2, report/r1: made from what is to be removed, and would be made again after it; name them "
+        "too, or add --dependents\n"
+    )
+    assert names(store) == before
+    assert call(["store", "rm", uri, "data/d1", "--dependents", "--delete"]) == 0
+    assert names(store) == ["data/d2", "model/m1", "model/m3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rm", "model/m9"], "model/m9: no such key or stage in the store; did you mean 'model/m3'?"),
+        (["rm", "../elsewhere"], "../elsewhere: no such key or stage in the store"),
+        (["rm"], "Missing argument 'NAME'"),
+        (["list", "--stage", "train_rewart"], "--stage train_rewart: no such stage; did you mean 'train_reward'?"),
+        (["list", "--stage", "x"], "--stage x: no such stage; known: annotate, data, evaluate, "),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(
+    words: list[str], message: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = words
+    assert call(["store", command, str(store.root), *rest]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_known_stage_without_artifacts_says_so(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["store", "list", str(store.root), "--stage", "train_reward"]) == 0
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err == f"{store.root}: no artifacts of train_reward\n"
+
+
+def test_run_folders_are_cleared_but_not_that_of_a_live_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = store.root / "runs"
+    for day in (3, 1, 2, 4):
+        (runs / f"2026010{day}-000000-demo-ab" / "engine").mkdir(parents=True)
+        (runs / f"2026010{day}-000000-demo-ab" / ".lock").touch()
+    uri, oldest = str(store.root), runs / "20260101-000000-demo-ab"
+    assert call(["store", "gc", uri, "--delete"]) == 0
+    assert len(list(runs.iterdir())) == 4, "without --runs they stay"
+    assert call(["store", "gc", uri, "--runs", "2"]) == 0
+    assert capsys.readouterr().out.count("would be deleted") == 2 and len(list(runs.iterdir())) == 4
+    with locks.hold(oldest / ".lock"):
+        assert call(["store", "gc", uri, "--runs", "2", "--delete"]) == 0
+        assert "20260101-000000-demo-ab  in use, kept" in capsys.readouterr().out
+    assert sorted(path.name[7] for path in runs.iterdir()) == ["1", "3", "4"]
+    assert call(["store", "gc", uri, "--runs", "0", "--delete"]) == 0
+    assert list(runs.iterdir()) == []
 
 
 def test_a_locked_key_is_not_removed(store: Store) -> None:

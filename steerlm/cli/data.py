@@ -50,7 +50,8 @@ _OnError = typer.Option(
     OnError.fail, "--on-error", "--on_error", help="skip: count bad lines and write them to *.rejects.jsonl."
 )
 _CONVERT_HELP = (
-    "Convert chat rows (messages, prompt and completion, ShareGPT, CSV) to conversations, and ratings to labels.\n\n"
+    "Convert chat rows to conversations, and ratings to labels. Rows are messages, prompt and completion, ShareGPT or "
+    "CSV.\n\n"
     "Example: steerlm data convert ratings.csv --output conversations.jsonl --scale-from 1 10"
 )
 _Attributes = typer.Option(
@@ -124,7 +125,7 @@ def regression(
     attributes: Path | None = _Attributes,
     on_error: OnError = _OnError,
 ) -> None:
-    """Convert labeled conversations to the reward model's training data, texts with label vectors.
+    """Make the reward model's samples of conversations. A sample is a text with its label vector.
 
     Example: steerlm data regression --input-file data/oasst/train.jsonl --output-file data/oasst/train_reg.jsonl
     """
@@ -151,7 +152,7 @@ def merge(
     epochs: int = typer.Option(1, "--epochs", min=1, help="Write all lines this many times in sequence (a b a b)."),
     on_error: OnError = _OnError,
 ) -> None:
-    """Join conversation files, or regression files, into one; lines are copied as they are.
+    """Join files of conversations or of samples. Lines are copied as they are.
 
     Example: steerlm data merge oasst/train.jsonl helpsteer/train.jsonl --output-file train.jsonl --repeat 4
     """
@@ -171,7 +172,7 @@ def check(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Validate any conversations file; count labels, lengths, unlabeled answers and duplicates.
+    """Check a file of conversations. Counts labels, lengths, unlabeled answers and duplicates.
 
     Example: steerlm data check data/oasst/train.jsonl --tokenizer models/llama --window 4096
     """

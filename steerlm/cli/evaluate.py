@@ -52,7 +52,7 @@ def steering(
     ),
     seed: int = typer.Option(1, "--seed", help="Seed of the drawn attribute values and questions."),
 ) -> None:
-    """Request attribute values, judge the answers, and write a report with a curve for each attribute.
+    """Measure how a model follows its dials. Requests attribute values, judges the answers, writes a report.
 
     Example: steerlm evaluate steering --model policy --reward rm --questions q.jsonl --output report
     """
@@ -105,7 +105,7 @@ def reward(
         "error", "--over-long", help="Texts longer than the model's window: stop, or score their end."
     ),
 ) -> None:
-    """Print for each attribute: MSE, the mean predictor's MSE, Pearson, rounded agreement with the human labels.
+    """Measure how a reward model predicts labels. Prints MSE, the mean predictor's, Pearson, agreement when rounded.
 
     Example: steerlm evaluate reward --model rm --input-file val.jsonl
     """

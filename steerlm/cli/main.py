@@ -29,7 +29,7 @@ COMMANDS = {
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
     "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),
-    "store": ("steerlm.cli.store", "List, verify and clear the store of artifacts."),
+    "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
 
 

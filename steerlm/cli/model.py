@@ -22,7 +22,7 @@ def fetch(
     uri: str = typer.Argument(help="hf://org/name@revision, s3://bucket/prefix or a local folder."),
     folder: Path = typer.Argument(help="Model folder to write."),
 ) -> None:
-    """Fetch a model: safetensors and tokenizer files only, resumable and verified.
+    """Fetch a model into a folder. Safetensors and tokenizer files only, resumable and verified.
 
     The hub's token comes from HF_TOKEN, the object store's keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
@@ -41,7 +41,7 @@ def import_(
     tensor: int = TENSOR,
     pipeline: int = PIPELINE,
 ) -> None:
-    """Convert a Hugging Face folder to a Megatron distributed checkpoint (weights only, for any layout).
+    """Convert a model folder to a Megatron checkpoint. It has the weights only and fits any layout.
 
     Each process holds its part: a model that is too large for one process is converted by several.
 
@@ -59,7 +59,7 @@ def export(
     tensor: int = TENSOR,
     pipeline: int = PIPELINE,
 ) -> None:
-    """Convert a Megatron distributed checkpoint back to a Hugging Face folder, bit for bit.
+    """Convert a Megatron checkpoint to a model folder, bit for bit.
 
     Example: steerlm model export checkpoints/llama-2-13b models/llama-2-13b-again
     """

@@ -46,7 +46,8 @@ def run(
     links = link(results, output or Path("runs") / resolved.recipe.folder_name)
     for lines in (results.lines(), next_steps(results, links)):
         typer.echo("\n".join(["", *lines]) if lines else "", nl=bool(lines))
-    typer.echo(f"\n{len(results.artifacts)} stages in {result.seconds:.1f} s; store {result.store.uri}")
+    number = len(results.artifacts)
+    typer.echo(f"\n{number} stage{'' if number == 1 else 's'} in {result.seconds:.1f} s; store {result.store.uri}")
     typer.echo(f"run {result.folder}")
 
 

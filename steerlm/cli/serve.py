@@ -76,7 +76,7 @@ def generate(
     cors_origin: list[str] = Cors,
     drain_seconds: int = Drain,
 ) -> None:
-    """Generate text with dials: PUT /generate, OpenAI's completions and chat completions.
+    """Answer with dials. Routes: PUT /generate, OpenAI's completions and chat completions.
 
     Example: steerlm serve generate runs/demo/policy --port 1427
     """

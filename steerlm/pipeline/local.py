@@ -19,7 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from steerlm.artifact import LOGS, Store
+from steerlm import locks
+from steerlm.artifact import LOCK, LOGS, RUNS, Store
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.files import write_json
 from steerlm.pipeline.parameters import engine_parameters
@@ -35,7 +36,6 @@ from steerlm.trainjob.preflight import check_layouts
 from steerlm.trainjob.sections import training_sections
 
 POLL_SECONDS = 0.25
-RUNS = "runs"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Event = Mapping[str, Any]
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     run_log = folder / "run_log.jsonl"
     RunLog(run_log).emit("plan", "", steps=_steps(resolved))
     follower = _Follower(run_log, show)
-    with recording(recipe.name, run_log, profile.tracking, store.root):
+    with locks.hold(folder / LOCK), recording(recipe.name, run_log, profile.tracking, store.root):
         with _environment(RUN_LOG, str(run_log)), follower.following():
             completed = _run_engine(folder, engine_parameters(replace(resolved, profile=profile)))
         run = PipelineRun(folder, store, follower.outcomes, time.monotonic() - started)

@@ -133,7 +133,7 @@ def link(results: Results, folder: Path) -> dict[str, Path]:
 
 def next_steps(results: Results, links: Mapping[str, Path]) -> list[str]:
     """Return where the results are, and the commands that use them."""
-    places = {name: path for name, path in (results.models | links).items() if path.exists()}
+    places = {name: path for name, path in {**results.models, **links}.items() if path.exists()}
     shown = [f"{name:9}{places.get(name, uri)}" for name, uri in results.uris.items()]
     if results.report:
         shown.append(f"{'report':9}{places.get(REPORT, results.report)}")

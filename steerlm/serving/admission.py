@@ -107,10 +107,10 @@ class RequestLimits:
         decompressor = Decompressor(encoding) if encoding in WINDOW_BITS else None
         body, received, last = bytearray(), 0, False
         while not last:
-            message = await receive()
-            if message["type"] == "http.disconnect":
+            event = await receive()
+            if event["type"] == "http.disconnect":
                 raise ClientDisconnect
-            part, last = message.get("body", b""), not message.get("more_body", False)
+            part, last = event.get("body", b""), not event.get("more_body", False)
             received += len(part)
             if decompressor and received <= self._max_bytes:
                 part = decompressor.feed(part, self._max_bytes + 1 - len(body), last=last)

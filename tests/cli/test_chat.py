@@ -64,10 +64,11 @@ never asked
 def test_earlier_answers_keep_the_dials_they_were_asked_with(
     taught_folder: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from steerlm.serving import chat_prompt
     from steerlm.serving.openai import chat
 
     asked: list[Any] = []
-    build = chat.build_prompt
+    build = chat_prompt.build_prompt
 
     def spy(messages: Any, *arguments: Any, **more: Any) -> Any:
         asked.append(build(messages, *arguments, **more))

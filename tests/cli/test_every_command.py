@@ -131,12 +131,17 @@ ROWS = (
     Row(
         "run",
         (f"run own.yaml {SHORT} --stage prepare_data --store made/store",),
-        r"prepare_data +run [\s\S]*steps in \d",
+        r"prepare_data +run [\s\S]*1 stage in \d",
         ("made/store/prepare_data",),
     ),
     Row("store list", ("store list store",), r"prepare_data +new +complete [\s\S]*train_reward +begun +unfinished"),
     Row("store verify", ("store verify store",), r"2 artifacts are intact"),
-    Row("store gc", ("store gc store --keep 1", "store gc store --keep 1 --delete"), r"prepare_data +old .* deleted"),
+    Row(
+        "store rm",
+        ("store rm store prepare_data/old", "store rm store prepare_data/old --delete"),
+        r"prepare_data +old +complete .*  deleted\n.* freed\n",
+    ),
+    Row("store gc", ("store gc store --keep 1", "store gc store --keep 1 --delete"), r"train_reward +begun .* deleted"),
 )
 ELSEWHERE = {
     "model import": "tests/cli/test_model.py::test_import_and_export_give_the_folder_back",

@@ -42,6 +42,14 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     assert "Example" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["data"], ["model"], ["serve"], ["evaluate"], ["store"]])
+def test_the_line_of_a_command_is_a_whole_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.call([*words, "--help"]) == 0
+    shown = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert len(shown) > 1
+    assert all(line.endswith(".") and not line.endswith("...") for line in shown), shown
+
+
 def test_a_program_without_arguments_of_its_own_can_call_a_command() -> None:
     code = "from steerlm.cli.main import call; call(['data', 'oasst', '--help'])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

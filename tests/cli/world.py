@@ -27,14 +27,14 @@ sft: {{max_steps: 1, global_batch: 2, window: {WINDOW}, precision: fp32}}
 
 def build(folder: Path) -> None:
     """Write everything below `folder`; takes a second or two."""
-    _raw(folder / "raw")
+    raw(folder / "raw")
     for name, count in (("train", 8), ("val", 4)):
         write_lines(folder / "own" / f"{name}.jsonl", *(talk(number) for number in range(count)))
     (folder / "questions.txt").write_text("".join(f"Why {number}?\n" for number in range(8)))
     (folder / "own.yaml").write_text(RECIPE)
     tiny_base(folder / "models" / "base")
-    _policy(folder / "models" / "policy")
-    _reward(folder / "models" / "reward")
+    policy(folder / "models" / "policy")
+    reward(folder / "models" / "reward")
     store = Store(folder / "store")
     for key in ("old", "new"):
         store.begin("prepare_data", key, "data", {"label": "prepare_data"})
@@ -50,33 +50,36 @@ def talk(number: int) -> dict[str, Any]:
     return {"system": "", "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns}
 
 
-def _raw(folder: Path) -> None:
+def raw(folder: Path) -> None:
+    """OASST's trees, HelpSteer's rows and pairs, chat messages with ratings."""
     write_lines(folder / "oasst.jsonl", *(make_tree(seed) for seed in range(6)))
     ratings = {"helpfulness": 4, "correctness": 3, "coherence": 4, "complexity": 1, "verbosity": 0}
     for split, count in (("train", 3), ("validation", 1)):
         rows = [{"prompt": f"Why {n}?", "response": "So.", **ratings} for n in range(count)]
         write_lines(folder / "helpsteer" / f"{split}.jsonl", *rows)
+        write_lines(folder / "helpsteer2" / f"{split}.jsonl", *rows)
+    pair = {"prompt": "Why?", "response_1": "So.", "response_2": "Because.", "preference_strength": 2, "split": "train"}
+    write_lines(folder / "helpsteer2" / "preference" / "preference.jsonl", pair)
     chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
     write_lines(folder / "chats" / "train.jsonl", *({"messages": chat, "ratings": {"warm": n}} for n in range(5)))
 
 
-def _policy(folder: Path) -> None:
-    """A language model of random weights with the dials of `SCHEMA`."""
+def policy(folder: Path, schema: AttributeSchema = SCHEMA) -> None:
+    """A language model of random weights with the dials of a schema."""
     tiny_base(folder, max_position_embeddings=WINDOW)
-    info = ModelInfo("policy", attributes=SCHEMA.restricted(SCHEMA.names), window=WINDOW)
-    _finish(folder, info)
+    _finish(folder, ModelInfo("policy", attributes=schema.restricted(schema.names), window=WINDOW))
 
 
-def _reward(folder: Path) -> None:
-    """The same with a head of three scores in place of the vocabulary's."""
+def reward(folder: Path, schema: AttributeSchema = SCHEMA) -> None:
+    """The same with a head of scores in place of the vocabulary's."""
     import torch
     from safetensors.torch import load_file, save_file
 
     tiny_base(folder, max_position_embeddings=WINDOW)
     weights = {n: weight for n, weight in load_file(folder / "model.safetensors").items() if n != "lm_head.weight"}
-    head = torch.randn(len(SCHEMA.names), weights["model.norm.weight"].shape[0])
+    head = torch.randn(len(schema.names), weights["model.norm.weight"].shape[0])
     save_file({**weights, "score.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
-    _finish(folder, ModelInfo("reward", attributes=SCHEMA.restricted(SCHEMA.names), window=WINDOW))
+    _finish(folder, ModelInfo("reward", attributes=schema.restricted(schema.names), window=WINDOW))
 
 
 def _finish(folder: Path, info: ModelInfo) -> None:

@@ -107,6 +107,7 @@ def test_the_address_is_from_the_profile_then_the_environment_then_a_file(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert TrackingSettings().resolve_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert TrackingSettings().resolve_uri(Path("/a b/50%?")) == "sqlite:////a b/50%25%3F/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert TrackingSettings().resolve_uri(tmp_path) == "http://server"
     assert TrackingSettings(uri="http://other").resolve_uri(tmp_path) == "http://other"

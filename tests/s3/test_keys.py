@@ -71,6 +71,8 @@ def test_a_store_there_is_listed_cleared_and_leaves_its_neighbors(
     artifact = reader.materialize(reader.open("stage", "k"))
     assert artifact.uri == f"{uri}/stage/k"
     assert (artifact.path / "1.txt").read_text() == f"{text} 1"
+    make(store, "other", text, files=2)
+    assert call(["store", "rm", uri, "stage/other", "--delete"]) == 0
     assert [entry.name for entry in list_entries(Store(uri, tmp_path / "new"))] == ["stage/k"]
     assert call(["store", "verify", uri]) == 0
     store.remote.at("stage/k").client.remove_object(bucket_name=BUCKET, object_name=f"stores/{text}/stage/k/COMPLETE")

@@ -75,7 +75,7 @@ def test_pages_say_what_is_here_and_need_no_foreign_host(role: str, policy_serve
     assert "humor" in page and "warmth" not in page, "trained attributes only"
     (shown,) = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
     _, address, _, header, _, body = shlex.split(html.unescape(shown))
-    reply = httpx.post(address, content=body, headers=[tuple(header.split(": "))], timeout=60)
+    reply = httpx.post(address, content=body, headers=dict([header.split(": ")]), timeout=60)
     assert reply.status_code == 200, reply.text
     for field in ("texts", "messages") if role == "reward" else ("chat_template_kwargs", "tokens_to_generate"):
         assert f"<td>{field}</td>" in httpx.get(f"{url}/docs").text

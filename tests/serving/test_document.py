@@ -37,8 +37,8 @@ def test_curl_requests(reward_server: str) -> None:
     replies = []
     for words in curls():
         path = words[words.index("-s") + 1].removeprefix("localhost:1424")
-        header = tuple(words[words.index("-H") + 1].split(": "))
-        reply = httpx.post(reward_server + path, content=words[words.index("-d") + 1], headers=[header])
+        headers = dict([words[words.index("-H") + 1].split(": ")])
+        reply = httpx.post(reward_server + path, content=words[words.index("-d") + 1], headers=headers)
         assert reply.status_code == 200, reply.text
         replies.append(reply.json())
     shown = next(json.loads(b.text) for b in blocks(DOCUMENT) if b.language == "json")

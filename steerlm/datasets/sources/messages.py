@@ -197,7 +197,7 @@ MESSAGES = SourceType(
     MessagesSource,
     prepare_messages,
     summary="chat messages of OpenAI, TRL and ShareGPT; CSV and tables with a prompt and a response",
-    help="Chat rows (messages, prompt and completion, ShareGPT) from JSON, CSV, Parquet or a saved dataset.\n\n"
+    help="Chat rows of any form. Messages, prompt and completion, ShareGPT; JSON, CSV, Parquet, a saved dataset.\n\n"
     "Example: steerlm data messages --output_directory data/own --source chats --scale-from 1 10",
     forms=(
         RawForm("chat messages", has_keys("messages"), CONVERT),

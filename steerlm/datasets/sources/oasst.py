@@ -204,7 +204,7 @@ OASST_SOURCE = SourceType(
     OasstSource,
     prepare_oasst,
     summary="OpenAssistant trees, or its flat messages",
-    help="OpenAssistant: the trees dump (.jsonl[.gz]) or the flat messages; split by tree.\n\n"
+    help="OpenAssistant: trees or flat messages. Reads .jsonl and .jsonl.gz; splits by tree.\n\n"
     "Example: steerlm data oasst --output_directory data/oasst --source oasst_all.trees.jsonl.gz",
     forms=(
         RawForm(

@@ -132,7 +132,7 @@ PLACE = 'chat_template_kwargs: {"attributes": {"humor": 4}}'
         ({"attributes": {"humor": 1}, "chat_template_kwargs": {"humor": 2}}, "chat_template_kwargs.humor", "differ"),
         ({"min_p": 0.1}, "min_p", "not supported"),
         ({"verbosity": "low"}, "verbosity", "not supported"),
-        ({"temprature": 0}, "temprature", "did you mean 'temperature'?"),
+        ({"temperatures": 0}, "temperatures", "did you mean 'temperature'?"),
         ({"something_new": 1}, "something_new", "unknown field 'something_new'"),
         ({"prompt": "Hi"}, "prompt", "/v1/completions"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differ"),
@@ -208,7 +208,7 @@ def test_refusals_name_the_part_of_a_message_and_what_is_taken(
 
 
 def test_fields_of_messages_without_effect(taught_server: str) -> None:
-    history = [
+    history: list[dict[str, Any]] = [
         {**USER, "content": QUESTION, "name": "Ann"},
         {"role": "assistant", "content": "A dog.", "tool_calls": [], "refusal": None, "audio": None, "annotations": []},
         {"role": "user", "content": [{"type": "text", "text": QUESTION, "cache_control": {"type": "ephemeral"}}]},
