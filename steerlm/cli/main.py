@@ -2,6 +2,7 @@
 """The `steerlm` command: command groups that are imported when called, and one clear line for every error."""
 
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -31,6 +32,9 @@ COMMANDS = {
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),
     "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
+
+UPSTREAM = re.compile(r"^\+{0,2}(model|trainer|exp_manager)\.[\w.]+=")
+"""Form of an option of NVIDIA's scripts, which `cli.upstream` answers."""
 
 
 class LazyGroup(TyperGroup):
@@ -97,6 +101,8 @@ def call(argv: list[str]) -> int:
     arguments = [a for a in argv if a != "--debug"]
     command: Any = typer.main.get_command(app)
     try:
+        if any(UPSTREAM.match(argument.removeprefix("--set=")) for argument in arguments):
+            import_module("steerlm.cli.upstream").refuse_upstream_options(arguments)
         code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
         if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt

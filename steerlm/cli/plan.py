@@ -22,7 +22,8 @@ def plan(
     model: list[Path] = typer.Option(
         [],
         "--model",
-        help="base=DIR or reward=DIR: the folder of a fetched model whose shape is not known by its name.",
+        help="base=PATH or reward=PATH: a model folder or its config.json, in place of the recipe's model. "
+        "Models of the hub need none: their config.json is read there.",
     ),
     data: list[str] = typer.Option(
         [],
@@ -36,6 +37,9 @@ def plan(
     ),
     disk_rate: float = typer.Option(
         5.0, "--disk-rate", min=0.001, help="GB/s at which a node writes checkpoints, to estimate the time of a save."
+    ),
+    mfu: float = typer.Option(
+        0.4, "--mfu", min=0.001, max=1.0, help="Share of the GPU's peak FLOP/s to assume for the hours of a training."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -57,6 +61,7 @@ def plan(
         tokenizer,
         gpu,
         disk_rate * 1e9,
+        mfu,
     )
     if as_json:
         typer.echo(json.dumps({name: plan.to_json() for name, plan in plans.items()}, indent=2))

@@ -62,6 +62,7 @@ def _lines(plan: "TrainingPlan") -> list[Line]:
             f"{size(plan.host_memory_per_node)} per node: {plan.save_seconds:,.1f} s at {plan.disk_rate / 1e9:g} GB/s",
         ),
         *(_times(plan) if plan.gpu else ()),
+        *(_hours(plan) if plan.gpu else ()),
     ]
 
 
@@ -81,6 +82,18 @@ def _times(plan: "TrainingPlan") -> Iterator[Line]:
     if len(plan.estimates) > 1:
         yield from _node_counts(plan)
     yield from _row_count(plan)
+
+
+def _hours(plan: "TrainingPlan") -> Iterator[Line]:
+    """Yield the time at the assumed MFU."""
+    if plan.settings.precision != "bf16":
+        return
+    assert plan.gpu
+    known = plan.hours_at_mfu
+    text = "unknown without --data"
+    if known is not None:
+        text = f"{_duration(known)}, {known * plan.layout.processes:,.1f} GPU-hours, assumed, not estimated"
+    yield f"at {plan.mfu:.0%} MFU", text
 
 
 def _node_counts(plan: "TrainingPlan") -> Iterator[Line]:
@@ -118,9 +131,11 @@ def _step(estimate: "Estimate") -> str:
 
 def _total(estimate: "Estimate") -> str:
     assert estimate.hours is not None and estimate.gpu_hours is not None
-    hours = estimate.hours
-    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-    return f"{duration}, {estimate.gpu_hours:,.1f} GPU-hours"
+    return f"{_duration(estimate.hours)}, {estimate.gpu_hours:,.1f} GPU-hours"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
 
 
 def _memory(plan: "TrainingPlan") -> str:

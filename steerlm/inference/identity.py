@@ -5,13 +5,13 @@ It is computed from a loaded model, or from its folder, of which two small tenso
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steerlm.errors import ModelError
 from steerlm.inference.config import Precision
+from steerlm.models.weights import stored_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -59,16 +59,12 @@ def resolve_precision(folder: Path, precision: Precision) -> Literal["fp32", "bf
 def _read(folder: Path, name: str) -> "torch.Tensor":
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
+    stored = stored_tensors(folder).get(name)
+    if stored is None:
+        raise ModelError(f"{folder}: weight {name} is missing; a reward model folder was expected")
     try:
-        if index.is_file():
-            files = [folder / json.loads(index.read_text(encoding="utf-8"))["weight_map"][name]]
-        for file in files:
-            with safe_open(file, framework="pt") as tensors:
-                if name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                    weight: torch.Tensor = tensors.get_tensor(name)
-                    return weight
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        with safe_open(stored.file, framework="pt") as tensors:
+            weight: torch.Tensor = tensors.get_tensor(name)
+            return weight
+    except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder}: {name} cannot be read ({error})") from None
-    raise ModelError(f"{folder}: weight {name} is missing; a reward model folder with safetensors was expected")

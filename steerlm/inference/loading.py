@@ -12,6 +12,8 @@ from typing import Any
 from steerlm.errors import InputError, ModelError
 from steerlm.inference.config import Precision
 from steerlm.models.folder import ModelInfo, load_tokenizer, read_info
+from steerlm.models.tokenizer import check_vocabulary
+from steerlm.models.weights import folder_files
 
 try:
     import torch
@@ -47,8 +49,8 @@ def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded
     """Load a folder as a reward model (`head`) or as a language model.
 
     Raises:
-        ModelError: The folder is of the other kind, or its weights are incomplete: transformers would initialize the
-            missing ones at random.
+        ModelError: The folder is of the other kind, or its weights do not fit its config: transformers would initialize
+            missing ones at random and drop surplus ones.
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -56,6 +58,7 @@ def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded
         raise ModelError(f"{folder}: a {info.kind} model; a reward model was expected")
     if not head and info.kind == "reward":
         raise ModelError(f"{folder}: a reward model, which scores texts; a language model was expected")
+    folder_files(folder)  # refuses a folder in which training or another engine would read other weights
     auto = transformers.AutoModelForSequenceClassification if head else transformers.AutoModelForCausalLM
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model, report = auto.from_pretrained(
@@ -66,12 +69,19 @@ def load(folder: str | Path, *, head: bool, dtype: Precision = "auto") -> Loaded
         use_safetensors=True,
         output_loading_info=True,
     )
-    gaps = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if gaps:
-        raise ModelError(f"{folder}: weights are missing or of another shape: {', '.join(gaps[:3])}")
+    kinds = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    if wrong := [str(key) for kind in kinds for key in sorted(report[kind], key=str)]:
+        raise ModelError(
+            f"{folder}: weights are missing, of another shape, or have no place in the model of its config.json: "
+            f"{', '.join(wrong[:3])}"
+        )
+    if info.kind == "policy":  # without the turn mark's id: here the mark is a stop string, with the newline before it
+        model.generation_config.eos_token_id = model.config.eos_token_id
     longest: int = model.config.max_position_embeddings
     window = min(info.window or longest, longest)
-    return LoadedModel(folder, info, model.to(device).eval(), load_tokenizer(folder), window, device)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, model.config.vocab_size, folder)
+    return LoadedModel(folder, info, model.to(device).eval(), tokenizer, window, device)
 
 
 def _dtype(dtype: Precision, device: torch.device) -> torch.dtype | str:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 
-from steerlm.errors import ModelError
+from steerlm.errors import InputError, ModelError
 from steerlm.files import write_json
 from steerlm.megatron import checkpoint, distributed_checkpoint, hf_io, parallel
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import describe
-from steerlm.megatron.mapping import SCORE, Parameter, Slice, parameters
+from steerlm.megatron.mapping import Parameter, Slice, parameters
+from steerlm.models.nemo import refuse_nemo
 from steerlm.models.shape import ModelShape
+from steerlm.models.tensors import SCORE
+from steerlm.models.weights import SINGLE
 from steerlm.training.layout import LayoutSettings
 
 COMPANIONS = "huggingface"
@@ -32,7 +35,7 @@ def import_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
         ModelError: The folder's model is not supported, or its weights have several dtypes.
     """
     shape = ModelShape.from_folder(folder)
-    source = _SingleDtypeSource(folder, f"{shape.family.weights.final_norm}.weight")
+    source = _SingleDtypeSource(folder, shape)
     model, own = _build(shape, source.outputs, source.dtype, layout or LayoutSettings())
     hf_io.load(model, own, source, source)
     source.folder.close()
@@ -46,7 +49,11 @@ def export_hf(folder: Path, out: Path, layout: LayoutSettings | None = None) -> 
 
     Raises:
         TrainingError: The checkpoint is not complete.
+        InputError: `out` holds a model of another origin, or `folder` is not a checkpoint.
     """
+    refuse_nemo(folder)
+    if (out / SINGLE).exists():
+        raise InputError(f"{out}: holds a model already; name a new folder")
     description = describe(folder)
     shape, outputs = ModelShape(**description["shape"]), description["outputs"]
     model, own = _build(shape, outputs, getattr(torch, description["dtype"]), layout or LayoutSettings())
@@ -69,14 +76,14 @@ def _build(
 
 
 class _SingleDtypeSource:
-    """The weights of a folder, which must all have one dtype: that of the tensor `reference`.
+    """The weights of a folder, which must all have one dtype: that of the final norm.
 
     `outputs`: of the reward head, or None.
     """
 
-    def __init__(self, folder: Path, reference: str) -> None:
-        self.folder, self.reference = hf_io.WeightFolder(folder), reference
-        self.dtype = self.folder.dtype(reference)
+    def __init__(self, folder: Path, shape: ModelShape) -> None:
+        self.folder, self.reference = hf_io.WeightFolder(folder, shape), f"{shape.family.weights.final_norm}.weight"
+        self.dtype = self.folder.dtype(self.reference)
         self.outputs = self.folder.shape(SCORE)[0] if SCORE in self.folder else None
 
     def read(self, part: Slice) -> torch.Tensor:

@@ -23,8 +23,9 @@ from steerlm.megatron import checkpoint, device, hf_io, parallel, schedule
 from steerlm.megatron import model as models
 from steerlm.megatron.checkpoint_folder import state_of
 from steerlm.megatron.initial import RandomWeights
-from steerlm.megatron.mapping import SCORE, Parameter, parameters
+from steerlm.megatron.mapping import Parameter, parameters
 from steerlm.models.shape import ModelShape
+from steerlm.models.tensors import SCORE
 from steerlm.training.config import OptimizerSettings, TrainSettings
 from steerlm.training.data import Row, RowTensors
 from steerlm.training.engine import Layout, Objective, SaveResult, Statistics, StepResult
@@ -70,7 +71,7 @@ def build_engine(
     if model_folder is None:
         hf_io.load(model, own, drawn, drawn)
     else:
-        folder = hf_io.WeightFolder(model_folder)
+        folder = hf_io.WeightFolder(model_folder, shape)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
     return MegatronEngine(model, own, shape, settings, here, layout.bucket_size)

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from steerlm.errors import Interrupted, ModelError
-from steerlm.megatron.mapping import SCORE, ModelParallelRank, Parameter, Slice, fuse, parameters, split
+from steerlm.megatron.mapping import ModelParallelRank, Parameter, Slice, fuse, parameters, split
 from steerlm.models.shape import ModelShape
+from steerlm.models.tensors import SCORE, model_tensors
+from steerlm.models.weights import INDEX, StoredTensor
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 log = logging.getLogger(__name__)
 
@@ -36,25 +37,26 @@ class WeightSource(Protocol):
 
 
 class WeightFolder:
-    """The safetensors files of a Hugging Face model folder, opened when first read.
+    """The weights of a Hugging Face model folder, from the files that `models.weights` names, opened when first read.
 
     Raises `ModelError` with the folder and the tensor that is missing or has another shape.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shape: ModelShape) -> None:
         self.path = path
-        self._files = _locations(path)
+        self._tensors = model_tensors(path, shape)
         self._stack = contextlib.ExitStack()
         self._open: dict[Path, Any] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._tensors
 
     def read(self, part: Slice) -> torch.Tensor:
         """Read one slice in the file's dtype, on the CPU. Raises `ModelError` if the tensor has another shape."""
-        view, shape = self._view(part.name), self.shape(part.name)
+        shape = self.shape(part.name)
         if shape != part.shape:
             raise ModelError(f"{self.path}: {part.name} has shape {list(shape)}, {list(part.shape)} was expected")
+        view = self._view(part.name)
         if part.dim is None:
             tensor: torch.Tensor = view[:]
         else:
@@ -63,47 +65,32 @@ class WeightFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a whole tensor, from the file's header."""
-        return tuple(self._view(name).get_shape())
+        return self._stored(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype of a tensor that has at least one row."""
         row: torch.Tensor = self._view(name)[:1]
         return row.dtype
 
-    def _view(self, name: str) -> Any:
+    def _stored(self, name: str) -> StoredTensor:
         if name not in self:
             kind = " (a reward model has no LM head)" if name == "lm_head.weight" and SCORE in self else ""
             raise ModelError(f"{self.path}: weight {name} is missing{kind}")
-        file = self.path / self._files[name]
+        return self._tensors[name]
+
+    def _view(self, name: str) -> Any:
+        stored = self._stored(name)
         try:
-            if file not in self._open:
-                self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
-            return self._open[file].get_slice(name)
+            if stored.file not in self._open:
+                self._open[stored.file] = self._stack.enter_context(safe_open(stored.file, framework="pt"))
+            return self._open[stored.file].get_slice(stored.name)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: cannot be read ({error}); fetch the model again") from None
+            raise ModelError(f"{stored.file}: cannot be read ({error}); fetch the model again") from None
 
     def close(self) -> None:
         """Close the opened files."""
         self._open.clear()
         self._stack.close()
-
-
-def _locations(folder: Path) -> dict[str, str]:
-    """Return the file name of each tensor."""
-    index = folder / INDEX
-    if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return weight_map
-    files: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                files.update(dict.fromkeys(file.keys(), path.name))
-        except SafetensorError as error:
-            raise ModelError(f"{path}: cannot be read ({error}); fetch the model again") from None
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors file; a Hugging Face model folder with safetensors was expected")
-    return files
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ import hashlib
 
 import torch
 
-from steerlm.megatron.mapping import SCORE, Slice
+from steerlm.megatron.mapping import Slice
+from steerlm.models.tensors import SCORE
 
 
 class RandomWeights:

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from steerlm.models.shape import ModelShape
-
-SCORE = "score.weight"
-"""The reward head, named alike by transformers in every family."""
+from steerlm.models.tensors import SCORE, TensorShapes, tensor_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +66,30 @@ def parameters(
         outputs: Width of a reward head in place of the LM head, or None.
         fused_norms: For Transformer Engine's linear modules, which own the norm before them.
     """
-    names, hidden = shape.family.weights, shape.hidden_size
+    names, shapes = shape.family.weights, tensor_shapes(shape, outputs)
     own: list[Parameter] = []
     first, last = rank.stage == 0, rank.stage == rank.stages - 1
-    embedding = _cut(f"{names.embedding}.weight", (shape.vocab_size, hidden), 0, rank)
+    embedding = _cut(f"{names.embedding}.weight", shapes, 0, rank)
     if first:
         own.append(Parameter("embedding.word_embeddings.weight", (embedding,)))
     per_stage = shape.num_hidden_layers // rank.stages
     for local in range(per_stage):
-        own += _layer(shape, rank, local, rank.stage * per_stage + local, fused_norms)
+        own += _layer(shape, shapes, rank, local, rank.stage * per_stage + local, fused_norms)
     if last:
-        own.append(_whole("decoder.final_layernorm.weight", f"{names.final_norm}.weight", (hidden,)))
+        own.append(_whole("decoder.final_layernorm.weight", f"{names.final_norm}.weight", shapes))
         if outputs is not None:
-            own.append(_whole("output_layer.weight", SCORE, (outputs, hidden)))
+            own.append(_whole("output_layer.weight", SCORE, shapes))
         elif not shape.tie_word_embeddings:
-            head = _cut(f"{names.lm_head}.weight", (shape.vocab_size, hidden), 0, rank)
-            own.append(Parameter("output_layer.weight", (head,)))
+            own.append(Parameter("output_layer.weight", (_cut(f"{names.lm_head}.weight", shapes, 0, rank),)))
         elif not first:
             own.append(Parameter("output_layer.weight", (embedding,), copy=True))
     return own
 
 
-def _layer(shape: ModelShape, rank: ModelParallelRank, local: int, number: int, fused_norms: bool) -> list[Parameter]:
+def _layer(
+    shape: ModelShape, shapes: TensorShapes, rank: ModelParallelRank, local: int, number: int, fused_norms: bool
+) -> list[Parameter]:
     prefix, names = f"decoder.layers.{local}.", shape.family.weights
-    hidden, head, inner = shape.hidden_size, shape.head_size, shape.intermediate_size
-    queries, keys = shape.num_attention_heads * head, shape.num_key_value_heads * head
     groups = shape.num_key_value_heads // rank.tensors
     norms = (
         ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight")
@@ -100,38 +97,34 @@ def _layer(shape: ModelShape, rank: ModelParallelRank, local: int, number: int, 
         else ("input_layernorm.weight", "pre_mlp_layernorm.weight")
     )
 
-    def theirs(module: str, kind: str = "weight") -> str:
-        return f"{module.format(number)}.{kind}"
+    def cut(module: str, dim: int, kind: str = "weight") -> Slice:
+        return _cut(f"{module.format(number)}.{kind}", shapes, dim, rank)
 
-    def qkv(kind: str, columns: tuple[int, ...]) -> Parameter:
-        modules = ((names.query, queries), (names.key, keys), (names.value, keys))
-        parts = tuple(_cut(theirs(module, kind), (rows, *columns), 0, rank) for module, rows in modules)
+    def whole(name: str, module: str) -> Parameter:
+        return _whole(prefix + name, f"{module.format(number)}.weight", shapes)
+
+    def qkv(kind: str) -> Parameter:
+        parts = tuple(cut(module, 0, kind) for module in (names.query, names.key, names.value))
         return Parameter(f"{prefix}self_attention.linear_qkv.{kind}", parts, groups)
 
     return [
-        _whole(prefix + norms[0], theirs(names.input_norm), (hidden,)),
-        qkv("weight", (hidden,)),
-        *([qkv("bias", ())] if shape.family.qkv_bias else []),
-        Parameter(
-            f"{prefix}self_attention.linear_proj.weight",
-            (_cut(theirs(names.attention_output), (hidden, queries), 1, rank),),
-        ),
-        _whole(prefix + norms[1], theirs(names.mlp_norm), (hidden,)),
-        Parameter(
-            f"{prefix}mlp.linear_fc1.weight",
-            tuple(_cut(theirs(module), (inner, hidden), 0, rank) for module in (names.gate, names.up)),
-        ),
-        Parameter(f"{prefix}mlp.linear_fc2.weight", (_cut(theirs(names.down), (hidden, inner), 1, rank),)),
+        whole(norms[0], names.input_norm),
+        qkv("weight"),
+        *([qkv("bias")] if shape.family.qkv_bias else []),
+        Parameter(f"{prefix}self_attention.linear_proj.weight", (cut(names.attention_output, 1),)),
+        whole(norms[1], names.mlp_norm),
+        Parameter(f"{prefix}mlp.linear_fc1.weight", (cut(names.gate, 0), cut(names.up, 0))),
+        Parameter(f"{prefix}mlp.linear_fc2.weight", (cut(names.down, 1),)),
     ]
 
 
-def _cut(name: str, shape: tuple[int, ...], dim: int, rank: ModelParallelRank) -> Slice:
-    size = shape[dim] // rank.tensors
-    return Slice(name, shape, dim, rank.tensor * size, (rank.tensor + 1) * size)
+def _cut(name: str, shapes: TensorShapes, dim: int, rank: ModelParallelRank) -> Slice:
+    size = shapes[name][dim] // rank.tensors
+    return Slice(name, shapes[name], dim, rank.tensor * size, (rank.tensor + 1) * size)
 
 
-def _whole(name: str, theirs: str, shape: tuple[int, ...]) -> Parameter:
-    return Parameter(name, (Slice(theirs, shape),))
+def _whole(name: str, theirs: str, shapes: TensorShapes) -> Parameter:
+    return Parameter(name, (Slice(theirs, shapes[theirs]),))
 
 
 def fuse(parts: Sequence[torch.Tensor], groups: int) -> torch.Tensor:

@@ -21,9 +21,10 @@ from steerlm.inference.identity import folder_identity
 from steerlm.inference.scorer import ACCELERATOR_TOKENS, CPU_TOKENS, Scores, TokenScorer
 from steerlm.megatron import device, hf_io, parallel, schedule
 from steerlm.megatron import model as models
-from steerlm.megatron.mapping import SCORE, parameters
+from steerlm.megatron.mapping import parameters
 from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.models.shape import ModelShape
+from steerlm.models.tensors import SCORE
 from steerlm.training.data import Row, RowTensors, Sample
 from steerlm.training.layout import LayoutSettings
 
@@ -117,7 +118,7 @@ def _build(
 ) -> models.ModelStage:
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, dtype), attention, outputs)
-    weights = hf_io.WeightFolder(folder)
+    weights = hf_io.WeightFolder(folder, shape)
     if SCORE not in weights or weights.shape(SCORE)[0] != outputs:
         raise ModelError(f"{folder}: its head does not have the {outputs} outputs of its attributes")
     own = parameters(shape, parallel.model_parallel_rank(), outputs, fused_norms=attention == "te")

@@ -39,7 +39,7 @@ class Family:
     Attributes:
         name: For people, and the first part of transformers' class names.
         unsupported: Given a config, the reason why its model cannot be trained, or None.
-        defaults: Meaning of keys that a config leaves out, where it differs from `ModelShape`'s defaults.
+        defaults: What transformers takes a key for that a config leaves out, for every key that is read.
         constants: Keys of the family that every config we write has.
         qkv_bias: Whether the query, key and value projections have a bias.
         weights: Names of the weights.
@@ -47,7 +47,7 @@ class Family:
 
     name: str
     unsupported: Callable[[Mapping[str, Any]], str | None]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any]
     constants: Mapping[str, Any] = field(default_factory=dict)
     qkv_bias: bool = False
     weights: WeightNames = WeightNames()
@@ -77,22 +77,53 @@ def _mistral_unsupported(config: Mapping[str, Any]) -> str | None:
     )
 
 
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,  # as many as there are query heads
+    "head_dim": None,  # hidden_size / num_attention_heads
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "initializer_range": 0.02,
+    "hidden_act": "silu",
+}
+"""The defaults of Llama's config in transformers, which the other families share where they name no other."""
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         "Llama",
         _llama_unsupported,
+        defaults=_DEFAULTS | {"attention_bias": False, "mlp_bias": False},
         constants={"attention_bias": False, "mlp_bias": False},
     ),
     "mistral": Family(
         "Mistral",
         _mistral_unsupported,
-        defaults={"num_key_value_heads": 8, "rms_norm_eps": 1e-6, "sliding_window": 4096},
+        defaults=_DEFAULTS
+        | {
+            "intermediate_size": 14336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "sliding_window": 4096,
+        },
         constants={"sliding_window": None},
     ),
     "qwen2": Family(
         "Qwen2",
         _qwen2_unsupported,
-        defaults={"num_key_value_heads": 32, "rms_norm_eps": 1e-6},
+        defaults=_DEFAULTS
+        | {
+            "vocab_size": 151936,
+            "intermediate_size": 22016,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 32768,
+            "use_sliding_window": False,
+        },
         constants={"use_sliding_window": False, "sliding_window": None},
         qkv_bias=True,
     ),

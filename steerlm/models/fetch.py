@@ -5,47 +5,30 @@ A fetch can be repeated: existing files are kept, missing ones fetched, and `fet
 size and sha256) is written last. Pickled weights and code are never fetched.
 """
 
+import contextlib
 import fnmatch
 import json
-import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from steerlm.checksums import FileDigest, digest_folder
 from steerlm.errors import InputError, ModelError, StorageError
-from steerlm.files import atomic_path, write_json
+from steerlm.files import PARTIAL_SUFFIX, write_json
+from steerlm.models.check import check_model, check_tokenizer
 from steerlm.models.folder import FETCHED, INFO, TERMS
-from steerlm.models.hub import HubSource
 from steerlm.models.shape import ModelShape
+from steerlm.models.sources import DiskSource, ModelSource, open_source
 from steerlm.models.tokenizer import FILES, copy_tokenizer
-from steerlm.storage import S3Prefix, is_remote
+from steerlm.models.weights import ADAPTER, INDEX, SINGLE, WEIGHTS, read_index, weight_files
 
-WEIGHTS, INDEX, CONFIG = "*.safetensors", "model.safetensors.index.json", "config.json"
+CONFIG = "config.json"
 PATTERNS = (*FILES, WEIGHTS, INDEX, CONFIG, "generation_config.json", INFO, "README.md", *TERMS)
 STARTED, DIGESTS = ".fetching.json", ".digests.json"
 """Hidden files of an unfinished fetch: its source, and checksums already computed."""
-
-
-class ModelSource(Protocol):
-    """Anything that models are fetched from. `name`: as in the manifest; `revision`: the version, if it has one."""
-
-    name: str
-    revision: str | None
-
-    def files(self) -> dict[str, FileDigest]:
-        """Return the sizes of all files and their checksums, "" where unknown."""
-        ...
-
-    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
-        """Transfer files to the folder; correct ones in it are kept."""
-        ...
-
-    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Return how many bytes `get` will write to the folder's disk."""
-        ...
 
 
 def fetch_model(uri: str, folder: Path) -> None:
@@ -61,96 +44,76 @@ def fetch_model(uri: str, folder: Path) -> None:
     if _complete(source, folder):
         return
     _claim(source, folder, started)
-    files = {name: digest for name, digest in source.files().items() if _is_model_file(name)}
+    available = source.files()
+    files = {name: digest for name, digest in available.items() if _is_model_file(name)}
     if not files:
         raise InputError(f"{uri}: there is no model at this address")
-    weights = fnmatch.filter(files, WEIGHTS)
-    if not weights:
+    if ADAPTER not in available and not fnmatch.filter(files, WEIGHTS):
         raise ModelError(f"{uri}: no safetensors; pickled weights are not read, choose a converted model or revision")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STARTED, {"uri": source.name, "revision": source.revision})
     (folder / FETCHED).unlink(missing_ok=True)
-    info = {name: digest for name, digest in files.items() if name == INFO}
-    source.get({name: files[name] for name in files.keys() - {INFO} - set(weights)}, folder)
-    ModelShape.from_folder(folder)  # refuse the model before fetching many gigabytes
-    shards = {name: files[name] for name in _shards(uri, folder, weights)}
-    _check_disk(folder, source.bytes_needed(shards, folder))
-    source.get(shards, folder)
-    _verify(folder, shards)
-    copy_tokenizer(folder, folder)
-    source.get(info, folder)
+    try:
+        _get(source, uri, available, files, folder)
+    except ModelError:
+        _clear(folder)  # so that a mended model can be fetched by the same command
+        raise
     digests = {name: asdict(digest) for name, digest in _digests(folder).items()}
     write_json(folder / FETCHED, {"uri": source.name, "revision": source.revision, "files": digests})
     for name in (STARTED, DIGESTS):
         (folder / name).unlink(missing_ok=True)
 
 
-def open_source(uri: str, commit: str | None = None) -> ModelSource:
-    """Return the source of a URI. `commit`: the hub's, of an interrupted fetch."""
-    if uri.startswith("hf://"):
-        return HubSource(uri, commit)
-    return StoreSource(uri) if is_remote(uri) else DiskSource(uri)
+def fetch_shape(uri: str) -> ModelShape:
+    """Return the shape of a model that is not on this machine; of its files, only `config.json` is read.
 
-
-class StoreSource:
-    """A model at `s3://bucket/prefix`. Checksums are compared if the objects have one."""
-
-    revision: str | None = None
-
-    def __init__(self, uri: str) -> None:
-        self.name, self._place = uri, S3Prefix.open(uri)
-
-    def files(self) -> dict[str, FileDigest]:
-        """Return the sizes of all objects below the prefix, without checksums."""
-        return {name: FileDigest("", size) for name, size in self._place.list().items()}
-
-    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
-        """Download the objects in parallel and verify them by sha256 where the store has one."""
-        self._place.download_all({name: folder / name for name in files})
-
-    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Return the total size in bytes of the files that are not in the folder yet."""
-        return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
-
-
-class DiskSource:
-    """A local folder. The manifest has the folder's name only, as its path means nothing on other machines.
-
-    Weights become hard links if the file system allows; small files are copied, as they may be rewritten.
+    Raises:
+        ModelError: The model has no `config.json`, or cannot be trained.
+        InputError: As `fetch_model`.
+        StorageError: The transfer failed.
     """
-
-    revision: str | None = None
-
-    def __init__(self, uri: str) -> None:
-        self.path = Path(uri.removeprefix("file://")).expanduser().resolve()
-        if not self.path.is_dir():
-            raise InputError(f"{uri}: no such model folder")
-        self.name = self.path.name
-
-    def files(self) -> dict[str, FileDigest]:
-        """Return the sizes of the folder's own files, without checksums; subfolders are ignored."""
-        return {p.name: FileDigest("", p.stat().st_size) for p in sorted(self.path.iterdir()) if p.is_file()}
-
-    def get(self, files: Mapping[str, FileDigest], folder: Path) -> None:
-        """Hard-link the weights, or copy them if the file system refuses; copy all other files."""
-        for name in files:
-            source, target = (self.path / name).resolve(), folder / name  # the hub's cache consists of symbolic links
-            with atomic_path(target, writer="") as partial:
-                if not fnmatch.fnmatchcase(name, WEIGHTS) or not _link(source, partial):
-                    shutil.copyfile(source, partial)
-
-    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Return the total size in bytes of the files on another file system; the others become hard links."""
-        device = folder.stat().st_dev
-        return sum(digest.size for name, digest in files.items() if (self.path / name).stat().st_dev != device)
+    source = open_source(uri)
+    config = source.files().get(CONFIG)
+    if config is None:
+        raise ModelError(f"{uri}: there is no {CONFIG}; a model in Hugging Face's format was expected")
+    with tempfile.TemporaryDirectory() as scratch:
+        source.get({CONFIG: config}, Path(scratch))
+        try:
+            return ModelShape.from_config(Path(scratch) / CONFIG)
+        except ModelError as error:
+            raise ModelError(str(error).replace(scratch, uri)) from None
 
 
-def _link(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a file system without links
-        return False
-    return True
+def _get(
+    source: ModelSource, uri: str, available: Collection[str], files: Mapping[str, FileDigest], folder: Path
+) -> None:
+    """Get all files; refuse what can be refused before many gigabytes are transferred, the rest after it."""
+    info = {name: digest for name, digest in files.items() if name == INFO}
+    small = {name: digest for name, digest in files.items() if name != INFO and not fnmatch.fnmatchcase(name, WEIGHTS)}
+    source.get(small, folder)
+    shape = ModelShape.from_config(folder / CONFIG)
+    names = weight_files(uri, available, read_index(folder))
+    if names == [SINGLE]:
+        (folder / INDEX).unlink(missing_ok=True)  # of other weights, before; engines that look for it first would err
+    copy_tokenizer(folder, folder)
+    check_tokenizer(folder, folder, shape)
+    shards = {name: files[name] for name in names}
+    _check_disk(folder, source.bytes_needed(shards, folder))
+    source.get(shards, folder)
+    _verify(folder, shards)
+    source.get(info, folder)
+    check_model(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was fetched, and the folder if it is then empty."""
+    for path in folder.iterdir():
+        if path.is_file() and (
+            not path.name.startswith(".") or path.suffix == PARTIAL_SUFFIX or path.name in (STARTED, DIGESTS)
+        ):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _is_model_file(name: str) -> bool:
@@ -185,19 +148,6 @@ def _claim(source: ModelSource, folder: Path, started: dict[str, Any] | None) ->
         raise InputError(f"{folder}: holds {holds}; give another folder")
     if holds is None and folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InputError(f"{folder}: is not empty; give a new folder")
-
-
-def _shards(uri: str, folder: Path, weights: list[str]) -> list[str]:
-    """Return the weight files of the model: those that its index names, if it has one."""
-    if not (folder / INDEX).is_file():
-        return ["model.safetensors"] if "model.safetensors" in weights else weights
-    try:
-        named = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{uri}: {INDEX} is not an index of weights") from None
-    if absent := [name for name in named if name not in weights]:
-        raise ModelError(f"{uri}: {absent[0]} is missing, which {INDEX} names")
-    return named
 
 
 def _check_disk(folder: Path, needed: int) -> None:

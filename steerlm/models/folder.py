@@ -21,8 +21,10 @@ from steerlm.files import atomic_writer, write_json
 from steerlm.models.card import model_card
 from steerlm.models.chat_template import chat_template, readout_template
 from steerlm.models.info import Kind, ModelInfo
+from steerlm.models.nemo import refuse_nemo
+from steerlm.models.resaved import KEY, recover, with_note
 from steerlm.models.shape import ModelShape
-from steerlm.models.tokenizer import CONFIG, copy_tokenizer, load_tokenizer, pad_id
+from steerlm.models.tokenizer import CONFIG, check_vocabulary, copy_tokenizer, load_tokenizer, pad_id, turn_stop_id
 
 __all__ = ["Kind", "ModelInfo", "finish_folder", "load_tokenizer", "read_info"]
 
@@ -31,15 +33,21 @@ FETCHED = "fetched.json"
 """Written last by `steerlm model fetch`: the source of a folder, and its files."""
 TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 """Files that the license of a base model requires to be passed on with derived models."""
+NO_FOLDER = "no such model folder"
 
 
 def read_info(folder: str | Path) -> ModelInfo:
-    """Read `steerlm.json` of a folder; one without it is a base model. Raises `ModelError`."""
+    """Read `steerlm.json` of a folder; one without it is described by `resaved.recover`, or is a base model.
+
+    Raises:
+        ModelError: The folder is missing or not a model's, or its kind or attributes cannot be known.
+    """
     path = Path(folder) / INFO
+    refuse_nemo(folder)
     if not path.parent.is_dir():
-        raise ModelError(f"{folder}: no such model folder")
+        raise ModelError(f"{folder}: {'is a file, a model folder was expected' if path.parent.exists() else NO_FOLDER}")
     if not path.exists():
-        return _foreign(path.parent)
+        return recover(path.parent) or _foreign(path.parent)
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if raw.pop("format") != FORMAT or raw["kind"] not in get_args(Kind):
@@ -70,19 +78,15 @@ def finish_folder(folder: Path, *, shape: ModelShape, tokenizer_from: Path, info
         raise ModelError(f"{folder}: a reward model needs its attributes")
     copy_tokenizer(tokenizer_from, folder, plain=info.kind != "base", left=info.kind == "policy")
     tokenizer = load_tokenizer(folder)
-    if len(tokenizer) > shape.vocab_size:
-        raise ModelError(
-            f"{tokenizer_from}: its tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}"
-        )
+    check_vocabulary(tokenizer, shape.vocab_size, tokenizer_from)
     write_json(folder / "config.json", _config(shape, info, tokenizer, dtype))
     if info.kind == "reward":
         (folder / "generation_config.json").unlink(missing_ok=True)
-        _own_template(folder, readout_template())
+        _own_template(folder, with_note(readout_template(), info))
     else:
-        special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
-        write_json(folder / "generation_config.json", {k: v for k, v in special.items() if v is not None})
+        write_json(folder / "generation_config.json", _generation_config(tokenizer, info))
     if info.kind == "policy":
-        _own_template(folder, chat_template(info.attributes))
+        _own_template(folder, with_note(chat_template(info.attributes), info))
     if tokenizer_from.is_dir() and tokenizer_from.resolve() != folder.resolve():
         for pattern in TERMS:
             for terms in tokenizer_from.glob(pattern):
@@ -122,6 +126,8 @@ def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> d
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": True,
     }
+    if info.kind != "base":
+        config[KEY] = info.kind
     if info.kind != "reward" or info.attributes is None:
         return config
     names = info.attributes.names
@@ -131,6 +137,19 @@ def _config(shape: ModelShape, info: ModelInfo, tokenizer: Any, dtype: str) -> d
         "label2id": {name: i for i, name in enumerate(names)},
         "pad_token_id": pad_id(tokenizer),
     }
+
+
+def _generation_config(tokenizer: Any, info: ModelInfo) -> dict[str, Any]:
+    """Return the special ids; a policy also stops at the next turn's mark, where that is one token.
+
+    Otherwise callers name it: transformers fails on `stop_strings` here unless `generate` is given the tokenizer, and
+    vLLM ignores them.
+    """
+    special = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
+    stop = turn_stop_id(tokenizer) if info.kind == "policy" else None
+    if stop is not None and stop != special["eos_token_id"]:
+        special["eos_token_id"] = [i for i in (special["eos_token_id"], stop) if i is not None]
+    return {k: v for k, v in special.items() if v is not None}
 
 
 def _own_template(folder: Path, template: str) -> None:

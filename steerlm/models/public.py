@@ -4,6 +4,8 @@
 They are copied from the models' published `config.json`. Training reads the config of the fetched folder instead.
 """
 
+import difflib
+
 from steerlm.models.shape import ModelShape, RopeScaling
 
 _SCALED = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
@@ -101,3 +103,9 @@ SHAPES = {
 def public_shape(uri: str) -> ModelShape | None:
     """Return the shape of the model `hf://org/name[@revision]`, or None if it is not in the table."""
     return SHAPES.get(uri.removeprefix("hf://").partition("@")[0])
+
+
+def suggestion(uri: str) -> str:
+    """Return `; did you mean 'hf://org/name'?` for a model in the table whose address is similar, else ""."""
+    close = difflib.get_close_matches(uri, [f"hf://{name}" for name in SHAPES], n=1, cutoff=0.8)
+    return f"; did you mean {close[0]!r}?" if close else ""

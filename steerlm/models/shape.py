@@ -17,8 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from steerlm.errors import ModelError, first_problem
+from steerlm.errors import ModelError, first_line, first_problem
 from steerlm.models.families import FAMILIES, Family, unknown_family
+from steerlm.models.nemo import refuse_nemo
+from steerlm.models.weights import INDEX, SINGLE, equal_tensors, stored_tensors
 from steerlm.settings import Settings
 
 
@@ -97,31 +99,56 @@ class ModelShape(Settings):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
-        """Read `config.json` of a model folder.
+        """Read the shape of a model folder: `config.json`, and whether an LM head is really tied.
+
+        A config may say tied where the weights hold a head of its own; transformers then keeps that head.
+
+        Raises:
+            ModelError: The family is not in the table, the model has a feature that cannot be trained, or its weights
+                cannot be read.
+        """
+        folder = Path(folder)
+        refuse_nemo(folder)
+        shape = cls.from_config(folder / "config.json")
+        if shape.tie_word_embeddings and any((folder / name).is_file() for name in (SINGLE, INDEX)):
+            tensors, names = stored_tensors(folder), shape.family.weights
+            head, embedding = tensors.get(f"{names.lm_head}.weight"), tensors.get(f"{names.embedding}.weight")
+            if head and embedding and not equal_tensors(head, embedding):
+                return shape.model_copy(update={"tie_word_embeddings": False})
+        return shape
+
+    @classmethod
+    def from_config(cls, path: Path) -> Self:
+        """Read a `config.json`; a key that it leaves out is what transformers takes it for.
 
         Raises:
             ModelError: The family is not in the table, or the model has a feature that cannot be trained.
         """
-        path = Path(folder) / "config.json"
         try:
-            config: dict[str, Any] = json.loads(path.read_text())
+            config: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ModelError(f"{path}: no such file; a Hugging Face model folder was expected") from None
         except json.JSONDecodeError as error:
             raise ModelError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot be read ({first_line(error)})") from None
+        if not isinstance(config, dict):
+            raise ModelError(f"{path}: not a model's config: a JSON object was expected")
         if reason := unknown_family(config.get("model_type")):
             raise ModelError(f"{path}: {reason}")
         family = FAMILIES[config["model_type"]]
         config = {**family.defaults, **config}
         if reason := family.unsupported(config) or _unsupported(config):
             raise ModelError(f"{path}: {reason}")
-        known = {k: config[k] for k in cls.model_fields if k in config and k not in ("rope_theta", "rope_scaling")}
-        if known.get("num_key_value_heads") is None:  # absent or null: as many as there are query heads
-            known["num_key_value_heads"] = config.get("num_attention_heads")
+        known = {k: config[k] for k in cls.model_fields if k not in ("rope_theta", "rope_scaling")}
+        if known["num_key_value_heads"] is None:
+            known["num_key_value_heads"] = config["num_attention_heads"]
         rope = _rope(config)
-        scaled = _rope_type(rope) == "llama3"
-        scaling = {k: rope[k] for k in RopeScaling.model_fields if k in rope} if scaled else None
-        theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+        scaling = None
+        if _rope_type(rope) == "llama3":
+            scaling = {"original_max_position_embeddings": config["max_position_embeddings"]}
+            scaling |= {k: rope[k] for k in RopeScaling.model_fields if k in rope}
+        theta = rope.get("rope_theta", config["rope_theta"])
         try:
             return cls.model_validate({**known, "rope_theta": theta, "rope_scaling": scaling})
         except ValidationError as error:
@@ -158,14 +185,22 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
     for kind in config.get("layer_types") or ():
         if kind != "full_attention":
             return f"layer_types {kind!r} is not supported; 'full_attention' is"
-    if (kind := _rope_type(_rope(config))) not in ("default", "llama3"):
+    rope = _rope(config)
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        return "rotary settings by type of layer are not supported"
+    if (kind := _rope_type(rope)) not in ("default", "llama3"):
         return f"rope_type {kind!r} is not supported; 'default' and 'llama3' are"
+    if (share := rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (None, 1):
+        return f"partial_rotary_factor {share} is not supported; 1 is"
+    if (file := config.get("transformers_weights")) is not None:
+        return f"transformers_weights {file!r} is not supported: engines would read different weights"
     return None
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary settings, which transformers 5 writes under another key than its older versions."""
-    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rotary settings, under the key of older versions of transformers first, as version 5 reads them."""
+    rope: Mapping[str, Any] = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return rope
 
 
 def _rope_type(rope: Mapping[str, Any]) -> str:

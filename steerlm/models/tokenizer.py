@@ -14,7 +14,8 @@ from typing import Any
 
 from steerlm.errors import InputError, ModelError, first_line
 from steerlm.files import write_json
-from steerlm.prompt import LABEL_MARK
+from steerlm.models.nemo import refuse_nemo
+from steerlm.prompt import LABEL_MARK, TURN_MARK
 
 FILES = (
     "tokenizer.json",
@@ -71,8 +72,32 @@ def _loader(generic: bool) -> Any:
 
 def check_tokenizer_folder(folder: str | Path) -> None:
     """Raise `ModelError` for a folder that cannot hold a tokenizer, without loading it."""
+    refuse_nemo(folder)
     if not (Path(folder) / CONFIG).is_file():
         raise ModelError(f"{folder}: no {CONFIG}; make the folder with `steerlm model fetch`")
+
+
+def check_vocabulary(tokenizer: Any, rows: int, place: str | Path) -> None:
+    """Raise `ModelError` if a tokenizer has ids for which a model's embedding, of `rows` rows, has none.
+
+    `place`: where the tokenizer is from.
+    """
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise ModelError(
+            f"{place}: its tokenizer has {len(tokenizer)} tokens, the model's vocabulary {rows}: there is no row for "
+            f"{token!r}, id {largest}; use the tokenizer that the model was trained with, or enlarge the model "
+            "(transformers: resize_token_embeddings)"
+        )
+
+
+def turn_stop_id(tokenizer: Any) -> int | None:
+    """Return the id of the next turn's mark after an answer if that is one token of its own, else None."""
+    text = f"Fine.\n{TURN_MARK}"
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    start, _ = encoded["offset_mapping"][-1]
+    whole = text[start:].strip() == TURN_MARK
+    return int(encoded["input_ids"][-1]) if whole else None
 
 
 def copy_tokenizer(source: Path, folder: Path, *, plain: bool = False, left: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from steerlm.jobs import environment
 from steerlm.jobs.place import JobPlace
+from steerlm.trainjob.preflight import check_training
 from steerlm.trainjob.spec import RESULT, TrainSpec
 from steerlm.trainjob.token_index import build_indexes
 
@@ -30,8 +31,9 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
 
     Raises:
         RecordError: The objective refuses a record.
-        SteerLMError: What `launch` raises.
+        SteerLMError: What `check_training` and `launch` raise.
     """
+    check_training(spec)
     spec = build_indexes(spec, report_progress)
 
     def on_line(line: str) -> None:

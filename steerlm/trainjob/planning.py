@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlm.dropped import Dropped
-from steerlm.errors import ConfigError, InputError, nearest
-from steerlm.models.public import SHAPES
+from steerlm.errors import ConfigError, InputError, StorageError
 from steerlm.models.shape import ModelShape
+from steerlm.models.tokenizer import CONFIG as TOKENIZER_CONFIG
+from steerlm.models.weights import INDEX, SINGLE
 from steerlm.recipe import Profile, Recipe, ResolvedRecipe
 from steerlm.training.config import SFTSettings, TrainSettings
 from steerlm.training.footprint import Footprint, training_footprint
 from steerlm.training.hardware import Gpu, GpuConstants, gpu_type
 from steerlm.training.layout import LayoutSettings
 from steerlm.training.node_counts import Estimate, estimate_node_counts, fewest_nodes, sufficient_rows
-from steerlm.trainjob.preflight import in_section
+from steerlm.trainjob.preflight import check_initial_model, in_section
 from steerlm.trainjob.sections import TrainingSection, initial_model, model_role, training_sections
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TrainingPlan:
         estimates: On the layout, then on fewer nodes; empty without a GPU type, and for fp32, which the time model does
             not cover.
         disk_rate: Bytes/s at which a node writes.
+        mfu: Share of the GPU's peak FLOP/s that `hours_at_mfu` assumes.
     """
 
     model: str
@@ -48,6 +50,15 @@ class TrainingPlan:
     gpu: Gpu | None
     estimates: Sequence[Estimate]
     disk_rate: float
+    mfu: float
+
+    @property
+    def hours_at_mfu(self) -> float | None:
+        """Hours of all steps at the assumed MFU; None without a GPU type or a number of steps, and for fp32."""
+        if self.gpu is None or self.footprint.steps is None or self.settings.precision != "bf16":
+            return None
+        rate = self.layout.processes * self.gpu.peak_flops * self.mfu
+        return self.footprint.steps * self.footprint.flops_per_step / rate / 3600
 
     @property
     def fits(self) -> bool | None:
@@ -79,6 +90,8 @@ class TrainingPlan:
             "host_memory_bytes_per_node": self.host_memory_per_node,
             "save_seconds": self.save_seconds,
             "few_rows": self.few_rows,
+            "assumed_mfu": self.mfu,
+            "hours_at_assumed_mfu": self.hours_at_mfu,
             "gpu": dataclasses.asdict(self.gpu) if self.gpu else None,
             "estimates": [_estimate_json(estimate) for estimate in self.estimates],
             "fewest_nodes_within_20_percent": fewest_nodes(self.estimates).nodes if self.estimates else None,
@@ -92,55 +105,72 @@ def plan_recipe(
     tokenizer: Path | None = None,
     gpu: str | None = None,
     disk_rate: float = 5e9,
+    mfu: float = 0.4,
 ) -> dict[str, TrainingPlan]:
     """Plan each of a recipe's trainings.
 
     Args:
         resolved: The recipe and its profile.
-        models: Folders of the models `base` and `reward` whose shape is not known by name.
+        models: Folders of the models `base` and `reward`, or their `config.json`, in place of the recipe's.
         data: Training files by section, to be tokenized with `tokenizer`.
         tokenizer: A tokenizer folder.
         gpu: A GPU type in place of the profile's.
         disk_rate: Bytes/s at which a node writes.
+        mfu: Share of the GPU's peak FLOP/s to assume for the hours.
 
     Returns:
         Plans by section: base, reward, sft.
 
     Raises:
         ConfigError: A layout is invalid or does not fit the model.
-        InputError: A model's shape or the tokenizer is missing.
+        InputError: A model's shape or the tokenizer is missing, or the parts of a model do not belong together.
     """
     recipe, sections = resolved.recipe, training_sections(resolved)
     if not sections:
         raise ConfigError(f"the recipe {recipe.name} trains nothing: it has no section base.train, reward or sft")
     card = _gpu(resolved.profile, gpu)
     memory = card.memory_gib if card else resolved.profile.gpu_memory_gib
+    roles = {section.name: model_role(recipe, section.name) for section in sections}
+    initial = {role: _initial(recipe, role, models) for role in sorted(set(roles.values()))}
     plans = {}
     for section in sections:
-        model, shape = _known_shape(recipe, section, models)
+        model, shape = initial[roles[section.name]]
         lengths = _lengths(recipe, section, data[section.name], tokenizer) if section.name in data else None
         settings, layout = section.settings, section.layout
         outputs = section.entry.outputs(recipe.attributes)
+        _check_parts(Path(model), shape, outputs, tokenizer)
         with in_section(section.name):
             footprint = training_footprint(shape, settings, layout, outputs, lengths)
         timed: Sequence[Estimate] = ()
         if card and settings.precision == "bf16":
             timed = estimate_node_counts(shape, settings, layout, outputs, card, lengths)
         plans[section.name] = TrainingPlan(
-            model, settings, layout, footprint, memory * 2**30 if memory else None, card, timed, disk_rate
+            model, settings, layout, footprint, memory * 2**30 if memory else None, card, timed, disk_rate, mfu
         )
     return plans
 
 
-def _known_shape(recipe: Recipe, section: TrainingSection, models: Mapping[str, Path]) -> tuple[str, ModelShape]:
-    role = model_role(recipe, section.name)
-    model, shape = initial_model(recipe, role, models)
-    if shape is None:
-        if "://" not in model:
-            raise InputError(f"{model}: no such model folder; a folder or a URI such as hf://org/name was expected")
-        known = nearest(model, [f"hf://{name}" for name in SHAPES])
-        raise InputError(f"{model}: its shape is not known here; fetch it and give --model {role}=FOLDER{known}")
-    return model, shape
+def _initial(recipe: Recipe, role: str, models: Mapping[str, Path]) -> tuple[str, ModelShape]:
+    try:
+        return initial_model(recipe, role, models)
+    except StorageError as error:
+        raise InputError(f"{error}; or give --model {role}=PATH, the model's folder or its config.json") from None
+
+
+def _check_parts(folder: Path, shape: ModelShape, outputs: int | None, tokenizer: Path | None) -> None:
+    """Check what is there of a model folder, of which planning needs only `config.json`, and the tokenizer.
+
+    Raises:
+        ModelError: Weights, tokenizer and config do not belong together.
+    """
+    from steerlm.models.check import check_tokenizer
+
+    if any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        check_initial_model(folder, shape, outputs)
+    if tokenizer is None and (folder / TOKENIZER_CONFIG).is_file():
+        tokenizer = folder
+    if tokenizer:
+        check_tokenizer(tokenizer, folder, shape)
 
 
 def _gpu(profile: Profile, name: str | None) -> Gpu | None:

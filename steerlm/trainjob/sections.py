@@ -7,8 +7,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from steerlm.errors import ConfigError
-from steerlm.models.public import public_shape
+from steerlm.errors import ConfigError, InputError, SteerLMError
+from steerlm.models.nemo import refuse_nemo
+from steerlm.models.public import public_shape, suggestion
 from steerlm.models.shape import ModelShape
 from steerlm.recipe import Recipe, ResolvedRecipe, SFTSection
 from steerlm.training.config import TrainSettings
@@ -54,28 +55,49 @@ def model_role(recipe: Recipe, section: str) -> str:
     return "reward" if section == "reward" and recipe.base and recipe.base.reward else "base"
 
 
-def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tuple[str, ModelShape | None]:
+def initial_model(recipe: Recipe, role: str, folders: Mapping[str, Path]) -> tuple[str, ModelShape]:
     """Return the name and shape of the model that trainings of a role start from.
+
+    The shape is known from a folder, the recipe or the list of public models; else `config.json` is read from the hub
+    or the store.
 
     Args:
         recipe: The recipe.
         role: See `model_role`.
-        folders: Model folders by role, in place of the recipe's models.
+        folders: Model folders by role, or their `config.json`, in place of the recipe's models.
 
-    Returns:
-        The name, and the shape if a folder, the recipe or the list of public models tells it.
+    Raises:
+        InputError: There is no such model, or it cannot be trained.
+        StorageError: The hub or the store cannot be read.
     """
     base = recipe.base
     assert base is not None, "a recipe that trains has a base"
     if role in folders:
-        return str(folders[role]), ModelShape.from_folder(folders[role])
+        return str(folders[role]), _shape_of(folders[role])
     fetched = base.reward if role == "reward" else base.fetch
     if fetched is None:
         assert base.train is not None and base.train.shape is not None, "a base is fetched or has a shape"
         return "from random weights", base.train.shape
-    if Path(fetched.uri).is_dir():
-        return fetched.uri, ModelShape.from_folder(fetched.uri)
-    return fetched.uri, public_shape(fetched.uri)
+    if "://" not in fetched.uri:
+        return fetched.uri, _shape_of(Path(fetched.uri))
+    if shape := public_shape(fetched.uri):
+        return fetched.uri, shape
+    from steerlm.models.fetch import fetch_shape
+
+    try:
+        return fetched.uri, fetch_shape(fetched.uri)
+    except SteerLMError as error:
+        raise type(error)(f"{error}{suggestion(fetched.uri)}") from None
+
+
+def _shape_of(path: Path) -> ModelShape:
+    """Return the shape of a model folder, or of a `config.json` alone."""
+    if path.suffix == ".json":
+        return ModelShape.from_config(path)
+    refuse_nemo(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such model folder; a folder or a URI such as hf://org/name was expected")
+    return ModelShape.from_folder(path)
 
 
 def _section(resolved: ResolvedRecipe, objective: str) -> TrainingSection | None:

@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 from steerlm.artifact import KEY, LOGS, WORK
 from steerlm.checksums import digest_json, digest_source
-from steerlm.errors import InputError, ModelError
+from steerlm.errors import InputError
 from steerlm.files import write_json
 from steerlm.jobs import environment
 from steerlm.jobs.place import JobPlace
 from steerlm.jobs.registry import make_backend
-from steerlm.models.tokenizer import check_tokenizer_folder
 from steerlm.recipe import ResolvedRecipe
 from steerlm.training.checkpoints import CHECKPOINTS, COMPLETE
 from steerlm.trainjob.job import WORKER, result_metrics, run_training
 from steerlm.trainjob.machine import check_machine
+from steerlm.trainjob.preflight import check_training
 from steerlm.trainjob.sections import training_section
 from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty
 from steerlm.trainjob.token_index import build_indexes
@@ -125,7 +125,8 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> Tr
 
     Raises:
         InputError: A file or folder is missing or of another kind.
-        ConfigError: The recipe has no such training, or the layout does not fit the model.
+        ConfigError: The recipe has no such training.
+        SteerLMError: What `check_training` raises.
     """
     section = training_section(resolved, objective)
     tokenizer = files.tokenizer or files.model
@@ -147,10 +148,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> Tr
         work=files.work / WORK,
         output=files.output.absolute(),
     )
-    spec.layout.check_fits(spec.shape)
-    if files.model and not any(files.model.glob("*.safetensors")):
-        raise ModelError(f"{files.model}: no *.safetensors file; a Hugging Face model folder was expected")
-    check_tokenizer_folder(tokenizer)
+    check_training(spec)
     return spec
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from steerlm.cli.main import call
+from steerlm.models.tokenizer import load_tokenizer
 from steerlm.recipe import shipped
 from steerlm.records import RegressionSample
 from tests.byte_tokenizer import byte_tokenizer
+from tests.tiny_models import tiny_base
 
 GIB = 2**30
 
@@ -66,7 +68,10 @@ def test_the_real_token_share_follows_from_the_lengths_of_the_data(
         (["demo", "--set", "sft.window=512"], "sft: window 512 is longer than the model's 256 positions"),
         (["demo", "--data", "sft=x.jsonl"], "give --tokenizer"),
         (["demo", "--data", "x.jsonl"], "expected base=PATH, reward=PATH or sft=PATH"),
-        (["steerlm-llama2", "--set", "base.fetch.uri=hf://a/b"], "hf://a/b: its shape is not known here"),
+        (
+            ["steerlm-llama2", "--set", "base.fetch.uri=hf://a/b"],
+            "or give --model base=PATH, the model's folder or its config",
+        ),
         (
             ["steerlm-llama2", "--set", "base.fetch.uri=hf://meta-llama/Llama-3-8B"],
             "did you mean 'hf://meta-llama/Meta-Llama-3-8B'?",
@@ -211,3 +216,43 @@ def test_gpu_constants_can_be_overridden(capsys: pytest.CaptureFixture[str]) -> 
 def test_an_unknown_gpu_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["plan", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_hours_at_an_assumed_share_of_the_gpus_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    usual, half = (planned(capsys, "steerlm-llama2", *words)["sft"] for words in ((), ("--mfu", "0.2")))
+    flops = usual["steps"] * usual["flops_per_step"]
+    assert usual["hours_at_assumed_mfu"] == pytest.approx(flops / (256 * 989e12 * 0.4) / 3600)
+    assert half["hours_at_assumed_mfu"] == pytest.approx(2 * usual["hours_at_assumed_mfu"])
+    assert call(["plan", "steerlm-llama2"]) == 0
+    hours = usual["hours_at_assumed_mfu"]
+    shown = f"at 40% MFU       {hours * 60:.0f} minutes, {hours * 256:,.1f} GPU-hours, assumed, not estimated"
+    assert shown in capsys.readouterr().out
+    assert planned(capsys, "consumer-gpu")["sft"]["hours_at_assumed_mfu"] is None  # epochs of data that is not given
+    assert planned(capsys, "demo")["sft"]["hours_at_assumed_mfu"] is None  # no GPU
+
+
+def test_a_config_alone_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
+    config |= {"num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000, "rms_norm_eps": 1e-5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    profile = ["--gpu", "h100", "--set", "reward.window=1024", "--set", "sft.window=1024"]
+    for path in (tmp_path, tmp_path / "config.json"):
+        plans = planned(capsys, "consumer-gpu", *profile, "--model", f"base={path}")
+        assert plans["sft"]["parameters"] == 1_100_048_384  # TinyLlama's
+    words = ["plan", "consumer-gpu", "--gpu", "h100", "--model", f"base={tmp_path}", "--set", "sft.window=4096"]
+    assert call(words) == 2
+    assert "sft: window 4096 is longer than the model's 2048 positions" in capsys.readouterr().err
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_base(tmp_path / "model")
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens([f"[{i}]" for i in range(8)])
+    tokenizer.save_pretrained(tmp_path / "more")
+    assert call(["plan", "demo-real", "--model", f"base={model}"]) == 0
+    words = ["plan", "demo-real", "--model", f"base={model}", "--tokenizer", str(tmp_path / "more")]
+    assert call(words) == 2
+    assert "its tokenizer has 265 tokens, the model's vocabulary 264" in capsys.readouterr().err
+    (tmp_path / "more" / "config.json").write_bytes((model / "config.json").read_bytes())
+    assert call(["plan", "demo-real", "--model", f"base={tmp_path / 'more'}"]) == 2
+    assert "the model's vocabulary 264" in capsys.readouterr().err

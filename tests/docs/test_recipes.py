@@ -2,13 +2,12 @@
 """docs/recipes.md names every key with its value and default, and its examples load and plan."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.annotation.parallel import read_plan
@@ -22,6 +21,7 @@ from steerlm.jobs.config import JobSettings
 from steerlm.jobs.entry import read_spec as read_entry_spec
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape, RopeScaling
+from steerlm.models.tensors import TensorShapes, tensor_shapes
 from steerlm.pipeline.local import PipelineRun
 from steerlm.recipe import (
     BaseSection,
@@ -160,19 +160,32 @@ def test_the_specs_keys_are_told() -> None:
     assert re.findall(r"`(\w+)`", " ".join(first)) == list(TrainSpec.model_fields)
 
 
-def folder_of(name: str, folder: Path) -> None:
-    """A model folder as far as can be seen without reading weights: a public model's sizes, a tokenizer."""
+def folder_of(name: str, folder: Path, outputs: int | None = None) -> None:
+    """A model folder as far as can be seen without reading weights: a public model's sizes and header, a tokenizer."""
     byte_tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(SHAPES[name].to_config()))
-    (folder / "model.safetensors").touch()
+    write_headers(folder, tensor_shapes(SHAPES[name], outputs))
+
+
+def write_headers(folder: Path, shapes: TensorShapes, shards: int = 32) -> None:
+    """Weights in bf16, in shards of which only the headers are written; the values are holes in the files."""
+    places = {name: f"model-{number % shards:05}.safetensors" for number, name in enumerate(shapes)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    for place in set(places.values()):
+        header, end = {}, 0
+        for name in (name for name in shapes if places[name] == place):
+            start, end = end, end + 2 * math.prod(shapes[name])
+            header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        with open(folder / place, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
 
 
 def reward_of(name: str, folder: Path) -> None:
-    """A reward model's folder with a public model's sizes and, of its weights, those that tell it from others."""
-    folder_of(name, folder)
+    """A reward model's folder with a public model's sizes."""
     schema = AttributeSchema()
-    weights = {"score.weight": torch.zeros(len(schema.names), 8), "model.norm.weight": torch.ones(8)}
-    save_file(weights, folder / "model.safetensors")
+    folder_of(name, folder, len(schema.names))
     attributes = schema.model_dump(mode="json")
     (folder / "steerlm.json").write_text(json.dumps({"format": 1, "kind": "reward", "attributes": attributes}))
 

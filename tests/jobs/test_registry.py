@@ -19,16 +19,14 @@ from steerlm.jobs.launcher import launch
 from steerlm.jobs.local import LocalBackend
 from steerlm.jobs.registry import BACKENDS, make_backend
 from steerlm.models.folder import ModelInfo
-from steerlm.models.shape import ModelShape
 from steerlm.pipeline.run import run_stage
 from steerlm.recipe import Profile, TrackingSettings, load_recipe
 from steerlm.stages import train_reward
 from steerlm.trainjob import job as training_job
 from steerlm.trainjob.preflight import check_layouts
-from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.jobs.test_local import make_job
-from tests.tiny_models import SHAPE
+from tests.tiny_models import tiny_base
 
 
 @dataclass
@@ -178,14 +176,13 @@ def test_a_training_stage_runs_on_it(
 
 
 def artifact(store: Store, stage: str, kind: str) -> Artifact:
-    """A finished artifact with what the stage reads: regression samples, or a model folder without weights."""
+    """A finished artifact with what the stage reads: regression samples, or a model folder."""
     store.begin(stage, "0" * 20, kind, {})
     folder = store.folder(stage, "0" * 20) / kind
     if kind == "data":
         sample = json.dumps({"text": "a<extra_id_2>", "label": [1.0] * 9})
         for split in ("train", "val"):
-            (folder / f"regression_{split}.jsonl").write_text(f"{sample}\n")
+            (folder / f"regression_{split}.jsonl").write_text(f"{sample}\n" * 32)  # a global batch
     else:
-        byte_tokenizer().save_pretrained(folder)
-        (folder / "config.json").write_text(json.dumps(ModelShape(**SHAPE).to_config()))
+        tiny_base(folder)
     return store.finish(stage, "0" * 20, kind, None, {"notes": {}})

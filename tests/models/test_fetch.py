@@ -340,9 +340,9 @@ def test_a_local_model_on_another_disk_is_copied(disk: Path, tmp_path: Path, mon
 
 def test_a_local_model_that_has_changed_is_fetched_anew(disk: Path, tmp_path: Path) -> None:
     fetch_model(str(disk), tmp_path / "m")
-    weights = {"model.norm.weight": torch.ones(32), "more": torch.ones(7)}
+    weights = load_file(disk / SHARDS[0])
     (disk / SHARDS[0]).unlink()
-    save_file(weights, disk / SHARDS[0])
+    save_file({name: weight.to(torch.bfloat16) for name, weight in weights.items()}, disk / SHARDS[0])
     fetch_model(str(disk), tmp_path / "m")
     assert (tmp_path / "m" / SHARDS[0]).read_bytes() == (disk / SHARDS[0]).read_bytes()
     check_manifest(tmp_path / "m", "tiny", None)
@@ -363,9 +363,10 @@ def test_local_models_that_will_not_do(disk: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
-def test_a_bare_tokenizer_model_gets_its_files(disk: Path, shared_data: Path, tmp_path: Path) -> None:
+def test_a_bare_tokenizer_model_gets_its_files(make_folder: Make, shared_data: Path, tmp_path: Path) -> None:
     """config, weights and tokenizer.model, as Llama 2 was given out; the source stays as it is."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    disk = make_folder(ModelInfo("base"), "bare", vocab_size=512)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "steerlm.json"):
         (disk / name).unlink()
     (disk / "tokenizer.model").write_bytes((shared_data / "stories260K" / "tokenizer.model").read_bytes())
     before, text = names(disk), "Once upon a time,\nthere was  an owl."

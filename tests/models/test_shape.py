@@ -98,7 +98,7 @@ def test_what_is_written_is_read_again_by_us_and_by_transformers(tmp_path: Path,
     assert ModelShape.from_folder(tmp_path) == shape
     assert again.rope_parameters == theirs.rope_parameters
     for key in ModelShape.model_fields:
-        if key not in ("rope_scaling", "rope_theta", "rms_norm_eps"):
+        if key not in ("rope_scaling", "rope_theta"):
             assert getattr(again, key) == getattr(theirs, key), key
 
 
@@ -130,17 +130,38 @@ def test_a_config_is_of_its_family_when_written_again(tmp_path: Path, family: st
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_config_leaves_out_is_what_transformers_takes_it_for(tmp_path: Path, family: str) -> None:
-    given = {"sliding_window": None, "max_position_embeddings": 4096}
-    theirs = AutoConfig.for_model(family, num_key_value_heads=4, **given)
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    content = {name: getattr(theirs, name) for name in sizes} | given
-    shape = ModelShape.from_folder(write(tmp_path, model_type=family, **content))
-    absent = AutoConfig.for_model(family, **content)
-    assert shape.num_key_value_heads == absent.num_key_value_heads
-    assert shape.rope_theta == absent.rope_parameters["rope_theta"]
-    assert shape.tie_word_embeddings == absent.tie_word_embeddings
-    assert family == "llama" or shape.rms_norm_eps == absent.rms_norm_eps
+def test_every_key_that_a_config_leaves_out_is_what_transformers_takes_it_for(tmp_path: Path, family: str) -> None:
+    """All keys that are read: those of the shape, and those by which a model is refused."""
+    theirs, defaults = AutoConfig.for_model(family), FAMILIES[family].defaults
+    assert {*ModelShape.model_fields} - {"model_type", "rope_scaling"} <= defaults.keys()
+    derived = {
+        "rope_theta": theirs.rope_parameters["rope_theta"],
+        "head_dim": None,
+        "num_key_value_heads": theirs.num_key_value_heads if family != "llama" else None,
+    }
+    for key, value in defaults.items():
+        assert value == (derived[key] if key in derived else getattr(theirs, key)), key
+    # And all of them absent at once, but for a window that would be refused.
+    shape = ModelShape.from_folder(write(tmp_path, model_type=family, sliding_window=None))
+    absent: Any = AutoConfig.for_model(family, sliding_window=None)
+    for key in ModelShape.model_fields.keys() - {"rope_scaling", "rope_theta", "head_dim"}:
+        assert getattr(shape, key) == getattr(absent, key), key
+    assert (shape.rope_theta, shape.rope_scaling) == (absent.rope_parameters["rope_theta"], None)
+    assert shape.head_size == absent.hidden_size // absent.num_attention_heads
+
+
+@pytest.mark.parametrize("old", [None, {}, {"rope_type": "default"}, SCALING, SCALING | {"rope_theta": 1e6}])
+@pytest.mark.parametrize("new", [None, {}, {"rope_theta": 2e6, "rope_type": "default"}, SCALING | {"factor": 4.0}])
+@pytest.mark.parametrize("theta", [{}, {"rope_theta": 5e5}])
+def test_rotary_settings_in_two_spellings_are_read_as_transformers_reads_them(
+    tmp_path: Path, old: Any, new: Any, theta: dict[str, float]
+) -> None:
+    write(tmp_path, **LLAMA2_13B | {"rope_scaling": old, "rope_parameters": new} | theta)
+    shape, theirs = ModelShape.from_folder(tmp_path), AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert shape.rope_theta == theirs["rope_theta"]
+    assert (shape.rope_scaling is not None) == (theirs["rope_type"] == "llama3")
+    if shape.rope_scaling:
+        assert shape.rope_scaling.model_dump() == {key: theirs[key] for key in RopeScaling.model_fields}
 
 
 MISTRAL: dict[str, Any] = {"model_type": "mistral", "max_position_embeddings": 8192}
@@ -184,6 +205,9 @@ def test_absent_or_null_key_value_heads_are_as_many_as_query_heads(tmp_path: Pat
         ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor: is missing"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary settings by type of layer"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported"),
+        ({"transformers_weights": "other.safetensors"}, "engines would read different weights"),
         ({"num_key_value_heads": 7}, "must be a multiple of num_key_value_heads"),
         ({"hidden_size": 5121}, "must be a multiple of num_attention_heads"),
         ({"vocab_size": 0}, "vocab_size: a number above 0 was expected, not 0"),

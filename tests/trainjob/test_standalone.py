@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 from steerlm.errors import ConfigError, InputError, RecordError, TrainingError
-from steerlm.models.shape import ModelShape
 from steerlm.pipeline.keys import explain
 from steerlm.pipeline.run_log import RunLog
 from steerlm.recipe import ResolvedRecipe, load_recipe
 from steerlm.trainjob import job, standalone
 from steerlm.trainjob.standalone import Reporting, TrainFiles, make_spec, torchrun, train_standalone, write_spec
-from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
-from tests.tiny_models import SHAPE
+from tests.tiny_models import tiny_base
 
 LINE = {
     "text": "a<extra_id_2>",
@@ -38,10 +36,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainFiles:
         monkeypatch.setattr(module, "WORKER", "tests.trainjob.fake_trainer")
     (tmp_path / "data.jsonl").write_text(f"{json.dumps(LINE)}\n")
     (tmp_path / "val.jsonl").write_text("")
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text(json.dumps(ModelShape(**SHAPE).to_config()))
-    byte_tokenizer().save_pretrained(tmp_path / "base")
-    (tmp_path / "base" / "model.safetensors").touch()
+    tiny_base(tmp_path / "base")
     data, validation = tmp_path / "data.jsonl", tmp_path / "val.jsonl"
     return TrainFiles([data], [validation], tmp_path / "base", None, tmp_path / "out")
 
@@ -123,7 +118,7 @@ def test_the_torchrun_command_for_one_machine_and_for_several(files: TrainFiles)
         "PYTORCH_ALLOC_CONF=expandable_segments:True TORCH_NCCL_ASYNC_ERROR_HANDLING=3 TOKENIZERS_PARALLELISM=false "
         "torchrun --standalone --nproc-per-node 8 --shutdown-timeout 60 -m tests.trainjob.fake_trainer s.json"
     )
-    nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}")
+    nodes = resolve(files, "profile.layouts.sft={nodes: 4, devices: 8}", "sft.global_batch=32")
     assert make_spec("sft", nodes, files).layout.nodes == 4
     assert "torchrun --nnodes 4 --node-rank RANK --master-addr FIRST_NODE " in torchrun("sft", nodes, Path("s.json"))
     with pytest.raises(InputError, match=r"4 nodes and the back end local allows at most 1; --write-spec FILE"):
@@ -153,7 +148,7 @@ def _without_tokenizer(model: Path) -> None:
         (shutil.rmtree, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
         (_without_config, r"base/config\.json: no such file; a Hugging Face model folder was expected"),
         (_of_another_architecture, "model_type 'bert' is not supported"),
-        (_without_weights, r"base: no \*\.safetensors file"),
+        (_without_weights, r"base: no weights: model\.safetensors or .* was expected"),
         (_without_tokenizer, r"base: no tokenizer_config\.json; make the folder with"),
     ],
 )
