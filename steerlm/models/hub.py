@@ -143,6 +143,8 @@ class HubSource:
         token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
         try:
             yield
+        except errors.HFValidationError:
+            raise InputError(f"{self.name}: the hub has no names like {self.repo!r}; expected hf://org/name") from None
         except errors.GatedRepoError:
             page = f"{HfApi(endpoint=self._endpoint).endpoint}/{self.repo}"
             raise InputError(

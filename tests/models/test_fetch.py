@@ -250,6 +250,11 @@ def test_a_wrong_address_is_named(tmp_path: Path, uri: str) -> None:
         fetch_model(uri, tmp_path / "m")
 
 
+def test_a_name_that_the_hub_cannot_have_is_named(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the hub has no names like 'org/ti\"ny'; expected hf://org/name"):
+        fetch_model('hf://org/ti"ny', tmp_path / "m")
+
+
 def test_a_model_of_pickles_only_is_refused(hub: Hub, tmp_path: Path) -> None:
     for name in [name for name in hub.files if name.endswith(".safetensors")]:
         del hub.files[name]
