@@ -28,6 +28,7 @@ LINE = re.compile(r"^(?: {4})?((?:steerlm|torchrun) (?:.*\\\n)*.*)$", re.MULTILI
 INLINE = re.compile(r"`(steerlm [^`]*)`")
 ELSEWHERE = {
     "attributes.md": "test_attributes.py",
+    "laptop.md": "test_laptop.py",
     "own-data.md": "test_own_data.py",
     "recipes.md": "test_recipes.py",
     "tutorial.md": "test_tutorial.py",
@@ -147,6 +148,7 @@ def serving(page: Path, folder: Path) -> None:
     address = "http://127.0.0.1:1427"
     added = {
         "steerlm ask": f"--url {address} --max-tokens 2",
+        "steerlm chat": f"--url {address} --max-tokens 2",
         "steerlm evaluate": "--max-tokens 2",
         "steerlm serve generate": "--port 1427",
     }

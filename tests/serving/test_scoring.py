@@ -133,17 +133,17 @@ def test_bad_requests_are_refused_by_name(reward_server: str) -> None:
         ({"texts": [good, "x " * 500 + "<extra_id_2>"]}, 413, "texts[1] has 10"),
         ({"texts": [good] * 5000}, 413, "5000 texts at once"),
         (
-            {"conversations": [RECORD, {**RECORD, "conversations": [{**TURNS[1], "value": "dog " * 400}]}]},
+            {"conversations": [RECORD, {**RECORD, "conversations": [TURNS[0], {**TURNS[1], "value": "dog " * 400}]}]},
             413,
             "window",
         ),
         (
-            {"conversations": [{**RECORD, "conversations": [{**TURNS[1], "value": "<extra_id_2>"}]}]},
+            {"conversations": [{**RECORD, "conversations": [TURNS[0], {**TURNS[1], "value": "<extra_id_2>"}]}]},
             400,
             "<extra_id_2>",
         ),
         (
-            {"conversations": [{**RECORD, "conversations": [{**TURNS[1], "value": "<extra_id_1>"}]}]},
+            {"conversations": [{**RECORD, "conversations": [TURNS[0], {**TURNS[1], "value": "<extra_id_1>"}]}]},
             400,
             "<extra_id_1>",
         ),
@@ -187,7 +187,7 @@ def test_keep_end_scores_the_end_of_a_text_longer_than_the_window(reward_server:
         status, reply = post(reward_server, {**body, "over_long": "keep_end"})
         assert status == 200
         np.testing.assert_allclose(np.array(reply["scores"]), scorer.score(long, "keep_end"), atol=1e-5)
-    record = {**RECORD, "conversations": [{"from": "Assistant", "value": "dog cat " * 400}]}
+    record = {**RECORD, "conversations": [TURNS[0], {"from": "Assistant", "value": "dog cat " * 400}]}
     assert post(reward_server, {"conversations": [record]})[0] == 413
     assert post(reward_server, {"conversations": [record], "over_long": "keep_end"})[0] == 200
     assert post(reward_server, {"texts": long, "over_long": "skip"})[0] == 400
