@@ -71,7 +71,7 @@ def build_engine(
     if model_folder is None:
         hf_io.load(model, own, drawn, drawn)
     else:
-        folder = hf_io.WeightFolder(model_folder, shape)
+        folder = hf_io.open_folder(model_folder, shape, model)
         hf_io.load(model, own, folder, folder if SCORE in folder else drawn)
         folder.close()
     return MegatronEngine(model, own, shape, settings, here, layout.bucket_size)

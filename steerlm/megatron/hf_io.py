@@ -93,6 +93,12 @@ class WeightFolder:
         self._stack.close()
 
 
+def open_folder(path: Path, shape: ModelShape, model: torch.nn.Module) -> WeightFolder:
+    """Open the folder that a model is loaded from. Collective: if one process cannot read its headers, all raise."""
+    with _errors_on_all(next(model.parameters()).device):
+        return WeightFolder(path, shape)
+
+
 @torch.no_grad()
 def load(model: torch.nn.Module, own: Sequence[Parameter], source: WeightSource, head: WeightSource) -> None:
     """Fill a process's `model` with its slices of `source`; the reward head's come from `head`. Collective.
@@ -104,21 +110,15 @@ def load(model: torch.nn.Module, own: Sequence[Parameter], source: WeightSource,
     targets = dict(model.named_parameters())
     if unmatched := targets.keys() ^ {parameter.name for parameter in own}:
         raise ModelError(f"the table of names does not fit the model: {', '.join(sorted(unmatched))}")
-    group = parallel_state.get_data_parallel_group()
+    group, device = parallel_state.get_data_parallel_group(), targets[own[0].name].device
     replicas, mine = dist.get_world_size(group), dist.get_rank(group)
-    for first in range(0, _largest(len(own), targets[own[0].name].device), replicas):
+    for first in range(0, _largest(len(own), device), replicas):
         turn = own[first : first + replicas]
-        tensor, error = None, None
-        if mine < len(turn):
-            try:
-                tensor = fuse(
-                    [(head if p.name == SCORE else source).read(p) for p in turn[mine].parts], turn[mine].groups
-                )
-            except Interrupted:  # a termination signal, which reaches the others too
-                raise
-            except Exception as caught:
-                error = caught
-        _raise_on_all(error, targets[own[0].name].device)
+        tensor = None
+        with _errors_on_all(device):
+            if mine < len(turn):
+                parts = [(head if p.name == SCORE else source).read(p) for p in turn[mine].parts]
+                tensor = fuse(parts, turn[mine].groups)
         for reader, parameter in enumerate(turn):
             target = targets[parameter.name]
             if tensor is not None and reader == mine:
@@ -134,8 +134,21 @@ def _largest(number: int, device: torch.device) -> int:
     return int(largest.item())
 
 
+@contextlib.contextmanager
+def _errors_on_all(device: torch.device) -> Iterator[None]:
+    """Raise an error of the block on every process; the others would otherwise wait in a broadcast forever."""
+    error = None
+    try:
+        yield
+    except Interrupted:  # a termination signal, which reaches the others too
+        raise
+    except Exception as caught:
+        error = caught
+    _raise_on_all(error, device)
+
+
 def _raise_on_all(error: Exception | None, device: torch.device) -> None:
-    """Raise on every process what one of them caught; the others would otherwise wait in a broadcast forever."""
+    """Raise on every process what one of them caught."""
     world = dist.get_world_size()
     failed = world - _largest(0 if error is None else world - dist.get_rank(), device)
     if failed == world:

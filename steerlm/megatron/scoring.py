@@ -118,7 +118,7 @@ def _build(
 ) -> models.ModelStage:
     attention = models.resolve_attention(layout)
     model = models.build(shape, models.configure(shape, layout, dtype), attention, outputs)
-    weights = hf_io.WeightFolder(folder, shape)
+    weights = hf_io.open_folder(folder, shape, model)
     if SCORE not in weights or weights.shape(SCORE)[0] != outputs:
         raise ModelError(f"{folder}: its head does not have the {outputs} outputs of its attributes")
     own = parameters(shape, parallel.model_parallel_rank(), outputs, fused_norms=attention == "te")

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification
 
 from steerlm.errors import ModelError
 from steerlm.megatron import hf_io, parallel
 from steerlm.megatron.mapping import Slice, fuse
+from steerlm.models.shape import ModelShape
 from steerlm.training.data import Row, Sample
 from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import one, ranks
@@ -217,6 +219,24 @@ def _refused(folder: Path, layout: dict[str, Any], fault: str | None = None) -> 
     with pytest.raises(ModelError) as caught:
         engine(folder=folder, layout=layout)
     return str(caught.value)
+
+
+def _refused_headers(folder: Path, layout: dict[str, Any]) -> str:
+    if dist.get_rank() == 1:
+
+        def broken(path: Path, shape: ModelShape) -> dict[str, Any]:
+            raise ModelError(f"{path}: its headers cannot be read here")
+
+        hf_io.model_tensors = broken  # this process ends after the test
+    with pytest.raises(ModelError) as caught:
+        engine(folder=folder, layout=layout)
+    return str(caught.value)
+
+
+def test_headers_that_one_process_cannot_read_are_refused_on_all(tmp_path: Path) -> None:
+    folder = transformers_folder(tmp_path, GQA)
+    said = ranks(3, _refused_headers, folder, {"devices": 3})
+    assert said == [f"{folder}: its headers cannot be read here"] * 3
 
 
 @pytest.mark.parametrize("layout", [{"devices": 3}, {"devices": 4, "pipeline": 2}])
