@@ -9,6 +9,7 @@ from steerlm.jobs.place import JobPlace
 from steerlm.stages.base import StageContext, StageResult
 from steerlm.training.objectives.registry import OBJECTIVES
 from steerlm.trainjob.job import WORKER, result_metrics, run_training
+from steerlm.trainjob.preflight import check_training
 from steerlm.trainjob.spec import TrainSpec
 
 CODE = (WORKER,)
@@ -24,9 +25,13 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
     """Run a stage's training to its end. Its model is in `context.files`, its metrics are in the logs.
 
     The attributes of the result are those that the model folder says were trained.
+
+    Raises:
+        SteerLMError: What `check_training` and `run_training` raise.
     """
     from steerlm.models.folder import read_info
 
+    check_training(spec)
     title = f"{context.stage}-{context.key}"
     place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile)
     result = run_training(spec, place, context.report_progress)

@@ -8,7 +8,6 @@ from typing import Any
 
 from steerlm.jobs import environment
 from steerlm.jobs.place import JobPlace
-from steerlm.trainjob.preflight import check_training
 from steerlm.trainjob.spec import RESULT, TrainSpec
 from steerlm.trainjob.token_index import build_indexes
 
@@ -31,9 +30,8 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
 
     Raises:
         RecordError: The objective refuses a record.
-        SteerLMError: What `check_training` and `launch` raise.
+        SteerLMError: What `launch` raises.
     """
-    check_training(spec)
     spec = build_indexes(spec, report_progress)
 
     def on_line(line: str) -> None:

@@ -40,7 +40,9 @@ def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> Tr
 
     def build(paths: Sequence[Path]) -> TokenDataset:
         dataset = TokenDataset.build(paths, objective, spec.work / TOKENS, report_progress, processes)
-        _check_dropped(spec, paths, dataset, report_progress)
+        left_out = _check_dropped(spec, paths, dataset, report_progress)
+        if left_out.much:
+            log.warning("%s", left_out)
         return dataset
 
     train = build(spec.train)
@@ -51,16 +53,15 @@ def build_indexes(spec: TrainSpec, report_progress: Callable[[str], None]) -> Tr
 
 def _check_dropped(
     spec: TrainSpec, paths: Sequence[Path], dataset: "TokenDataset", report_progress: Callable[[str], None]
-) -> None:
-    """Say what the index leaves out of its files, and raise `InputError` if that is too much."""
+) -> Dropped:
+    """Say and return what the index leaves out of its files. Raises `InputError` if that is too much."""
     where = ", ".join(dict.fromkeys(map(str, paths)))
     left_out = Dropped.from_counts(where, dataset.counts, spec.entry.records)
     remedy = "raise window or set over_long: keep_end" if dataset.counts.get("dropped_over_long") else "mend the data"
     left_out.check(spec.settings.max_dropped, f"{spec.entry.section}.max_dropped", remedy)
     if left_out.number:
         report_progress(f"warning: {left_out}" if left_out.much else str(left_out))
-    if left_out.much:
-        log.warning("%s", left_out)
+    return left_out
 
 
 def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset", "TokenDataset | None"]:
