@@ -8,9 +8,9 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, format_labels
 from steerlm.errors import InputError, SteerLMError, shown
 from steerlm.prompt import TURN_MARK, USER, marks_in, render_prompt
 from steerlm.records import Turn
@@ -25,7 +25,7 @@ def encode_labels(labels: Mapping[str, float]) -> str:
     >>> encode_labels({"quality": 4, "toxicity": 0})
     'quality:4,toxicity:0'
     """
-    return ",".join(f"{name}:{value}" for name, value in labels.items())
+    return format_labels(labels)
 
 
 def get_answer(question: str, max_tokens: int, values: str, eval_port: int = 1427) -> str:
@@ -92,13 +92,35 @@ def describe(url: str) -> dict[str, Any]:
         ) from None
 
 
-class ServedChat:
-    """A chat with the model of a server.
+class Chat(Protocol):
+    """A chat with a model, wherever it runs.
 
     Attributes:
         schema: The model's attributes; None if it has none, or if only the server knows them.
         checks_attributes: Whether `schema` is all there is to know about the model's attributes.
     """
+
+    schema: AttributeSchema | None
+    checks_attributes: bool
+
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        attributes: Mapping[str, int],
+        sampling: Mapping[str, Any],
+        write: Callable[[str], None],
+    ) -> dict[str, int]:
+        """Write the answer to `messages` as it is generated; return the attributes it was generated with.
+
+        Raises:
+            InputError: The model refuses a message or an attribute, or the prompt does not fit its window.
+            SteerLMError: The model's server fails.
+        """
+        ...
+
+
+class ServedChat:
+    """A chat with the model of a server."""
 
     def __init__(self, url: str) -> None:
         """Find out what the server has.
@@ -125,12 +147,7 @@ class ServedChat:
         sampling: Mapping[str, Any],
         write: Callable[[str], None],
     ) -> dict[str, int]:
-        """Write the answer to `messages` as it arrives; return the attributes it was generated with.
-
-        Raises:
-            InputError: The server rejects the request.
-            SteerLMError: The server fails.
-        """
+        """See `Chat.answer`."""
         body = {"model": self._name, "messages": messages, **sampling}
         if attributes:
             body["chat_template_kwargs"] = {"attributes": attributes}

@@ -10,8 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
-    from steerlm.client import ServedChat
-    from steerlm.serving.local import FolderChat
+    from steerlm.client import Chat
 
 app = typer.Typer()
 
@@ -51,10 +50,12 @@ def ask(
     used = chosen.answer(messages, attributes, sampling, write)
     typer.echo()
     if show_attributes:
-        typer.echo(",".join(f"{name}:{value}" for name, value in used.items()) or "no attributes", err=True)
+        from steerlm.attributes import format_labels
+
+        typer.echo(format_labels(used) or "no attributes", err=True)
 
 
-def open_chat(url: str, model: Path | None) -> "ServedChat | FolderChat":
+def open_chat(url: str, model: Path | None) -> "Chat":
     """Return a chat with a server's model, or with a folder's in this process.
 
     Raises:

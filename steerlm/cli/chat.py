@@ -22,8 +22,7 @@ from steerlm.cli.ask import (
 )
 
 if TYPE_CHECKING:
-    from steerlm.client import ServedChat
-    from steerlm.serving.local import FolderChat
+    from steerlm.client import Chat
 
 app = typer.Typer()
 
@@ -68,9 +67,7 @@ def chat(
 class ChatSession:
     """A conversation so far, and the dials of the next answer."""
 
-    def __init__(
-        self, model: "ServedChat | FolderChat", dials: dict[str, int], sampling: dict[str, Any], system: str | None
-    ) -> None:
+    def __init__(self, model: "Chat", dials: dict[str, int], sampling: dict[str, Any], system: str | None) -> None:
         self._model, self._dials, self._sampling = model, dials, sampling
         self._first = [{"role": "system", "content": system}] if system is not None else []
         self._turns: list[dict[str, Any]] = []

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlm.attributes import AttributeSchema, format_labels, parse_labels
-from steerlm.errors import InputError, LabelError, shown
+from steerlm.attributes import AttributeSchema, format_labels
+from steerlm.errors import InputError, LabelError
 from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, USER, marks_in, render_prompt
 from steerlm.records import Turn
+from steerlm.serving.dials import read_label
 from steerlm.serving.errors import ApiError
 from steerlm.serving.messages import ChatMessage, check_names
 
@@ -120,14 +121,8 @@ def build_prompt(
 def _format_label(label: Any, schema: AttributeSchema | None, param: str) -> str:
     if schema is None:
         raise ApiError("this model has no attributes; a message cannot have a label", param=param)
-    if not label and isinstance(label, str | Mapping):
-        return ""
-    if not isinstance(label, str | Mapping):
-        raise ApiError(
-            f'{param} must be a text such as "quality:4,humor:0" or an object, not {shown(label)}', param=param
-        )
+    values = read_label(label, param)
     try:
-        values = parse_labels(label) if isinstance(label, str) else dict(label)
         schema.check(values)
     except LabelError as error:
         raise ApiError(f"{param}: {error}", param=param) from None

@@ -18,7 +18,7 @@ from steerlm.prompt import render_readout
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import ApiError
 from steerlm.serving.messages import ChatMessage
-from steerlm.serving.prompts import PROMPTS_SCHEMA, read_prompts
+from steerlm.serving.prompts import PROMPTS_SCHEMA, check_token_ids, read_prompts
 from steerlm.serving.score_inputs import check_marks, has_system, readout_of_messages
 from steerlm.serving.scoring import ScoringService
 
@@ -106,8 +106,6 @@ def _encode(service: ScoringService, texts: list[Any], names: list[str]) -> list
         (row,) = service.encode([text]) if isinstance(text, str) else [text]
         if not row:
             raise ApiError(f"{name} is empty; a score is read at its last token", param=name)
-        if max(row) >= service.vocabulary_size:
-            size = service.vocabulary_size
-            raise ApiError(f"{name} has the token id {max(row)}; the vocabulary has {size} ids", param=name)
+        check_token_ids(row, service.vocabulary_size, name)
         rows.append(row)
     return rows

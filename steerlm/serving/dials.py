@@ -47,7 +47,7 @@ def requested_dials(
         if name == "attributes":
             given.append((where, _mapping(value, where)))
         elif name == "label":
-            given.append((where, _labels(value, where)))
+            given.append((where, read_label(value, where)))
         elif name in names:
             given.append((where, {name: value}))
         else:
@@ -91,11 +91,17 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     raise ApiError(f'{where} must be an object such as {{"humor": 4}}, not {shown(value)}', param=where)
 
 
-def _labels(value: Any, where: str) -> Mapping[str, Any]:
+def read_label(value: Any, where: str) -> Mapping[str, Any]:
+    """Return the values in a label, which the schema has not checked yet; an empty text has none.
+
+    Raises:
+        ApiError: It is neither a label string nor a mapping.
+    """
     if isinstance(value, Mapping):
         return value
     if not isinstance(value, str):
-        raise ApiError(f'{where} must be a text such as "humor:4", not {shown(value)}', param=where)
+        form = 'a text such as "quality:4,humor:0" or an object'
+        raise ApiError(f"{where} must be {form}, not {shown(value)}", param=where)
     try:
         return parse_labels(value) if value else {}
     except LabelError as error:

@@ -3,7 +3,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
@@ -14,7 +14,7 @@ from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
-from steerlm.serving.prompts import Prompt
+from steerlm.serving.prompts import Prompt, check_token_ids
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class GenerationService:
             InputError: A text is not valid Unicode.
             SteerLMError: The engine is not running: a stream that starts could no longer report this by its status.
         """
-        self._check_token_ids(params.logit_bias, "logit_bias")
+        check_token_ids(params.logit_bias, self.engine.vocabulary_size, "logit_bias")
         ids = await asyncio.to_thread(lambda: [self._encode(*pair) for pair in zip(prompts, names, strict=True)])
         if not self.healthy:
             raise SteerLMError(f"{STOPPED} or makes no progress; see the server's log")
@@ -154,14 +154,8 @@ class GenerationService:
     def _encode(self, prompt: Prompt, name: str) -> list[int]:
         if isinstance(prompt, str):
             return self.engine.encode(prompt)
-        self._check_token_ids(prompt, name)
+        check_token_ids(prompt, self.engine.vocabulary_size, name)
         return prompt
-
-    def _check_token_ids(self, ids: Iterable[int], name: str) -> None:
-        size = self.engine.vocabulary_size
-        for token in ids:
-            if token >= size:
-                raise ApiError(f"{name} has the token id {token}; the vocabulary has {size} ids", param=name)
 
     def _answer(
         self, prompt: list[int], params: SamplingParams, stream: bool, name: str, max_tokens_name: str

@@ -16,7 +16,7 @@ from steerlm.serving.messages import ChatMessage
 
 
 class FolderChat:
-    """A chat with the model of a folder, which is loaded once. `ServedChat` has the same members."""
+    """A chat with the model of a folder, which is loaded once."""
 
     checks_attributes = True
 
@@ -36,12 +36,7 @@ class FolderChat:
         sampling: Mapping[str, Any],
         write: Callable[[str], None],
     ) -> dict[str, int]:
-        """Write the answer to `messages` as it is generated; return the attributes it was generated with.
-
-        Raises:
-            ApiError: A message or an attribute is invalid.
-            InputError: The prompt does not fit the window.
-        """
+        """See `Chat.answer`."""
         chat = [ChatMessage.model_validate(message) for message in messages]
         prompt = build_prompt(chat, attributes, self.schema)
         loaded = self._loaded

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A field that is a text, texts, token ids, or lists of token ids: one reader and one message for all forms."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from steerlm.errors import shown
@@ -36,3 +37,10 @@ def _prompt(given: Any, where: str) -> Prompt:
             wrong = f"{where}[{index}] is {shown(token)}"
             raise ApiError(f"{wrong}; token ids are integers from 0, and texts are not mixed with them", param=where)
     return given
+
+
+def check_token_ids(ids: Iterable[int], vocabulary: int, name: str) -> None:
+    """Raise `ApiError` for the first id that is not one of a vocabulary's; `name`: the field, for the error."""
+    for token in ids:
+        if token >= vocabulary:
+            raise ApiError(f"{name} has the token id {token}; the vocabulary has {vocabulary} ids", param=name)
