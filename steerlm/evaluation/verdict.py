@@ -14,6 +14,8 @@ FOLLOWS, SOME = 0.6, 0.3
 KNOWS = 0.5
 """Pearson's correlation of a reward model with ratings, from which its labels teach a policy something."""
 FEW_STEPS = 200
+STEERABLE = "steerable"
+"""The verdict on an attribute whose dial the policy follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,7 @@ class Verdict:
     @property
     def follows(self) -> bool:
         """Whether the policy follows the dial."""
-        return self.first is not None and self.first >= FOLLOWS
-
-    @property
-    def first(self) -> float | None:
-        """The first judge's correlation."""
-        return next(iter(self.steering.values()), None)
+        return self.text == STEERABLE
 
     @property
     def reward_knows(self) -> bool:
@@ -120,7 +117,7 @@ def conclusion(rows: Sequence[Verdict]) -> str:
 
 def _of_steering(rho: float, noise: float) -> str:
     if rho >= max(FOLLOWS, noise):
-        return "steerable"
+        return STEERABLE
     return "weakly steerable" if rho >= max(SOME, noise) else "not steerable yet"
 
 

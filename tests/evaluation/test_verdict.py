@@ -38,6 +38,7 @@ def test_what_chance_may_make_is_no_success() -> None:
     assert noise_level(5) == 1.0
     (row,) = verdicts(steering(questions=8, humor=0.7))
     assert row.text == "not steerable yet"
+    assert conclusion([row]) == "not steerable yet: the policy follows no attribute"
     assert advice([row], questions=8)[-1].startswith("With 8 questions a correlation below 0.76 may be chance")
     assert not any("chance" in text for text in advice([row], questions=256))
 
