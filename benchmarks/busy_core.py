@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotation, serving and training on two OpenMP threads while another program keeps a core busy.
 
-Each is timed in a process of its own: alone; beside the busy program as torch waits by default, spinning for 300,000
-rounds; and beside it as this package waits, asleep (`OMP_WAIT_POLICY=PASSIVE`). They take turns; the best round counts.
+Each is timed in a process of its own, alone and beside the busy program: as this package waits, asleep
+(`OMP_WAIT_POLICY=PASSIVE`), and as torch waits by default, spinning for 300,000 rounds. They take turns; the best round
+counts.
 Small random models: 256 answers to annotate, an answer with n = 8 to serve, 20 steps to train.
 
     python benchmarks/busy_core.py [--rounds 3] [--parts annotate serve train]
@@ -22,6 +23,7 @@ from pathlib import Path
 SPINNING = {"GOMP_SPINCOUNT": "300000"}  # what OpenMP does where no policy is set
 WAYS: dict[str, tuple[bool, dict[str, str]]] = {
     "alone": (False, {}),
+    "alone, spinning": (False, SPINNING),
     "busy core, spinning": (True, SPINNING),
     "busy core": (True, {}),
 }
