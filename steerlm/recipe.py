@@ -25,6 +25,7 @@ from steerlm.dropped import DEFAULT_LIMIT
 from steerlm.errors import ConfigError, nearest
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.registry import BACKENDS
 from steerlm.settings import Settings
 from steerlm.toyworld.config import ToySettings
@@ -237,6 +238,8 @@ class Profile(Settings):
     """Address of a server of the policy that `evaluate` uses instead of loading the policy."""
     layouts: Layouts = Layouts()
     jobs: JobSettings = JobSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    """Of the back ends on Kubernetes."""
     tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("backend")

@@ -12,8 +12,12 @@ class JobSettings(FaultSettings):
     attempts: PositiveInt = 1
     """Starts in all. A job is started again if processes die for a reason that may pass (a kill, a crash); an error
     that the worker itself reports is final."""
+    queue_minutes: PositiveFloat | None = None
+    """Longest wait for admission by a cluster's queue; null: no limit."""
+    startup_minutes: PositiveFloat = 30.0
+    """On a cluster, longest time from admission to the first sign of all processes: scheduling, image, rendezvous."""
     no_progress_minutes: PositiveFloat = 60.0
-    """A job that logs nothing for so long is stalled and is killed."""
+    """A job that logs nothing for so long, on a cluster changes neither phase nor step, is stalled and is killed."""
     grace_seconds: PositiveFloat = 300.0
     """Time to save after a stop was requested."""
 

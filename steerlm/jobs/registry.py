@@ -6,6 +6,7 @@ from typing import Protocol
 
 from steerlm.jobs.backend import Backend
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.local import LocalBackend
 
 
@@ -23,6 +24,10 @@ class BackendProfile(Protocol):
     @property
     def jobs(self) -> JobSettings:
         """Settings of the launcher: retries, stalls and the grace period."""
+
+    @property
+    def cluster(self) -> ClusterSettings:
+        """Where on a Kubernetes cluster jobs run."""
 
 
 BACKENDS: dict[str, Callable[[BackendProfile], Backend]] = {

@@ -19,6 +19,14 @@ from steerlm.datasets.sources.registry import SOURCES
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.entry import read_spec as read_entry_spec
+from steerlm.jobs.kubernetes.config import (
+    ClusterSettings,
+    ImageSettings,
+    LauncherSettings,
+    PlacementSettings,
+    ResourceSettings,
+    WorkspaceSettings,
+)
 from steerlm.models.public import SHAPES
 from steerlm.models.shape import ModelShape, RopeScaling
 from steerlm.models.tensors import TensorShapes, tensor_shapes
@@ -77,6 +85,12 @@ TABLES = {
     "`layouts`": rows(Layouts),
     "`layouts.base`, `layouts.reward`, `layouts.sft`": rows(LayoutSettings),
     "`jobs`": rows(JobSettings),
+    "`cluster`": rows(ClusterSettings),
+    "`cluster.workspace`": rows(WorkspaceSettings),
+    "`cluster.images`": rows(ImageSettings),
+    "`cluster.resources`": rows(ResourceSettings),
+    "`cluster.placement`": rows(PlacementSettings),
+    "`cluster.launcher`": rows(LauncherSettings),
     "`tracking`": rows(TrackingSettings),
 }
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attempts of a job: records in its folder in the workspace, which survive the launcher.
+
+    FOLDER/attempts/current        number of the attempt that may publish files
+    FOLDER/attempts/N/attempt.json what the launcher knows of attempt N
+    FOLDER/attempts/N/entry.json   what its pods read (`pod_entry.EntrySpec`)
+    FOLDER/attempts/N/spec.json    the worker's SPEC.json
+    FOLDER/attempts/N/stop         its workers save and stop when they see this file
+    FOLDER/attempts/N/rank-R.log   the output of each process; heartbeat.json, status-R.json, files.json beside them
+
+Only the launcher writes the first three; it holds the lock of the stage's key meanwhile.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from steerlm.files import write_json
+
+ATTEMPTS, CURRENT, RECORD = "attempts", "current", "attempt.json"
+OBJECT_NAME_LENGTH = 45
+"""Longest name of a job object: operators add suffixes such as `-worker-31`, and pod names end at 63 characters."""
+Outcome = Literal["succeeded", "failed", "interrupted"]
+
+
+def object_name(job: str, attempt: int) -> str:
+    """Return the name of an attempt's job object, a DNS-1035 label of at most 45 characters.
+
+    >>> object_name("train-reward-1f", 2)
+    'train-reward-1f-2'
+    """
+    suffix = f"-{attempt}"
+    digest = hashlib.sha256(job.encode()).hexdigest()[:8]
+    room = OBJECT_NAME_LENGTH - len(suffix)
+    name = job if job[0].isalpha() else f"j-{job}"
+    if len(name) > room:
+        name = f"{name[: room - 9].rstrip('-')}-{digest}"
+    return re.sub(r"-+", "-", name) + suffix
+
+
+class Attempt(BaseModel):
+    """`attempt.json`.
+
+    Attributes:
+        number: From 1.
+        hash: The job's hash, and that of its manifest without owner and attempt.
+        log_start: Sum of the sizes of the earlier attempts' logs of rank 0, so that an offset stays valid.
+        suspect: The node that the next attempt avoids, if this one ended by a fault of its node.
+        step: The newest step that its workers reported.
+        outcome: None until it has ended.
+    """
+
+    number: int
+    hash: str
+    log_start: int = 0
+    suspect: str | None = None
+    avoid: list[str] = []
+    step: int = 0
+    canceled: bool = False
+    outcome: Outcome | None = None
+    message: str = ""
+    final: bool = False
+    exit_code: int = 1
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `attempt.json` in an attempt's folder."""
+        return cls.model_validate_json((folder / RECORD).read_bytes())
+
+    def write(self, folder: Path) -> None:
+        """Write `attempt.json` into an attempt's folder."""
+        write_json(folder / RECORD, self.model_dump())
+
+
+def attempt_folder(job_folder: Path, number: int) -> Path:
+    """Return the folder of an attempt."""
+    return job_folder / ATTEMPTS / str(number)
+
+
+def attempts(job_folder: Path) -> list[Attempt]:
+    """Return the attempts of a job, oldest first."""
+    paths = (job_folder / ATTEMPTS).glob(f"*/{RECORD}")
+    return sorted((Attempt.read(path.parent) for path in paths), key=lambda attempt: attempt.number)
