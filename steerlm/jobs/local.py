@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -119,6 +120,14 @@ class LocalBackend:
         else:
             (folder / CANCELED).touch()
             os.kill(record.pid, signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        """See `Backend.wait`."""
+        time.sleep(seconds)
+
+    def drained(self) -> bool:
+        """See `Backend.drained`. A job on this machine ends with its launcher."""
+        return False
 
     def _start(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
