@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steerlm.jobs.kubernetes import pytorchjob
+from steerlm.jobs.kubernetes import mpijob, pytorchjob, trainjob
 from steerlm.jobs.kubernetes.condition import ObjectState
 from steerlm.jobs.kubernetes.pod import Manifest, PodPlan
 
@@ -34,5 +34,9 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "pytorchjob": Kind(
         "PyTorchJob", "kubeflow.org", "v1", "pytorchjobs", pytorchjob.manifests, pytorchjob.object_state
+    ),
+    "mpijob": Kind("MPIJob", "kubeflow.org", "v2beta1", "mpijobs", mpijob.manifests, pytorchjob.object_state),
+    "trainjob": Kind(
+        "TrainJob", "trainer.kubeflow.org", "v1alpha1", "trainjobs", trainjob.manifests, trainjob.object_state
     ),
 }

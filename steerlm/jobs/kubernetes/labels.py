@@ -20,6 +20,8 @@ HASH = "steerlm.dev/hash"
 """Annotation: the hash of the job and of its manifest."""
 HEARTBEAT = "steerlm.dev/heartbeat"
 """Annotation: RFC 3339 time, renewed by the launcher; the reaper deletes jobs whose heartbeat is old."""
+FOLDER = "steerlm.dev/folder"
+"""Annotation: the job's folder in the workspace, by which another process finds its records."""
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"

@@ -2,7 +2,7 @@
 """The pod of one node of a job: one template, from which each kind of job object makes all its pods.
 
 Every pod of a job is alike, so that a setting cannot hold for one pod and be forgotten for another. It meets the Pod
-Security Standard `restricted`, unless the fabric needs root (see `Fabric` in `POD_SECURITY`).
+Security Standard `restricted`, unless the fabric needs root (`POD_SECURITY`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ Manifest = dict[str, Any]
 """A Kubernetes object, or part of one, as its JSON."""
 PodSecurityLevel = Literal["privileged", "baseline", "restricted"]
 
+ATTEMPT_FOLDER = "STEERLM_ATTEMPT_FOLDER"
+"""Variable of the container that names the attempt's folder."""
 SCRATCH = "/scratch"
 """Where the node's own volume is mounted: home folder and caches. Nothing there may be needed by another pod."""
 TEMPORARY = "/tmp"
@@ -92,8 +94,7 @@ def metadata(plan: PodPlan) -> Manifest:
     object_labels = job_labels(plan)
     if plan.settings.queue:
         object_labels[labels.QUEUE] = plan.settings.queue
-        priority = plan.settings.placement.restart_priority_class
-        if plan.restart and priority:
+        if priority := _priority(plan):
             object_labels[labels.WORKLOAD_PRIORITY] = priority
     annotations = {labels.HASH: plan.hash, labels.HEARTBEAT: plan.heartbeat}
     return _filled(
@@ -103,6 +104,12 @@ def metadata(plan: PodPlan) -> Manifest:
         annotations={name: value for name, value in annotations.items() if value},
         ownerReferences=[dict(plan.owner)] if plan.owner else [],
     )
+
+
+def _priority(plan: PodPlan) -> str | None:
+    """Return the priority class: of Kueue if a queue admits the job, else of Kubernetes."""
+    placement = plan.settings.placement
+    return (placement.restart_priority_class if plan.restart else None) or placement.priority_class
 
 
 def job_labels(plan: PodPlan) -> dict[str, str]:
@@ -160,7 +167,7 @@ def _pod_spec(plan: PodPlan, container: str, module: str) -> Manifest:
         tolerations=[dict(toleration) for toleration in placement.tolerations],
         affinity=_avoiding(plan.avoid),
         topologySpreadConstraints=_spread(plan),
-        priorityClassName=placement.priority_class,
+        priorityClassName=None if settings.queue else _priority(plan),
         imagePullSecrets=[{"name": name} for name in settings.images.pull_secrets],
         automountServiceAccountToken=False,
         enableServiceLinks=False,
@@ -207,7 +214,7 @@ def resources(settings: ClusterSettings, devices: int) -> dict[str, str]:
 
 def _environment(plan: PodPlan) -> dict[str, str]:
     return {
-        "STEERLM_ATTEMPT_FOLDER": plan.folder,
+        ATTEMPT_FOLDER: plan.folder,
         "STEERLM_SCRATCH": SCRATCH,
         "HOME": SCRATCH,  # the caches of Hugging Face, Triton and matplotlib are there by default
         "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
@@ -243,8 +250,9 @@ def _container_security(settings: ClusterSettings) -> Manifest:
 def _avoiding(nodes: tuple[str, ...]) -> Manifest | None:
     if not nodes:
         return None
-    expression = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": sorted(nodes)}
-    terms = [{"matchExpressions": [expression]}]
+    # By name, not by the label kubernetes.io/hostname, which some clouds fill with something else. One value a field.
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in sorted(nodes)]
+    terms = [{"matchFields": fields}]
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
@@ -257,7 +265,8 @@ def _spread(plan: PodPlan) -> list[Manifest]:
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {**job_labels(plan), labels.ROLE: labels.NODE_ROLE}},
+            "labelSelector": {"matchLabels": {labels.MANAGED_BY: labels.STEERLM, labels.ROLE: labels.NODE_ROLE}},
+            "matchLabelKeys": [labels.JOB, labels.ATTEMPT],
         }
     ]
 
