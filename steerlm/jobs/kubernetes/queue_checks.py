@@ -97,7 +97,7 @@ def _groups(queue: Json) -> list[Any]:
 
 def _cover(queue: str, uncovered: list[str], total: dict[str, float]) -> str:
     """Return the command that lets the first resource group cover further resources in its first flavor."""
-    patch = []
+    patch: list[dict[str, Any]] = []
     for name in uncovered:
         quota = {"name": name, "nominalQuota": _short(total[name])}
         patch.append({"op": "add", "path": "/spec/resourceGroups/0/coveredResources/-", "value": name})
