@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from steerlm.artifact import Store
-from steerlm.errors import TrainingError
+from steerlm.errors import InputError, TrainingError
 from steerlm.jobs.kubernetes.pod import POD_SECURITY
 from steerlm.jobs.kubernetes.quantity import amount
 from steerlm.jobs.place import JobPlace
@@ -44,10 +44,15 @@ def run_preflight(
 
     Raises:
         TrainingError: The job failed, or its result does not appear.
-        InputError: The back end cannot run it.
+        InputError: The back end cannot run it, or the workspace of its cluster is not mounted here.
     """
     local = profile.backend == LOCAL
     root = Store(profile.store).root if local else Path(profile.cluster.workspace.path)
+    if not local and not root.is_dir():
+        raise InputError(
+            f"{root}: the workspace is not mounted here; on a cluster, run steerlm preflight in a pod of the launcher's "
+            "image that mounts it (docs/kubernetes.md, Measure it)"
+        )
     folder = root / "preflight"
     result = folder / "result.json"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.errors import InputError
 from steerlm.jobs.preflight_spec import (
     UNLIMITED,
     BandwidthReport,
@@ -108,6 +109,15 @@ def test_three_nodes_are_measured_in_pairs_and_together(tmp_path: Path) -> None:
     assert all(group.busbw > 0 and group.processes == len(group.nodes) for group in measured.bandwidth)
     assert all(node.workspace_write > 0 and node.shm_bytes > 0 for node in measured.nodes)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "spec.json"], "its files are gone"
+
+
+def test_a_cluster_is_measured_from_a_pod(tmp_path: Path) -> None:
+    profile = load_profile(
+        "two-processes", ["profile.backend=pytorchjob", f"profile.cluster.workspace.path={tmp_path / 'absent'}"]
+    )
+    with pytest.raises(InputError, match="absent: the workspace is not mounted here"):
+        run_preflight(profile, preflight_layout(profile), print, reduce_bytes=1, write_bytes=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_local_back_end_runs_it(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ LAUNCHER = (
     AccessRule("", ("pods",), ("get", "list", "watch", "delete")),
     AccessRule("", ("pods/log",), ("get",)),
     AccessRule("", ("events",), ("list", "watch")),
-    AccessRule("coordination.k8s.io", ("leases",), ("create", "get", "list", "update", "delete")),
+    AccessRule("coordination.k8s.io", ("leases",), ("create", "get", "patch", "delete")),
     AccessRule("kueue.x-k8s.io", ("workloads",), ("get", "list", "watch")),
 )
 """The launcher's Role in the namespace."""
