@@ -50,8 +50,8 @@ def run_preflight(
     root = Store(profile.store).root if local else Path(profile.cluster.workspace.path)
     if not local and not root.is_dir():
         raise InputError(
-            f"{root}: the workspace is not mounted here; on a cluster, run steerlm preflight in a pod of the launcher's "
-            "image that mounts it (docs/kubernetes.md, Measure it)"
+            f"{root}: the workspace is not mounted here; on a cluster, steerlm preflight runs in a pod of the "
+            "launcher's image that mounts it (docs/kubernetes.md, Measure it)"
         )
     folder = root / "preflight"
     result = folder / "result.json"
