@@ -80,6 +80,10 @@ class PeerLostError(TrainingError):
     """Another process of the job has died; a restart resumes from the newest checkpoint."""
 
 
+class SupersededError(SteerLMError):
+    """A later attempt of the same job has been started, so this one must not publish anything."""
+
+
 class Interrupted(SteerLMError):  # noqa: N818 (not a failure)
     """A termination signal arrived; the state was saved and the work can be resumed."""
 

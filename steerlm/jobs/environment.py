@@ -5,6 +5,7 @@ torch, CUDA and NCCL read them when they are initialized, so a back end sets the
 the command that `steerlm train --write-spec` prints contains them. Values that the user has set are kept. Torch-free.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -70,3 +71,15 @@ def added_to(environment: Mapping[str, str], defaults: Mapping[str, str]) -> dic
         variable.name for variable in VARIABLES if variable.older_name and variable.older_name in environment
     }
     return {**{name: value for name, value in defaults.items() if name not in set_by_user}, **environment}
+
+
+def process_environment(defaults: Mapping[str, str], threads: int | None, devices: int) -> dict[str, str]:
+    """Return the environment of the `devices` processes of a machine: this process's, the defaults, the threads.
+
+    `threads`: CPU threads per process; None divides the machine's cores among its processes.
+    """
+    return {
+        **added_to(os.environ, defaults),
+        "OMP_NUM_THREADS": str(threads or max(1, (os.cpu_count() or 1) // devices)),
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,12 +24,9 @@ from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import cache_folder, write_json
 from steerlm.jobs.backend import Job, JobStatus
-from steerlm.jobs.environment import added_to
-from steerlm.jobs.worker import WorkerProcess, WorkerStatus
-from steerlm.signals import SIGTERM_EXIT_CODE
+from steerlm.jobs.environment import process_environment
+from steerlm.jobs.worker import SAVED, WorkerProcess, cause, read_statuses, signal_text
 
-SAVED = SIGTERM_EXIT_CODE
-"""Exit code of a worker that saved after a termination signal."""
 CANCELED = "canceled"
 
 
@@ -70,7 +68,7 @@ class LocalBackend:
         return job.name
 
     def status(self, name: str) -> JobStatus:
-        """See `Backend.status`. If several workers failed, the first one that reported an error determines it."""
+        """See `Backend.status`. If several workers failed, `cause` says which of them determines it."""
         folder, record = self._find(name)
         if folder is None or record is None:
             return JobStatus("failed", f"{name}: no such job")
@@ -78,16 +76,12 @@ class LocalBackend:
             self._children[name].poll()
         if record.alive():
             return JobStatus("running")
-        statuses = [WorkerStatus.read(path) for path in sorted(folder.glob("status-*.json"))]
-        codes = [status.code for status in statuses]
-        failed = sorted(
-            (status for status in statuses if status.code not in (0, SAVED)),
-            key=lambda status: (not status.error, not status.final),
-        )
-        if failed:
-            first = failed[0]
+        statuses = read_statuses(folder)
+        if found := cause(statuses):
+            _, first = found
             message = first.error or f"exit status {first.code}"
             return JobStatus("failed", message, final=first.final, exit_code=2 if first.code == 2 else 1)
+        codes = [status.code for status in statuses.values()]
         if codes and len(codes) == record.processes:
             return JobStatus("interrupted" if SAVED in codes else "succeeded")
         if (folder / CANCELED).exists():  # including a process that was stopped before it could write a status
@@ -120,6 +114,14 @@ class LocalBackend:
             (folder / CANCELED).touch()
             os.kill(record.pid, signal.SIGTERM)
 
+    def wait(self, seconds: float) -> None:
+        """See `Backend.wait`."""
+        time.sleep(seconds)
+
+    def drained(self) -> bool:
+        """See `Backend.drained`. A job on this machine ends with its launcher."""
+        return False
+
     def _start(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,6 @@ class LocalBackend:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         write_json(job.folder / "spec.json", job.spec_json())
-        threads = job.threads or max(1, (os.cpu_count() or 1) // job.devices)
         with open(job.log, "ab+") as log:
             _end_line(log)
             child = subprocess.Popen(
@@ -140,11 +141,7 @@ class LocalBackend:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={
-                    **added_to(os.environ, job.environment),
-                    "OMP_NUM_THREADS": str(threads),
-                    "PYTHONUNBUFFERED": "1",
-                },
+                env=process_environment(job.environment, job.threads, job.devices),
             )
         self._children[job.name] = child
         record = _JobRecord(
@@ -190,8 +187,7 @@ class LocalBackend:
         child = self._children.get(name)
         code = child.returncode if child else None
         if code is not None and code < 0:
-            number = signal.Signals(-code).name
-            return f"were killed by {number}" + (" (out of memory?)" if number == "SIGKILL" else "")
+            return f"were killed by {signal_text(-code)}"
         return "died without an error message (killed? out of memory?)"
 
 

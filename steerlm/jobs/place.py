@@ -23,12 +23,14 @@ class JobPlace:
         folder: For the job's records.
         log: For the job's output.
         profile: Names the back end and has the launcher's settings.
+        image: Name of the container image for it, where the back end has any.
     """
 
     title: str
     folder: Path
     log: Path
     profile: BackendProfile
+    image: str = "train-sft"
 
     @property
     def name(self) -> str:
@@ -37,7 +39,7 @@ class JobPlace:
 
     def running(self) -> bool:
         """Return whether the job runs or waits, started by this process or another one."""
-        return make_backend(self.profile).status(self.name).state in ("running", "waiting")
+        return make_backend(self.profile).status(self.name).state in ("queued", "starting", "running")
 
     def run(
         self,
@@ -49,6 +51,7 @@ class JobPlace:
         environment: Mapping[str, str] | None = None,
         clears: Sequence[Path] = (),
         repeat: bool = False,
+        on_wait: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`."""
         job = Job(
@@ -62,6 +65,7 @@ class JobPlace:
             threads=layout.threads,
             environment=environment or {},
             clears=clears,
+            image=self.image,
             repeat=repeat,
         )
-        launch(make_backend(self.profile), job, self.profile.jobs, on_line)
+        launch(make_backend(self.profile), job, self.profile.jobs, on_line, on_wait)

@@ -3,14 +3,18 @@
 
 torchrun exits with 1 whatever its workers return, and a process that attaches by name cannot read an exit status; so
 each worker writes `status-<rank>.json`, and `process-<rank>.json`, by which a back end finds workers whose torchrun has
-died. Called as `python -m steerlm.jobs.worker FOLDER MODULE ARGUMENT...`.
+died. Called as `python -m steerlm.jobs.worker FOLDER MODULE ARGUMENT...`. With STEERLM_LOG_FOLDER set, all output goes
+to `rank-<rank>.log` there.
 """
 
 import logging
 import os
+import re
 import runpy
+import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -19,10 +23,14 @@ from pydantic import BaseModel
 from steerlm.errors import PeerLostError, SteerLMError
 from steerlm.files import write_json
 from steerlm.processes import start_time
-from steerlm.signals import CTRL_C_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
+from steerlm.signals import CTRL_C_EXIT_CODE, SIGTERM_EXIT_CODE, ignore_sigterm, interrupt_on_sigterm
 
 STATUS_FILE = "STEERLM_STATUS_FILE"
 """Environment variable that names this worker's status file."""
+LOG_FOLDER = "STEERLM_LOG_FOLDER"
+"""Environment variable that names the folder of the processes' logs; without it they write to their back end's."""
+SAVED = SIGTERM_EXIT_CODE
+"""Exit code of a worker that saved after a termination signal."""
 log = logging.getLogger(__name__)
 
 
@@ -36,11 +44,17 @@ class _WorkerFile(BaseModel):
 
 
 class WorkerStatus(_WorkerFile):
-    """`status-<rank>.json`. `final`: starting the job again cannot help."""
+    """`status-<rank>.json`.
+
+    Attributes:
+        final: Starting the job again cannot help.
+        lost_peer: It ended because another process did, which is the cause if it has a status.
+    """
 
     code: int
     error: str = ""
     final: bool = False
+    lost_peer: bool = False
 
     @classmethod
     def of(cls, ending: BaseException | None) -> "WorkerStatus":
@@ -53,7 +67,8 @@ class WorkerStatus(_WorkerFile):
         if isinstance(ending, KeyboardInterrupt):
             return cls(code=CTRL_C_EXIT_CODE)
         if isinstance(ending, SteerLMError):
-            return cls(code=ending.exit_code, error=str(ending), final=not isinstance(ending, PeerLostError))
+            lost_peer = isinstance(ending, PeerLostError)
+            return cls(code=ending.exit_code, error=str(ending), final=not lost_peer, lost_peer=lost_peer)
         return cls(code=1, error=f"{type(ending).__name__}: {ending}")
 
 
@@ -62,6 +77,32 @@ class WorkerProcess(_WorkerFile):
 
     pid: int
     started: str | None
+
+
+def read_statuses(folder: Path) -> dict[int, WorkerStatus]:
+    """Return the statuses that a job's workers have written, by rank."""
+    named = ((re.fullmatch(r"status-(\d+)\.json", path.name), path) for path in folder.glob("status-*.json"))
+    return {int(match[1]): WorkerStatus.read(path) for match, path in named if match}
+
+
+def cause(statuses: Mapping[int, WorkerStatus]) -> tuple[int, WorkerStatus] | None:
+    """Return which failure explains the others, with its rank; None if no worker failed.
+
+    A final error comes before a crash, which comes before the loss of a peer.
+    """
+    failed = [(rank, status) for rank, status in sorted(statuses.items()) if status.code not in (0, SAVED)]
+    order = lambda item: (not item[1].final, item[1].lost_peer, not item[1].error)  # noqa: E731
+    return min(failed, key=order, default=None)
+
+
+def signal_text(number: int) -> str:
+    """Return the name of a signal that ended a process, with what it usually means.
+
+    >>> signal_text(9)
+    'SIGKILL (out of memory?)'
+    """
+    name = signal.Signals(number).name
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
 
 
 def main(arguments: list[str]) -> int:
@@ -74,6 +115,8 @@ def main(arguments: list[str]) -> int:
     ending: BaseException | None = None
     interrupt_on_sigterm("stopped before it started")  # until the module sets its own handler
     try:
+        if LOG_FOLDER in os.environ:
+            _redirect_output(Path(os.environ[LOG_FOLDER]) / f"rank-{rank}.log")
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BaseException as error:
         ending = error
@@ -83,6 +126,14 @@ def main(arguments: list[str]) -> int:
     status = WorkerStatus.of(ending)
     status.write(os.environ[STATUS_FILE])
     return status.code
+
+
+def _redirect_output(path: Path) -> None:
+    """Append what this process and its libraries write to a file, as one stream."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o664)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
 
 
 def report(error: SteerLMError) -> None:

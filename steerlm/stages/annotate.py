@@ -40,9 +40,13 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
 
     reward, layout = inputs["reward"].path, context.profile.layouts.annotate
     files = [(inputs["data"].path / f"{split}.jsonl", context.scratch / f"{split}.jsonl") for split in SPLITS]
-    if needs_job(layout):
+    if needs_job(context.profile, layout):
         place = JobPlace(
-            f"annotate-{context.key}", context.folder / "job", context.logs / "annotate.log", context.profile
+            f"annotate-{context.key}",
+            context.folder / "job",
+            context.logs / "annotate.log",
+            context.profile,
+            context.image,
         )
         done = annotate_job.annotate_by_job(
             annotate_job.AnnotationTask(files, reward, config, layout), place, context.report_progress

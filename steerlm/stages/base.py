@@ -68,6 +68,11 @@ class StageContext:
     report_progress: Callable[[str], None]
 
     @property
+    def image(self) -> str:
+        """The name of the container image that the stage's jobs run in."""
+        return self.stage.replace("_", "-")
+
+    @property
     def scratch(self) -> Path:
         """The folder of files that an interrupted stage needs to resume; removed when the stage is finished."""
         return self.folder / WORK

@@ -33,7 +33,7 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
 
     check_training(spec)
     title = f"{context.stage}-{context.key}"
-    place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile)
+    place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile, context.image)
     result = run_training(spec, place, context.report_progress)
     context.keep_metrics()
     info = read_info(context.files)

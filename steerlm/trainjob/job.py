@@ -40,7 +40,7 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
 
     # The output is cleared so that shards of another layout do not stay among the new ones.
     variables = environment.variables(spec.layout)
-    place.run(WORKER, spec, spec.layout, on_line, environment=variables, clears=[spec.output])
+    place.run(WORKER, spec, spec.layout, on_line, environment=variables, clears=[spec.output], on_wait=report_progress)
     path = spec.work / RESULT
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return result

@@ -33,4 +33,5 @@ def test_a_signal_does_not_prevent_the_status(tmp_path: Path) -> None:
         "code": 1,
         "error": "Broken: broken",
         "final": False,
+        "lost_peer": False,
     }

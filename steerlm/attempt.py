@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the process of a job on a cluster has to do with its launcher: nothing but files in its attempt's folder.
+
+    JOB/attempts/current           number of the attempt that may publish files
+    JOB/attempts/N/stop            a request to save and stop
+    JOB/attempts/N/heartbeat.json  phase and step, by which the launcher sees progress
+
+A pod may go on for hours after its node was given up, while a later attempt trains. So everything that others read is
+published only after `check_current`. Outside of a pod, where STEERLM_ATTEMPT_FOLDER is not set, there is one attempt
+and every function here does nothing.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from steerlm.errors import SupersededError
+from steerlm.files import partial_path
+
+FOLDER = "STEERLM_ATTEMPT_FOLDER"
+"""Environment variable that names the attempt's folder."""
+CURRENT, STOP, HEARTBEAT = "current", "stop", "heartbeat.json"
+INTERVAL = 1.0
+"""Seconds between two reports of the same phase, and between two looks for a request to stop."""
+VISIBLE_SECONDS = 60.0
+"""How long a shared file system may take to show a file that another machine has written."""
+POLL_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
+
+def folder() -> Path | None:
+    """Return the folder of this process's attempt; None outside of a pod."""
+    value = os.environ.get(FOLDER)
+    return Path(value) if value else None
+
+
+def check_current() -> None:
+    """Check that this is the attempt that may publish files. Call it right before one is published.
+
+    Raises:
+        SupersededError: A later attempt was started, or the job's records are gone.
+    """
+    if (attempt := _attempt()) and not attempt.current():
+        raise SupersededError(
+            f"{attempt.folder}: attempt {attempt.newest() or 'none'} of this job is the current one, so this process "
+            "publishes nothing more and ends"
+        )
+
+
+def report(phase: str, step: int) -> None:
+    """Tell the launcher what the job does. Writes at once if the phase has changed, else at most every second."""
+    if attempt := _attempt():
+        attempt.report(phase, step)
+
+
+def stop_requested() -> bool:
+    """Return whether the launcher has requested a stop, or has started a later attempt. Looks at most every second."""
+    attempt = _attempt()
+    return attempt is not None and attempt.stop_requested()
+
+
+def _attempt() -> "_Attempt | None":
+    path = folder()
+    return _attempt_in(path, os.getpid()) if path else None
+
+
+@functools.cache
+def _attempt_in(folder: Path, pid: int) -> "_Attempt":
+    return _Attempt(folder)
+
+
+class _Attempt:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Process numbers repeat in containers.
+        self._writer = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._phase, self._reported = "", -INTERVAL
+        self._stop, self._looked = False, -INTERVAL
+
+    def newest(self) -> str:
+        try:
+            return (self.folder.parent / CURRENT).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def current(self) -> bool:
+        end = time.monotonic() + VISIBLE_SECONDS
+        while not (newest := self.newest()) and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        return newest == self.folder.name
+
+    def report(self, phase: str, step: int) -> None:
+        now = time.monotonic()
+        if phase == self._phase and now - self._reported < INTERVAL:
+            return
+        self._phase, self._reported = phase, now
+        path = self.folder / HEARTBEAT
+        partial = partial_path(path, self._writer)
+        try:
+            partial.write_text(json.dumps({"phase": phase, "step": step}), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:  # a file system that fails for a while must not end the work
+            log.warning("heartbeat: %s", error)
+
+    def stop_requested(self) -> bool:
+        now = time.monotonic()
+        if not self._stop and now - self._looked >= INTERVAL:
+            self._looked = now
+            with contextlib.suppress(OSError):  # as in `report`
+                newest = self.newest()
+                self._stop = (self.folder / STOP).exists() or (newest != "" and newest != self.folder.name)
+        return self._stop

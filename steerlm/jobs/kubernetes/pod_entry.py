@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first process of every pod of a job: `python -m steerlm.jobs.kubernetes.pod_entry ATTEMPT_FOLDER`.
+
+Runs torchrun's agent for this node and says in the end how its workers ended: by the exit code, in the container's
+termination message and in the attempt's folder (torchrun itself exits with 1 whatever its workers return). The kernel
+gives process 1 no default action for signals, and leaves it the orphans of the container: both are handled here.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from steerlm import attempt, processes
+from steerlm.errors import ConfigError, Interrupted, SteerLMError, first_problem
+from steerlm.jobs.environment import process_environment
+from steerlm.jobs.kubernetes.entry_spec import ENTRY, EntrySpec, NodeRecord, TerminationMessage
+from steerlm.jobs.kubernetes.outcome import node_outcome
+from steerlm.jobs.kubernetes.rendezvous import Rendezvous, rendezvous
+from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
+from steerlm.jobs.worker import LOG_FOLDER, WorkerProcess
+
+if TYPE_CHECKING:
+    from steerlm.jobs.kubernetes.agent import NodeAgent
+
+AGENT = "agent.json"
+"""In the scratch folder: this process, by which the first process of an MPIJob's pod finds it."""
+VISIBLE = "STEERLM_VISIBLE_SECONDS"
+"""Environment variable: how long to wait for files that another machine has written."""
+POLL_SECONDS = 0.2
+log = logging.getLogger(__name__)
+
+
+class NotVisibleError(SteerLMError):
+    """The attempt's folder is not there: the workspace is not mounted, or its file system is late."""
+
+    exit_code = 2
+
+
+class _Stop:
+    """Whether this process was told to stop. The first signal counts, later ones change nothing."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._receive())
+
+    def _receive(self) -> None:
+        self.at = time.monotonic() if self.at is None else self.at
+
+    def __bool__(self) -> bool:
+        return self.at is not None
+
+    def check(self) -> None:
+        """Raise `Interrupted` if it was."""
+        if self:
+            raise Interrupted("stopped before it started")
+
+
+def main(arguments: list[str]) -> int:
+    """Run this node's workers to their end and return the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    stop = _Stop()
+    try:
+        if len(arguments) != 1:
+            raise ConfigError("usage: python -m steerlm.jobs.kubernetes.pod_entry ATTEMPT_FOLDER")
+        ended = _run(Path(arguments[0]), stop)
+    except Exception as error:
+        known = isinstance(error, SteerLMError)
+        retryable = isinstance(error, NotVisibleError | Interrupted) or not known
+        ended = TerminationMessage(
+            exit_code=error.exit_code if isinstance(error, SteerLMError) else 1,
+            kind="retryable" if retryable else "permanent",
+            message=str(error) if known else f"{type(error).__name__}: {error}",
+        )
+    if ended.exit_code:
+        sys.stderr.write(f"{ended.message}\n")
+    with contextlib.suppress(OSError):
+        ended.publish()
+    return ended.exit_code
+
+
+def _run(folder: Path, stop: _Stop) -> TerminationMessage:
+    use_scratch(os.environ)
+    WorkerProcess(pid=os.getpid(), started=processes.start_time(os.getpid())).write(scratch_folder() / AGENT)
+    entry = read_entry(folder, stop.check)
+    place = rendezvous(os.environ, entry.nodes)
+    record = NodeRecord(node=place.rank, host=socket.gethostname())
+    record.write(folder)
+    os.environ.update(process_environment(entry.environment, entry.threads, entry.devices))
+    os.environ.update({attempt.FOLDER: str(folder), LOG_FOLDER: str(folder)})
+    ended = _run_workers(entry, folder, place, stop)
+    with contextlib.suppress(OSError):
+        record.model_copy(update={"ended": ended}).write(folder)
+    return ended
+
+
+def read_entry(folder: Path, check: Callable[[], None]) -> EntrySpec:
+    """Read `entry.json`, waiting until a late file system shows it; calls `check` meanwhile.
+
+    Raises:
+        NotVisibleError: It is not there after a minute.
+        ConfigError: It is not what was expected.
+    """
+    path = folder / ENTRY
+    seconds = float(os.environ.get(VISIBLE, attempt.VISIBLE_SECONDS))
+    end = time.monotonic() + seconds
+    while True:
+        check()
+        try:
+            entry = EntrySpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            if entry.spec.exists():
+                return entry
+            missing = entry.spec
+        except FileNotFoundError:
+            missing = path
+        except OSError as error:
+            raise NotVisibleError(f"{path}: {error.strerror}; is the workspace's volume in order?") from None
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {first_problem(error)}") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: not JSON ({error})") from None
+        if time.monotonic() > end:
+            raise NotVisibleError(
+                f"{missing}: no such file after {seconds:g} seconds; is the workspace mounted in this pod, at the same "
+                "path as in the launcher?"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: _Stop) -> TerminationMessage:
+    from steerlm.jobs.kubernetes.agent import NodeAgent
+
+    ranks = range(place.rank * entry.devices, (place.rank + 1) * entry.devices)
+    agent = NodeAgent(entry, folder, place)
+    stop.check()
+    agent.start()
+    passed_on = False
+    while not agent.wait(POLL_SECONDS):
+        _reap_orphans(agent)
+        if stop and not passed_on:
+            if not agent.workers():  # the agent waits for other nodes, in C++
+                return node_outcome(folder, ranks, {}, stopping=True)
+            passed_on = True
+            agent.signal_workers(signal.SIGTERM)
+        if stop.at is not None and time.monotonic() - stop.at > entry.grace_seconds:
+            agent.signal_workers(signal.SIGKILL)
+            agent.wait(POLL_SECONDS)
+            problem = f"did not stop within {entry.grace_seconds:g} seconds and was killed"
+            return node_outcome(folder, ranks, {}, stopping=False, problem=problem)
+    problem = ""
+    if agent.error is not None:
+        problem = f"the nodes of this job did not find each other at {place.address}:{place.port} ({agent.error})"
+    return node_outcome(folder, ranks, agent.deaths(), stopping=bool(stop), problem=problem)
+
+
+def _reap_orphans(agent: "NodeAgent") -> None:
+    """Reap the ended processes that were left to process 1; the workers are the agent's to reap."""
+    workers = agent.workers()
+    if os.getpid() != 1 or not workers:
+        return
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in map(int, children.read_text().split()):
+                if pid not in workers and processes.state(pid) is None:
+                    os.waitpid(pid, os.WNOHANG)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the agent's thread may still wait in C++
