@@ -38,12 +38,13 @@ class Cluster:
 
     Args:
         context: Context of the kubeconfig; None: the current one, or the service account of the pod this runs in.
+        read_seconds: How long a request waits for its answer.
 
     Raises:
         InputError: There is neither a kubeconfig nor a service account, or no such context.
     """
 
-    def __init__(self, context: str | None = None) -> None:
+    def __init__(self, context: str | None = None, read_seconds: float = 60) -> None:
         try:
             from kubernetes import client, config
         except ImportError:
@@ -57,7 +58,7 @@ class Cluster:
         except config.ConfigException as error:
             raise InputError(f"no access to a Kubernetes cluster: {error}; set KUBECONFIG, or run in a pod") from None
         configuration.retries = 2
-        self._api = client.ApiClient(configuration)
+        self._api, self._read_seconds = client.ApiClient(configuration), read_seconds
 
     def get(self, path: str, **query: Any) -> Json:
         """Return an object, or a list of objects."""
@@ -139,7 +140,7 @@ class Cluster:
         query: Mapping[str, Any],
         body: Any = None,
         content_type: str | None = None,
-        read_seconds: float = 60,
+        read_seconds: float | None = None,
     ) -> Any:
         from kubernetes.client import ApiException
 
@@ -154,10 +155,10 @@ class Cluster:
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
-                _request_timeout=(10, read_seconds),
+                _request_timeout=(10, read_seconds or self._read_seconds),
             )
             if not watching:
-                response.read()
+                response.read(cache_content=True)
         except ApiException as error:
             raise ClusterError(_explain(method, path, error), int(error.status or 0)) from None
         except (OSError, HTTPError) as error:
