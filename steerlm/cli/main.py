@@ -30,6 +30,8 @@ COMMANDS = {
     "chat": ("steerlm.cli.chat", "Chat with a served or local model, turning its dials on the way."),
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
     "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
+    "doctor": ("steerlm.cli.doctor", "Check what this machine or a cluster lacks for a profile's runs."),
+    "preflight": ("steerlm.cli.preflight", "Measure network, GPUs, memory and disks of the nodes."),
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline, here or on a cluster."),
     "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
