@@ -60,9 +60,7 @@ def _submit(resolved: "ResolvedRecipe", output: Path | None, *, detach: bool) ->
     from steerlm.pipeline.submit import Submission
 
     if output is not None:
-        raise typer.BadParameter(
-            "--output makes links here; a run on a cluster leaves its files in the store"
-        )
+        raise typer.BadParameter("--output makes links here; a run on a cluster leaves its files in the store")
     run = Submission(resolved)
     namespace = run.settings.namespace
     typer.echo(f"{'submitted' if run.submit() else 'attached to'} {run.name} in namespace {namespace}")
