@@ -82,7 +82,11 @@ def mpirun(entry: EntrySpec, folder: Path, first: str, ssh_options: str) -> tupl
         first: The host of rank 0.
         ssh_options: For every connection.
     """
-    passed_on = {"PET_MASTER_ADDR": first, "PET_MASTER_PORT": str(PORT), attempt.FOLDER: str(folder)}
+    passed_on = {
+        "PET_MASTER_ADDR": first,
+        "PET_MASTER_PORT": os.environ.get("PET_MASTER_PORT", str(PORT)),
+        attempt.FOLDER: str(folder),
+    }
     command = ["mpirun", "-np", str(entry.nodes), "--map-by", "ppr:1:node", "--bind-to", "none"]
     if os.geteuid() == 0:
         command.append("--allow-run-as-root")
@@ -113,7 +117,7 @@ def _wait_for_server(host: str, stop: StopSignal) -> None:
 
 
 class _Last:
-    """Passes mpirun's error output on, and keeps its last line."""
+    """Passes mpirun's error output on, and keeps its last line that is not a ruler."""
 
     def __init__(self, child: "subprocess.Popen[str]") -> None:
         self._line, self._stream = "", child.stderr
@@ -123,7 +127,7 @@ class _Last:
     def _forward(self) -> None:
         for line in self._stream or ():
             sys.stderr.write(line)
-            self._line = line.strip() or self._line
+            self._line = line.strip().strip("-") or self._line
 
     def text(self) -> str:
         self._thread.join(POLL_SECONDS)
@@ -131,16 +135,20 @@ class _Last:
 
 
 def _outcome(entry: EntrySpec, folder: Path, code: int, last: str) -> TerminationMessage:
-    """Return why the job ended, waiting until a late file system shows what the agents have written."""
+    """Return why the job ended, waiting until a late file system shows what the agents have written.
+
+    mpirun's own exit status is 0 also if agents have failed, as it was told not to end the others.
+    """
     end = time.monotonic() + visible_seconds()
     while True:
-        ended = job_outcome(NodeRecord.read_all(folder), entry.nodes)
-        if ended is not None and bool(ended.exit_code) == bool(code):
-            return ended
-        if time.monotonic() > end:
-            message = f"mpirun ended with exit status {code}" + (f" ({last})" if last else "")
-            return TerminationMessage(exit_code=0 if code == 0 else 1, kind="retryable", message=message)
+        records = NodeRecord.read_all(folder)
+        late = entry.nodes - sum(record.ended is not None for record in records)
+        if not late or time.monotonic() > end:
+            break
         time.sleep(POLL_SECONDS)
+    message = f"mpirun ended with exit status {code}, and {late} of {entry.nodes} nodes have not written how they ended"
+    unknown = TerminationMessage(exit_code=1, kind="retryable", message=message + (f" ({last})" if last else ""))
+    return job_outcome(records, entry.nodes) or unknown
 
 
 if __name__ == "__main__":

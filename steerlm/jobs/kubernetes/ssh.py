@@ -61,7 +61,7 @@ def server_command(folder: Path, environment: Mapping[str, str]) -> list[str]:
         "UsePAM no",
         "PidFile none",
         "PrintMotd no",
-        "LogLevel ERROR",
+        "LogLevel FATAL",  # a readiness probe, which only connects, would be an error every time
         session_environment(environment),
     ]
     (folder / "sshd_config").write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")

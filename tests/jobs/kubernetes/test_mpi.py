@@ -18,7 +18,7 @@ from steerlm import processes
 from steerlm.jobs.kubernetes import ssh
 from steerlm.jobs.worker import WorkerProcess
 from tests.conftest import ROOT
-from tests.jobs.kubernetes.pods import Pods, wait_for
+from tests.jobs.kubernetes.pods import SECONDS, Pods, wait_for
 
 MPIRUN = """
 import os, subprocess, sys
@@ -34,9 +34,8 @@ agents = [
     for place in [os.environ["STEERLM_SCRATCH"]]
     for n in range(int(options[options.index("-np") + 1]))
 ]
-codes = [agent.wait() for agent in agents]
-sys.stderr.write("mpirun: all have ended\\n")
-sys.exit(next((code for code in codes if code), 0))
+for agent in agents:
+    agent.wait()  # and exit with 0 whatever they return, as mpirun does with orte_abort_on_non_zero_status 0
 """
 FAKE = "tests.jobs.fake_worker"
 
@@ -77,23 +76,28 @@ def launcher(tmp_path: Path, keys: Path) -> Iterator[Any]:
     hosts = tmp_path / "hostfile"
     hosts.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
     attempts: list[Pods] = []
+    launchers: list[subprocess.Popen[str]] = []
 
     def start_launcher(**spec: Any) -> tuple[Pods, "subprocess.Popen[str]"]:
         attempt = Pods(tmp_path, FAKE, {"work": str(tmp_path), **spec}, nodes=2).publish()
         attempts.append(attempt)
         path = f"{program.parent}:{os.environ['PATH']}"
         variables = {"OMPI_MCA_orte_default_hostfile": str(hosts), ssh.KEYS: str(keys), "PATH": path}
-        return attempt, start("mpi_launcher", attempt, **variables)
+        variables["PET_MASTER_PORT"] = str(attempt.port)
+        launchers.append(start("mpi_launcher", attempt, **variables))
+        return attempt, launchers[-1]
 
     with socket.create_server(("127.0.0.1", ssh.SSH_PORT), backlog=100):
         yield start_launcher
+    for process in launchers:
+        process.kill()
     for attempt in attempts:
         attempt.kill()
 
 
 def test_the_launcher_runs_an_agent_on_each_node(launcher: Any, tmp_path: Path) -> None:
     attempt, process = launcher(steps=3)
-    assert process.wait(120) == 0
+    assert process.wait(SECONDS) == 0
     assert attempt.message().exit_code == 0
     assert all("step 3/3" in attempt.log(rank) for rank in range(2))
     key = tmp_path / "scratch" / "ssh" / "id_rsa"
@@ -102,7 +106,7 @@ def test_the_launcher_runs_an_agent_on_each_node(launcher: Any, tmp_path: Path) 
 
 def test_the_launcher_ends_with_the_cause(launcher: Any) -> None:
     attempt, process = launcher(steps=60, pause=0.05, fail_at=2)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and error.splitlines()[-1] == "the loss is not finite"
     message = attempt.message()
     assert (message.kind, message.rank, message.message) == ("permanent", 0, "the loss is not finite")
@@ -114,16 +118,18 @@ def test_a_signal_to_the_launcher_becomes_the_stop_file(launcher: Any) -> None:
     process.send_signal(signal.SIGTERM)
     wait_for((attempt.folder / "stop").exists, "the stop file")
     # This worker does not read it, and ends as planned: mpirun must have got no signal.
-    assert process.wait(120) == 0
+    assert process.wait(SECONDS) == 0
 
 
 def test_an_mpirun_that_starts_nothing(launcher: Any, tmp_path: Path) -> None:
     (tmp_path / "bin" / "mpirun").write_text("#!/bin/sh\necho 'ORTE was unable to start' >&2\nexit 213\n")
     attempt, process = launcher(steps=1)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=SECONDS)
     message = attempt.message()
     assert (process.returncode, message.kind) == (1, "retryable")
-    assert message.message == "mpirun ended with exit status 213 (ORTE was unable to start)"
+    assert message.message == (
+        "mpirun ended with exit status 213, and 2 of 2 nodes have not written how they ended (ORTE was unable to start)"
+    )
     assert error.splitlines()[0] == "ORTE was unable to start"
 
 
