@@ -82,11 +82,8 @@ def mpirun(entry: EntrySpec, folder: Path, first: str, ssh_options: str) -> tupl
         first: The host of rank 0.
         ssh_options: For every connection.
     """
-    passed_on = {
-        "PET_MASTER_ADDR": first,
-        "PET_MASTER_PORT": os.environ.get("PET_MASTER_PORT", str(PORT)),
-        attempt.FOLDER: str(folder),
-    }
+    port = os.environ.get("PET_MASTER_PORT") or str(PORT)
+    passed_on = {"PET_MASTER_ADDR": first, "PET_MASTER_PORT": port, attempt.FOLDER: str(folder)}
     command = ["mpirun", "-np", str(entry.nodes), "--map-by", "ppr:1:node", "--bind-to", "none"]
     if os.geteuid() == 0:
         command.append("--allow-run-as-root")
