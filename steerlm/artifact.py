@@ -8,6 +8,7 @@ provenance.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
@@ -24,8 +25,11 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checksums import FileDigest, digest_folder, digest_json, sha256_file
 from steerlm.errors import StorageError
 from steerlm.files import cache_folder, remove_partial_files, write_json
+from steerlm.locks import Held
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.storage import S3Prefix, is_remote, local_path
+from steerlm.retry import Backoff, retry
+from steerlm.storage import OverwrittenError, S3Prefix, is_remote, local_path
+from steerlm.visibility import wait_for_files
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES, LOCK = (
 )
 RUNS = "runs"
 """Beside the stages: a folder for each pipeline run. The run holds its lock."""
+CLASH, CLASH_ATTEMPTS = Backoff(first=0.5, longest=30.0, jitter=1.0), 8
+MENDING, MENDING_ATTEMPTS = Backoff(first=0.2, longest=10.0), 30
+"""How long the files of a complete artifact may be those of two machines: about four minutes."""
 REPLACEMENT, MOVING = ".again", ".moving"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -71,6 +78,11 @@ class Manifest(BaseModel):
     content: Content
     provenance: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Path of the artifact below the store: `STAGE/KEY`."""
+        return f"{self.stage}/{self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -97,9 +109,9 @@ class Artifact:
 class Store:
     """Artifacts by stage and key, in a local folder or at `s3://bucket/prefix`.
 
-    Stages of an S3 store work in a local cache folder (`cache`, by default below the user's cache folder). An artifact
-    is uploaded when it is complete, and downloaded when a stage that reads it actually runs. Locks of an S3 store hold
-    between the processes of one machine.
+    Stages of an S3 store work in a local cache folder (`cache`, by default below `cache_folder()`). An artifact is
+    uploaded when it is complete, and downloaded when a stage that reads it actually runs. Locks of an S3 store hold
+    between the processes that share this folder; whoever completes a key first has made its artifact.
     """
 
     def __init__(self, uri: str | Path, cache: Path | None = None) -> None:
@@ -183,13 +195,32 @@ class Store:
         provenance: Mapping[str, Any],
         *,
         replace: bool = False,
+        held: Held | None = None,
+        expected: Mapping[str, FileDigest] | None = None,
     ) -> Artifact:
         """Complete the artifact in the folder `kind`: digests, manifest, upload, then COMPLETE; remove scratch files.
 
-        With `replace` the artifact then takes the place of the finished one.
+        If another machine has completed the key in the meantime, its artifact is the result.
+
+        Args:
+            stage: Name of the stage.
+            key: The key.
+            kind: Name of the folder with the files.
+            attributes: The attributes that the files deal with.
+            provenance: What the manifest says about how they were made.
+            replace: The artifact takes the place of the finished one.
+            held: The key's lock, which is checked before anything that others use is changed.
+            expected: The files that other machines say they have written: exactly these become the artifact, once they
+                are visible here. Other files are removed, as whoever reads the folder would take them for a part of it.
+
+        Raises:
+            StorageError: An expected file is missing or differs, the lock was lost, or a transfer failed.
         """
         folder = self.folder(stage, key, replace=replace)
         remove_partial_files(folder / kind)
+        if expected is not None:
+            wait_for_files(folder / kind, expected, folder / HASHES)
+            _remove_others(folder / kind, expected)
         files = digest_folder(folder / kind, folder / HASHES)
         if not files:
             raise StorageError(f"{folder / kind}: the stage {stage} made no file")
@@ -202,28 +233,99 @@ class Store:
             provenance={"finished": _now(), **provenance},
         )
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-        if replace and self.remote:
-            self.remote.at(f"{stage}/{key}").remove(first=COMPLETE)
-        elif self.remote and self.remote.stat(f"{stage}/{key}/{COMPLETE}"):
-            log.info("%s/%s: another machine has finished it in the meantime; using its artifact", stage, key)
-            shutil.rmtree(folder / kind)
-            self.remote.download(f"{stage}/{key}/{MANIFEST}", folder / MANIFEST)
-            return self._read(folder)
+        check = held.check if held else lambda: None
+        check()
         if self.remote:
-            prefix = self.remote.at(f"{stage}/{key}")
-            prefix.at(kind).upload_all({name: folder / kind / name for name in files}, files)
-            logs = digest_folder(folder / LOGS)
-            prefix.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
-            for name in (KEY, MANIFEST):
-                prefix.upload(folder / name, name)
-            self._check_alone(prefix, manifest)
-        (folder / COMPLETE).write_text(manifest.digest + "\n")
+            if replace:
+                self.remote.at(f"{stage}/{key}").remove(first=COMPLETE)
+            first = self._upload_unless_complete(folder, manifest)
+            check()
+            if not first or not self._complete(folder, manifest):
+                return self._take_other(folder, stage, key, kind)
+        check()
+        (folder / COMPLETE).write_bytes(_complete_bytes(manifest))
         if replace:
             folder = self._move_in(folder, self.folder(stage, key))
-        if self.remote:
-            self.remote.upload(folder / COMPLETE, f"{stage}/{key}/{COMPLETE}")
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return self._read(folder)
+
+    def _upload(self, folder: Path, manifest: Manifest) -> None:
+        """Upload everything but COMPLETE. What is there and equal is skipped."""
+        assert self.remote is not None
+        prefix, kind, files = self.remote.at(manifest.name), manifest.content.kind, manifest.content.files
+        prefix.at(kind).upload_all({name: folder / kind / name for name in files}, files)
+        logs = digest_folder(folder / LOGS)
+        prefix.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
+        for name in (KEY, MANIFEST):
+            prefix.upload(folder / name, name)
+        self._check_whole(manifest)
+
+    def _upload_unless_complete(self, folder: Path, manifest: Manifest) -> bool:
+        """Upload the artifact; return False if another machine has completed the key.
+
+        Machines without a common lock that upload to one key at the same time overwrite each other's files. They try
+        again after random pauses, until the files of one are all there.
+        """
+        assert self.remote is not None
+        complete, remote = f"{manifest.name}/{COMPLETE}", self.remote
+
+        def upload() -> bool:
+            if remote.stat(complete):
+                return False
+            self._upload(folder, manifest)
+            return True
+
+        return retry(upload, CLASH, CLASH_ATTEMPTS, _overwritten)
+
+    def _complete(self, folder: Path, manifest: Manifest) -> bool:
+        """Put COMPLETE, unless another machine was faster; return whether this machine's artifact is complete.
+
+        A slower machine may have replaced a file between the check and COMPLETE, or be about to. What it replaces is
+        uploaded once more, until it notices that the key is complete.
+        """
+        assert self.remote is not None
+        prefix, content = self.remote.at(manifest.name), _complete_bytes(manifest)
+        if not prefix.create(COMPLETE, content):
+            return prefix.sha256(COMPLETE) == _sha256(content)  # ours, and the answer got lost
+        with self._taken_back(manifest.name):
+            retry(lambda: self._upload(folder, manifest), MENDING, MENDING_ATTEMPTS, _overwritten)
+        return True
+
+    def _take_other(self, folder: Path, stage: str, key: str, kind: str) -> Artifact:
+        """Return the artifact that another machine has completed, in place of the one in `folder`."""
+        assert self.remote is not None
+        log.info("%s/%s: another machine has finished it in the meantime; using its artifact", stage, key)
+        place = self.folder(stage, key)
+        (place / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder / kind)
+        if folder != place:  # it was made again
+            shutil.rmtree(folder)
+            shutil.rmtree(place / kind, ignore_errors=True)
+        with self._taken_back(f"{stage}/{key}"):  # while the other one restores what this one overwrote
+            retry(
+                lambda: self._check_whole(self._read_remote(place, stage, key)), MENDING, MENDING_ATTEMPTS, _overwritten
+            )
+        return self._read(place)
+
+    def _read_remote(self, place: Path, stage: str, key: str) -> Manifest:
+        """Download a complete artifact's manifest into its local folder."""
+        assert self.remote is not None
+        name = f"{stage}/{key}"
+        self.remote.download(f"{name}/{MANIFEST}", place / MANIFEST)
+        manifest = self._read(place).manifest
+        if self.remote.sha256(f"{name}/{COMPLETE}") != _sha256(_complete_bytes(manifest)):
+            raise OverwrittenError(self.remote.uri(name), MANIFEST)
+        return manifest
+
+    @contextlib.contextmanager
+    def _taken_back(self, name: str) -> Iterator[None]:
+        """Remove COMPLETE if the artifact turns out to have files of two machines."""
+        assert self.remote is not None
+        try:
+            yield
+        except OverwrittenError:
+            self.remote.discard(f"{name}/{COMPLETE}")
+            raise
 
     def _move_in(self, new: Path, folder: Path) -> Path:
         """Move a finished replacement into its key's folder. Broken off and called again, it moves the rest.
@@ -248,26 +350,24 @@ class Store:
         assert self.remote is not None
         name = f"{artifact.manifest.stage}/{artifact.key}/{MANIFEST}"
         local, remote = artifact.folder / MANIFEST, self.remote.stat(name)
-        with self.lock(artifact.manifest.stage, artifact.key, lambda holder: None):
+        with self.lock(artifact.manifest.stage, artifact.key, lambda holder: None) as held:
             if remote and local.exists() and remote.sha256 != sha256_file(local):
+                held.check()
                 (artifact.folder / COMPLETE).unlink(missing_ok=True)
                 for path in _unlocked(artifact.folder):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _check_alone(self, prefix: S3Prefix, manifest: Manifest) -> None:
-        """Raise `StorageError` if another machine is uploading the same key.
-
-        Its files may differ from ours, and a mixture must not be marked complete.
-        """
+    def _check_whole(self, manifest: Manifest) -> None:
+        """Raise `OverwrittenError` if a remote file is not the manifest's."""
+        assert self.remote is not None
+        prefix = self.remote.at(manifest.name)
         for name, digest in manifest.content.files.items():
             if prefix.at(manifest.content.kind).stat(name) != digest:
-                raise StorageError(
-                    f"{prefix.uri()}: another machine is writing the same key ({name} is not ours); run again after it"
-                )
+                raise OverwrittenError(prefix.uri(), name)
 
     @contextlib.contextmanager
-    def lock(self, stage: str, key: str, on_wait: Callable[[str], None], *, replace: bool = False) -> Iterator[None]:
-        """Hold a key alone on this machine, with `replace` also its replacement's folder.
+    def lock(self, stage: str, key: str, on_wait: Callable[[str], None], *, replace: bool = False) -> Iterator[Held]:
+        """Hold a key alone, with `replace` also its replacement's folder.
 
         `on_wait` is called with the holder if the lock is taken. A replacement that was finished but not moved into its
         place is moved first.
@@ -275,13 +375,13 @@ class Store:
         folder, new = self.folder(stage, key), self.folder(stage, key, replace=True)
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            held.enter_context(locks.hold(folder / LOCK, on_wait))
+            lock = held.enter_context(locks.hold(folder / LOCK, on_wait))
             if (new / COMPLETE).exists():
                 self._move_in(new, folder)
             if replace:
                 new.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locks.hold(new / LOCK, on_wait))
-            yield
+            yield lock
 
     def records(self, stage: str) -> list[dict[str, Any]]:
         """Return the recorded parts of a stage's keys that this machine has seen, newest first."""
@@ -301,6 +401,20 @@ class Store:
         return Artifact(kind, manifest.key, uri, folder / kind, manifest.digest, manifest)
 
 
+def _remove_others(folder: Path, expected: Mapping[str, FileDigest]) -> None:
+    for name in sorted(set(digest_folder(folder)) - set(expected)):
+        log.warning("%s: no process of the job says that it wrote this file; removing it", folder / name)
+        (folder / name).unlink(missing_ok=True)
+
+
+def _overwritten(error: Exception) -> bool:
+    return isinstance(error, OverwrittenError)
+
+
+def _complete_bytes(manifest: Manifest) -> bytes:
+    return f"{manifest.digest}\n".encode()
+
+
 def _unlocked(folder: Path) -> list[Path]:
     """Everything in a key's folder but its lock."""
     return [path for path in folder.iterdir() if not path.name.startswith(LOCK)]
@@ -317,6 +431,10 @@ def _check_files(artifact: Artifact) -> None:
 def _tokenizer_digest(files: Mapping[str, FileDigest]) -> str | None:
     parts = {n: d.sha256 for n, d in files.items() if n.rpartition("/")[2] in TOKENIZER_FILES}
     return digest_json(parts) if parts else None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _now() -> str:

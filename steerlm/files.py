@@ -2,15 +2,20 @@
 """Files and folders that appear under their name only when complete, and reading of text files.
 
 An unfinished file is in the same folder under a hidden name that ends in `.partial`. It takes the place of its target
-in one rename, so a reader sees the old content or the new, never a part of it.
+in one rename, so a reader sees the old content or the new, never a part of it. All are made with the process's umask:
+under 0002 other members of its group can write them.
 """
 
 import contextlib
+import glob
 import gzip
 import io
 import json
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -18,6 +23,9 @@ from typing import IO, Any, TextIO
 from steerlm.errors import InputError
 
 PARTIAL_SUFFIX = ".partial"
+ABANDONED_SECONDS = 3600.0
+"""A partial file of another machine counts as abandoned when it was not written for so long."""
+_WRITER = re.compile(r"@(?P<machine>[^@]+)@(?P<pid>\d+)@[0-9a-f]+$")
 
 
 def open_text(path: str | Path) -> TextIO:
@@ -38,16 +46,53 @@ def open_text(path: str | Path) -> TextIO:
 def partial_path(path: Path, writer: str = "") -> Path:
     """Return the hidden name of `path` while it is incomplete.
 
-    `writer` names the process (or thread, or machine) that writes it, where several may write at the same time.
-    Without it the name is always the same, so that a later process can continue the file.
+    `writer` names who writes it, where several may write at the same time; see `unique_writer`. Without it the name is
+    always the same, so that a later process can continue the file.
     """
     return path.with_name(f".{path.name}.{writer}{PARTIAL_SUFFIX}" if writer else f".{path.name}{PARTIAL_SUFFIX}")
 
 
+def unique_writer() -> str:
+    """Return a name that no other writer of any machine has: processes of two containers often have equal numbers."""
+    return f"@{_machine()}@{os.getpid()}@{secrets.token_hex(4)}"
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove the partial files that killed processes have left anywhere below a folder."""
+    """Remove the partial files that dead processes have left anywhere below a folder.
+
+    Those without a writer's name belong to whoever has the folder's lock, which is the caller. Others may be written at
+    this moment by another pod, whose processes cannot be seen from here: they stay for an hour after the last write.
+    """
     for path in folder.rglob(f".*{PARTIAL_SUFFIX}"):
-        path.unlink()
+        if path.is_file() and _abandoned(path):
+            path.unlink(missing_ok=True)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether the writer of a partial file or folder is dead."""
+    writer = _WRITER.search(partial.name.removesuffix(PARTIAL_SUFFIX))
+    if writer is None:
+        return True
+    if writer["machine"] == _machine() and not Path("/proc", writer["pid"]).exists():
+        return True
+    # The clocks of this machine and of a file server may differ, by far less than this.
+    return time.time() - _newest(partial) > ABANDONED_SECONDS
+
+
+def _machine() -> str:
+    """Return the host's name and the PID namespace: pods on a node's network have the node's name."""
+    try:
+        return f"{os.uname().nodename}-{Path('/proc/self/ns/pid').stat().st_ino:x}"
+    except OSError:
+        return os.uname().nodename
+
+
+def _newest(path: Path) -> float:
+    """Return when a file, or any file in a folder, was written last; now if it disappears meanwhile."""
+    try:
+        return max(one.stat().st_mtime for one in [path, *path.rglob("*")])
+    except FileNotFoundError:
+        return time.time()
 
 
 @contextlib.contextmanager
@@ -56,9 +101,9 @@ def atomic_path(path: Path, writer: str | None = None) -> Iterator[Path]:
 
     Args:
         path: The target; its folder must exist.
-        writer: See `partial_path`; the process number by default.
+        writer: See `partial_path`; a unique one by default.
     """
-    partial = partial_path(path, str(os.getpid()) if writer is None else writer)
+    partial = partial_path(path, unique_writer() if writer is None else writer)
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -71,7 +116,7 @@ def atomic_path(path: Path, writer: str | None = None) -> Iterator[Path]:
 def atomic_writers(*paths: str | Path) -> Iterator[list[TextIO]]:
     """Open text files that replace `paths` when the block ends: all of them, or none and no trace if it raises."""
     targets = [Path(path) for path in paths]
-    partials = [partial_path(path, str(os.getpid())) for path in targets]
+    partials = [partial_path(path, unique_writer()) for path in targets]
     try:
         with contextlib.ExitStack() as stack:
             files: list[TextIO] = []
@@ -99,10 +144,12 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the name `path` when the block ends, and is removed if it raises.
 
-    One process of a machine may do this at a time: what an earlier one left behind is removed first.
+    What dead processes have left of it is removed first, as by `remove_partial_files`.
     """
-    partial = partial_path(path, os.uname().nodename)
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+        if _abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    partial = partial_path(path, unique_writer())
     partial.mkdir()
     try:
         yield partial
@@ -134,5 +181,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's caches."""
+    """Return the folder of caches: STEERLM_CACHE, or `steerlm` in the user's cache folder.
+
+    A launcher on a cluster sets the variable to a folder in its workspace: what it caches, the local copy of a store
+    above all, is read by other pods and by its successor.
+    """
+    if folder := os.environ.get("STEERLM_CACHE"):
+        return Path(folder).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "steerlm"

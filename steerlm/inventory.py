@@ -132,16 +132,18 @@ def dependents(entries: Iterable[StoreEntry], removed: Iterable[StoreEntry]) -> 
 def remove_entry(store: Store, entry: StoreEntry, *, delete: bool = True) -> bool:
     """Delete an entry, its COMPLETE file first, so that an interrupted removal leaves nothing that looks complete.
 
-    Returns False if another process of this machine is working on it. Without `delete` only this is checked.
+    Returns False if another process is working on it. Without `delete` only this is checked.
     """
     folder = store.folder(entry.stage, entry.key)
     with _unused(folder) as unused:
         if unused and delete:
+            unused.check()
             (folder / COMPLETE).unlink(missing_ok=True)
             if store.remote:
                 store.remote.at(entry.name).remove(first=COMPLETE)
             shutil.rmtree(folder, ignore_errors=True)
-    return unused
+            unused.retire()
+    return unused is not None
 
 
 def old_run_folders(store: Store, keep: int) -> list[Path]:
@@ -154,18 +156,33 @@ def remove_run_folder(folder: Path, *, delete: bool = True) -> bool:
     """Delete a run's folder. Returns False if the run is alive. Without `delete` only this is checked."""
     with _unused(folder) as unused:
         if unused and delete:
+            unused.check()
             shutil.rmtree(folder, ignore_errors=True)
-    return unused
+            unused.retire()
+    return unused is not None
 
 
 @contextlib.contextmanager
-def _unused(folder: Path) -> Iterator[bool]:
-    """Hold a folder's lock, if it has one, during the block; False if another process holds it."""
-    try:
-        with locks.hold(folder / LOCK, wait=False) if (folder / LOCK).exists() else contextlib.nullcontext():
-            yield True
-    except locks.LockHeldError:
-        yield False
+def _unused(folder: Path) -> Iterator[locks.Held | None]:
+    """Hold a folder's lock during the block; None if another process holds it."""
+    with contextlib.ExitStack() as stack:
+        held: locks.Held | None = _NoLock()
+        if (folder / LOCK).exists():
+            try:
+                held = stack.enter_context(locks.hold(folder / LOCK, wait=False))
+            except locks.LockHeldError:
+                held = None
+        yield held
+
+
+class _NoLock:
+    """Stands for the lock of a folder that has none: nothing was ever made in it here."""
+
+    def check(self) -> None:
+        """Confirm."""
+
+    def retire(self) -> None:
+        """Leave no trace."""
 
 
 def _local_files(store: Store) -> Iterator[tuple[str, int]]:

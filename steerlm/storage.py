@@ -8,6 +8,7 @@ alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION a
 """
 
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -35,7 +36,10 @@ BUSY = (
     "ServiceUnavailable",
     "RequestTimeout",
     "XMinioServerNotInitialized",
+    "ConditionalRequestConflict",
 )
+UNCONDITIONAL = ("NotImplemented", "InvalidArgument", "InvalidRequest")
+"""Error codes of servers that do not know If-None-Match."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 ENDPOINTS = ("S3_ENDPOINT", "AWS_ENDPOINT_URL")
 SHA256_KEY = "x-amz-meta-sha256"
@@ -86,6 +90,14 @@ def fetch(uri: str | Path, folder: Path) -> Path:
         return target
     place.download_all({name: folder / name for name in names})
     return folder
+
+
+class OverwrittenError(StorageError):
+    """An object has the bytes of another machine, which is writing the same key of the store."""
+
+    def __init__(self, uri: str, name: str = "") -> None:
+        what = f" ({name} is not ours)" if name else ""
+        super().__init__(f"{uri}: another machine is writing the same key{what}; run again after it")
 
 
 class S3Prefix:
@@ -203,7 +215,43 @@ class S3Prefix:
             ),
         )
         if self.stat(name) != digest:  # a put is atomic, so these are the bytes of another writer
-            raise StorageError(f"{self.uri(name)}: another machine is writing the same key; run again after it")
+            raise OverwrittenError(self.uri(name))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a small object unless one of that name exists; return whether it was written.
+
+        Of several callers one writes it. A server that does not know `If-None-Match` is asked first instead, which
+        leaves a moment for two.
+        """
+        from minio.error import S3Error
+
+        checksum = {SHA256_KEY: hashlib.sha256(content).hexdigest(), "Content-Type": "application/octet-stream"}
+
+        def put(headers: Mapping[str, str]) -> bool:
+            try:  # the client has no public way to put under a condition
+                self.client._execute("PUT", self.bucket, self._key(name), body=content, headers=dict(headers))
+            except S3Error as error:
+                if error.code == "PreconditionFailed":
+                    return False
+                raise
+            return True
+
+        def create() -> bool:
+            try:
+                return put({**checksum, "If-None-Match": "*"})
+            except S3Error as error:
+                if error.code not in UNCONDITIONAL:
+                    raise
+            _warn_unconditional(self.bucket)
+            return self.stat(name) is None and put(checksum)
+
+        return self._attempt("create", name, create)
+
+    def discard(self, name: str) -> None:
+        """Delete one object; nothing happens if it does not exist."""
+        self._attempt(
+            "delete", name, lambda: self.client.remove_object(bucket_name=self.bucket, object_name=self._key(name))
+        )
 
     def sha256(self, name: str) -> str | None:
         """Read an object and return the sha256 of its bytes; None if it does not exist."""
@@ -225,18 +273,10 @@ class S3Prefix:
 
     def remove(self, first: str) -> None:
         """Delete every object at and below the prefix, the object `first` before all others."""
-
-        def delete(name: str) -> None:
-            self._attempt(
-                "delete",
-                name,
-                lambda: self.client.remove_object(bucket_name=self.bucket, object_name=self._key(name)),
-            )
-
         names = self.list()
         if first in names:
-            delete(first)
-        _parallel(delete, names)
+            self.discard(first)
+        _parallel(self.discard, names)
 
     def download_all(self, targets: Mapping[str, Path], expected: Mapping[str, FileDigest] | None = None) -> None:
         """Download many objects in parallel and compare them with the `expected` digests, where given.
@@ -301,6 +341,11 @@ def _endpoint(environment: Mapping[str, str]) -> SplitResult:
     if address.path not in ("", "/") or address.query or address.fragment:
         raise InputError(f"{name} {endpoint!r}: {expected}, without a path; a prefix belongs to s3://bucket/prefix")
     return address
+
+
+@functools.cache
+def _warn_unconditional(bucket: str) -> None:
+    log.warning("%s: the server does not know If-None-Match; do not let two launchers make one artifact", bucket)
 
 
 def _reason(error: Exception) -> object:

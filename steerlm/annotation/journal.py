@@ -106,6 +106,7 @@ class JournaledOutput:
     def commit(self, text: str, entry: JournalEntry) -> None:
         """Append a block of output, then its journal entry, whose `size` is filled in."""
         assert self._output is not None
+        self._held.check()
         self._output.write(text.encode())
         sync(self._output)
         self._append(entry.model_copy(update={"size": self._output.tell()}))
@@ -126,6 +127,7 @@ class JournaledOutput:
             OutputConflict: The output was changed since.
         """
         assert self.entry is not None
+        self._held.check()
         if self._partial.exists():
             self._write_rejects()
             self._partial.replace(self.path)
@@ -148,7 +150,7 @@ class JournaledOutput:
 
     def _lock(self, opened: contextlib.ExitStack) -> None:
         try:
-            opened.enter_context(hold(self._journal_path, wait=False, sign=False))
+            self._held = opened.enter_context(hold(self._journal_path, wait=False, sign=False))
         except LockHeldError as error:
             raise InputError(
                 f"{self.path} is being written by {error.holder}; wait for it, or choose another"

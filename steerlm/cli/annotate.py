@@ -195,7 +195,7 @@ def _job_profile(model: Path | None, profile: str | None, set_: list[str]) -> "P
     from steerlm.stages.annotate import check_one_gpu_holds
 
     loaded = load_profile(profile, set_)
-    if needs_job(loaded.layouts.annotate):
+    if needs_job(loaded, loaded.layouts.annotate):
         return loaded
     check_one_gpu_holds(model, loaded)
     return None

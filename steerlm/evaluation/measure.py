@@ -28,7 +28,7 @@ def measure(
     settings: EvaluationSettings,
     questions: Sequence[str],
     policy: Path | Answerer | None = None,
-    reward: Path | None = None,
+    reward: "Path | Scorer | None" = None,
     baseline: Path | Answerer | None = None,
     held_out: Iterable[Conversation] | None = None,
     oracle: bool = False,
@@ -41,7 +41,7 @@ def measure(
         settings: How to evaluate.
         questions: Held-out questions.
         policy: An answerer, or a model folder that answers in this process.
-        reward: Folder of the reward model, which judges.
+        reward: The reward model, which judges: a scorer, or a folder that is loaded in this process.
         baseline: A model that answers without attributes, given like the policy.
         held_out: Labeled conversations.
         oracle: The questions are the synthetic world's; its oracle judges too.
@@ -49,9 +49,7 @@ def measure(
     Raises:
         InputError: Nothing can judge the answers.
     """
-    from steerlm.inference.scorer import TransformersScorer
-
-    scorer = TransformersScorer(reward) if reward else None
+    scorer = _scorer(reward)
     result: dict[str, Any] = {"steering": None, "quality": {}}
     if scorer and held_out is not None:
         truth = oracle_judge(scorer.schema) if oracle else None
@@ -59,6 +57,14 @@ def measure(
     if policy:
         result["steering"] = _measure_steering(settings, questions, policy, scorer, baseline, oracle)
     return result
+
+
+def _scorer(reward: "Path | Scorer | None") -> "Scorer | None":
+    if not isinstance(reward, Path):
+        return reward
+    from steerlm.inference.scorer import TransformersScorer
+
+    return TransformersScorer(reward)
 
 
 def _measure_steering(

@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-State = Literal["waiting", "running", "succeeded", "failed", "interrupted"]
+from steerlm.checksums import FileDigest
+
+State = Literal["queued", "starting", "running", "succeeded", "failed", "interrupted"]
 
 NAME_LENGTH = 63
 """Longest RFC 1123 label: Kubernetes names pods and services by it."""
@@ -41,6 +43,7 @@ class Job:
         threads: CPU threads per process; None: the back end divides a machine's cores among its processes.
         environment: Variables that the processes start with, unless the user has set them.
         clears: Folders to empty before the job starts, never when it is attached to.
+        image: Name of the container image that it runs in, where the back end has any.
         repeat: Start again after success; otherwise a job that has succeeded with this spec is not run again.
     """
 
@@ -54,6 +57,7 @@ class Job:
     threads: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     clears: Sequence[Path] = ()
+    image: str = "train-sft"
     repeat: bool = False
 
     def __post_init__(self) -> None:
@@ -80,20 +84,28 @@ class JobStatus:
     """The state of a job.
 
     Attributes:
-        state: "waiting": accepted, no process started yet.
-        message: Why the job failed, as its worker reported it.
+        state: "queued": waits for a queue, or is suspended; "starting": admitted, not all processes are there yet.
+        message: Why the job failed, as its worker reported it; while it waits, what for.
         final: Starting the job again cannot help.
         exit_code: The exit code for a command that reports the failure.
+        progress: A text that changes when the job makes progress, beside the lines that it logs.
+        starts: How often this run has started the job; None: the launcher counts.
+        idle_starts: How many of the last starts have reached no new step.
+        tail: The last lines of the process that failed first, if it is not the one whose lines `logs` yields.
     """
 
     state: State
     message: str = ""
     final: bool = False
     exit_code: int = 1
+    progress: str = ""
+    starts: int | None = None
+    idle_starts: int = 0
+    tail: Sequence[str] = ()
 
     @property
     def ended(self) -> bool:
-        """Whether the job has succeeded, failed or been interrupted; False while it waits or runs."""
+        """Whether the job has succeeded, failed or been interrupted; False while it waits, starts or runs."""
         return self.state in ("succeeded", "failed", "interrupted")
 
 
@@ -129,4 +141,22 @@ class Backend(Protocol):
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """Request that the job save and stop; `force`: kill it. Does nothing if it has ended."""
+        ...
+
+    def written(self, name: str, root: Path) -> Mapping[str, FileDigest] | None:
+        """Return what a succeeded job says it has written, by path relative to `root`, once all of it is seen here.
+
+        None: the job wrote to a file system that shows everything at once.
+
+        Raises:
+            StorageError: Something is not seen in time.
+        """
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return when something may have changed, after `seconds` at the latest."""
+        ...
+
+    def drained(self) -> bool:
+        """Return whether this launcher is only moved elsewhere, so that the job goes on for its successor."""
         ...

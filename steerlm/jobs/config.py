@@ -12,6 +12,8 @@ class JobSettings(FaultSettings):
     attempts: PositiveInt = 1
     """Starts in all. A job is started again if processes die for a reason that may pass (a kill, a crash); an error
     that the worker itself reports is final."""
+    idle_attempts: PositiveInt = 2
+    """On a cluster, starts in a row without a new step after which the job is not started again."""
     queue_minutes: PositiveFloat | None = None
     """Longest wait for admission by a cluster's queue; null: no limit."""
     startup_minutes: PositiveFloat = 30.0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a job to its end on any back end: waits, forwards log lines, retries, detects stalls, passes signals on."""
 
+import dataclasses
 import logging
 import signal
 import time
@@ -15,17 +16,24 @@ POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
 
-def launch(backend: Backend, job: Job, settings: JobSettings, on_line: Callable[[str], None]) -> None:
+def launch(
+    backend: Backend,
+    job: Job,
+    settings: JobSettings,
+    on_line: Callable[[str], None],
+    on_wait: Callable[[str], None] = lambda text: None,
+) -> None:
     """Run a job to its end, attaching to it if it is running already.
 
     After a first signal the job saves and stops before this returns; after a second one this returns at once, and the
-    job saves and stops by itself.
+    job saves and stops by itself. If the signal only moves this launcher elsewhere, the job goes on.
 
     Args:
         backend: Where the job runs.
         job: The job.
         settings: Attempts, and when a job counts as stalled.
         on_line: Called with every line that the job logs from now on.
+        on_wait: Called with what the job waits for whenever that changes.
 
     Raises:
         TrainingError: The job failed; the message has the worker's error and the path of the log.
@@ -35,25 +43,36 @@ def launch(backend: Backend, job: Job, settings: JobSettings, on_line: Callable[
     """
     offset = max((end for end, _ in backend.logs(job.name)), default=0)
     received: list[int] = []
+    starts = 0
     with handled([signal.SIGINT, signal.SIGTERM], received.append):
-        for attempt in range(1, settings.attempts + 1):
-            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, received, offset)
+        while True:
+            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, on_wait, received, offset)
             status = watcher.wait()
             offset = watcher.offset
+            starts = status.starts or starts + 1
             if status.state == "succeeded":
                 return
+            if watcher.left:
+                raise Interrupted(f"this launcher is moved; {job.name} goes on, and the same command attaches to it")
             if received[:1] == [signal.SIGINT]:
                 raise KeyboardInterrupt
             if status.state == "interrupted" or received:
                 raise Interrupted(f"{job.name} was stopped; run the same command again to resume")
+            for line in status.tail:
+                log.info("%s", line)
             message = f"{job.name} failed: {status.message} (its log: {job.log})"
-            if status.final or attempt == settings.attempts:
-                raise (InputError if status.exit_code == 2 else TrainingError)(message)
-            log.warning("%s; starting attempt %d of %d", message, attempt + 1, settings.attempts)
+            if status.idle_starts >= settings.idle_attempts and status.starts and settings.attempts > 1:
+                message += (
+                    f"; its last {status.idle_starts} starts have reached no new step, so it is not started again"
+                )
+            elif not status.final and starts < settings.attempts:
+                log.warning("%s; starting attempt %d of %d", message, starts + 1, settings.attempts)
+                continue
+            raise (InputError if status.exit_code == 2 else TrainingError)(message)
 
 
 class _JobWatcher:
-    """Waits for one attempt to end."""
+    """Waits for one attempt to end. `left`: the job goes on without this launcher."""
 
     def __init__(
         self,
@@ -61,22 +80,27 @@ class _JobWatcher:
         name: str,
         settings: JobSettings,
         on_line: Callable[[str], None],
+        on_wait: Callable[[str], None],
         signals: list[int],
         offset: int,
     ) -> None:
-        self.backend, self.name, self.settings, self.on_line = backend, name, settings, on_line
-        self.signals, self.offset = signals, offset
+        self.backend, self.name, self.settings, self.on_line, self.on_wait = backend, name, settings, on_line, on_wait
+        self.signals, self.offset, self.left = signals, offset, False
+        self._clocks = _Clocks(settings)
+        self._waits_for = ""
 
     def wait(self) -> JobStatus:
         canceled: float | None = None
-        progress = time.monotonic()
         while True:
             status = self.backend.status(self.name)
-            if self._forward_lines():
-                progress = time.monotonic()
+            lines = self._forward_lines()
             if status.ended:
                 return status
+            self._show_waiting(status)
             if self.signals and canceled is None:
+                if self.backend.drained():
+                    self.left = True
+                    return JobStatus("interrupted")
                 canceled = time.monotonic()
                 log.info("requesting that %s save and stop", self.name)
                 self.backend.cancel(self.name)
@@ -84,9 +108,9 @@ class _JobWatcher:
                 return JobStatus("interrupted")
             if canceled is not None and time.monotonic() - canceled > self.settings.grace_seconds:
                 return self._kill(f"did not stop within {self.settings.grace_seconds:g} seconds")
-            if time.monotonic() - progress > self.settings.no_progress_minutes * 60:
-                return self._kill(f"showed no progress for {self.settings.no_progress_minutes:g} minutes")
-            time.sleep(POLL_SECONDS)
+            if reason := self._clocks.exceeded(status, logged=lines):
+                return self._kill(reason)
+            self.backend.wait(POLL_SECONDS)
 
     def _forward_lines(self) -> bool:
         """Pass new log lines on; return whether there were any."""
@@ -96,8 +120,41 @@ class _JobWatcher:
             self.on_line(line)
         return self.offset > start
 
+    def _show_waiting(self, status: JobStatus) -> None:
+        text = f"{status.state}: {status.message}" if status.state in ("queued", "starting") else ""
+        if text and text != self._waits_for:
+            log.info("%s is %s", self.name, text)
+            self.on_wait(text)
+        self._waits_for = text
+
     def _kill(self, reason: str) -> JobStatus:
         self.backend.cancel(self.name, force=True)
-        while not self.backend.status(self.name).ended:
-            time.sleep(POLL_SECONDS)
-        return JobStatus("failed", reason)
+        while not (status := self.backend.status(self.name)).ended:
+            self.backend.wait(POLL_SECONDS)
+        return dataclasses.replace(status, state="failed", message=reason, final=False, exit_code=1)
+
+
+class _Clocks:
+    """One limit each for the queue, for starting and for progress, by this process's own clock.
+
+    The time in one state counts from when the job entered it, so that of progress stands still while it is suspended.
+    """
+
+    def __init__(self, settings: JobSettings) -> None:
+        self._limits = {
+            "queued": (settings.queue_minutes, "was not admitted"),
+            "starting": (settings.startup_minutes, "did not start"),
+            "running": (settings.no_progress_minutes, "showed no progress"),
+        }
+        self._state, self._progress, self._since = "", "", time.monotonic()
+
+    def exceeded(self, status: JobStatus, *, logged: bool) -> str:
+        """Return which limit is exceeded; empty if none is."""
+        progress = status.progress if status.state == "running" else ""
+        if status.state != self._state or progress != self._progress or logged:
+            self._state, self._progress, self._since = status.state, progress, time.monotonic()
+        minutes, what = self._limits[status.state]
+        if minutes is None or time.monotonic() - self._since <= minutes * 60:
+            return ""
+        waits = f": {status.message}" if status.message and status.state != "running" else ""
+        return f"{what} {'for' if status.state == 'running' else 'within'} {minutes:g} minutes{waits}"

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -112,6 +113,17 @@ class LocalBackend:
         else:
             (folder / CANCELED).touch()
             os.kill(record.pid, signal.SIGTERM)
+
+    def written(self, name: str, root: Path) -> None:
+        """See `Backend.written`."""
+
+    def wait(self, seconds: float) -> None:
+        """See `Backend.wait`."""
+        time.sleep(seconds)
+
+    def drained(self) -> bool:
+        """See `Backend.drained`. A job on this machine ends with its launcher."""
+        return False
 
     def _start(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)

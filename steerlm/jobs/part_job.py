@@ -7,12 +7,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from steerlm.jobs.place import JobPlace
+from steerlm.jobs.registry import LOCAL, BackendProfile
 from steerlm.training.layout import LayoutSettings
 
 
-def needs_job(layout: LayoutSettings) -> bool:
-    """Return whether a layout has more than one process, so that this process cannot do the work itself."""
-    return layout.processes > 1
+def needs_job(profile: BackendProfile, layout: LayoutSettings) -> bool:
+    """Return whether this process cannot do the work itself.
+
+    That is so if the layout has more than one process, and wherever jobs run on other machines than the launcher.
+    """
+    return layout.processes > 1 or profile.backend != LOCAL
 
 
 def run_part_job(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from steerlm.checksums import FileDigest
 from steerlm.jobs.backend import Job, job_name
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.registry import BackendProfile, make_backend
@@ -23,12 +24,14 @@ class JobPlace:
         folder: For the job's records.
         log: For the job's output.
         profile: Names the back end and has the launcher's settings.
+        image: Name of the container image for it, where the back end has any.
     """
 
     title: str
     folder: Path
     log: Path
     profile: BackendProfile
+    image: str = "train-sft"
 
     @property
     def name(self) -> str:
@@ -37,7 +40,7 @@ class JobPlace:
 
     def running(self) -> bool:
         """Return whether the job runs or waits, started by this process or another one."""
-        return make_backend(self.profile).status(self.name).state in ("running", "waiting")
+        return make_backend(self.profile).status(self.name).state in ("queued", "starting", "running")
 
     def run(
         self,
@@ -49,8 +52,13 @@ class JobPlace:
         environment: Mapping[str, str] | None = None,
         clears: Sequence[Path] = (),
         repeat: bool = False,
-    ) -> None:
-        """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`."""
+        on_wait: Callable[[str], None] = lambda text: None,
+        output: Path | None = None,
+    ) -> Mapping[str, FileDigest] | None:
+        """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`.
+
+        Returns what it has written by path relative to `output`; see `Backend.written`.
+        """
         job = Job(
             name=self.name,
             module=module,
@@ -62,6 +70,9 @@ class JobPlace:
             threads=layout.threads,
             environment=environment or {},
             clears=clears,
+            image=self.image,
             repeat=repeat,
         )
-        launch(make_backend(self.profile), job, self.profile.jobs, on_line)
+        backend = make_backend(self.profile)
+        launch(backend, job, self.profile.jobs, on_line, on_wait)
+        return backend.written(job.name, output) if output else None

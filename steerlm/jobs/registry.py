@@ -30,8 +30,19 @@ class BackendProfile(Protocol):
         """Where on a Kubernetes cluster jobs run."""
 
 
+def _on_cluster(profile: BackendProfile) -> Backend:
+    from steerlm.jobs.kubernetes.backend import KubernetesBackend
+
+    return KubernetesBackend(profile.backend, profile.cluster, profile.jobs)
+
+
+LOCAL = "local"
+"""The back end whose jobs run on this machine; others know their own hardware."""
 BACKENDS: dict[str, Callable[[BackendProfile], Backend]] = {
-    "local": lambda profile: LocalBackend(profile.jobs.grace_seconds),
+    LOCAL: lambda profile: LocalBackend(profile.jobs.grace_seconds),
+    "pytorchjob": _on_cluster,
+    "mpijob": _on_cluster,
+    "trainjob": _on_cluster,
 }
 
 

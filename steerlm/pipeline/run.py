@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a stage once per key: returns a finished artifact, resumes an unfinished one, makes a missing one.
 
-Callers of one key on a machine take turns; the second finds the artifact finished.
+Callers of one key take turns; the second finds the artifact finished.
 """
 
 import logging
@@ -76,7 +76,7 @@ def run_stage(
         run_log.emit("progress", label, text=f"waiting for {holder}, which makes {stage.name}/{key}")
 
     replace = finished is not None
-    with store.lock(stage.name, key, wait, replace=replace):
+    with store.lock(stage.name, key, wait, replace=replace) as held:
         latest = store.find(stage.name, key)
         if latest and (finished is None or latest.manifest != finished.manifest):
             reason = f"another process has just made it; {_hit_reason(latest, stage)}"
@@ -109,7 +109,16 @@ def run_stage(
             provenance = _provenance(parts, code, inputs, profile, seconds, result)
             for one in result.left_out:
                 log.log(logging.WARNING if one.much else logging.INFO, "%s", one)
-            artifact = store.finish(stage.name, key, stage.kind, result.attributes, provenance, replace=replace)
+            artifact = store.finish(
+                stage.name,
+                key,
+                stage.kind,
+                result.attributes,
+                provenance,
+                replace=replace,
+                held=held,
+                expected=result.files,
+            )
             execution.artifact = artifact
             log.info("%s/%s finished in %.1f s, digest %s", stage.name, key, seconds, artifact.digest[:12])
     return Outcome(artifact, "resumed" if earlier else "run", reason, seconds)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from steerlm.artifact import LOGS, WORK, Artifact
 from steerlm.attributes import AttributeSchema
+from steerlm.checksums import FileDigest
 from steerlm.dropped import Dropped
 from steerlm.recipe import Profile
 from steerlm.settings import Settings
@@ -36,12 +37,14 @@ class StageResult:
         metrics: Numbers for tracking and reports; provenance.
         notes: Further provenance.
         left_out: What the stage dropped of its data; said at its end, in its provenance and in the report.
+        files: What the pods of the stage's job say they have written; None: every file that is there.
     """
 
     attributes: AttributeSchema | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[Dropped] = ()
+    files: Mapping[str, FileDigest] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class StageContext:
     files: Path
     profile: Profile
     report_progress: Callable[[str], None]
+
+    @property
+    def image(self) -> str:
+        """The name of the container image that the stage's jobs run in."""
+        return self.stage.replace("_", "-")
 
     @property
     def scratch(self) -> Path:

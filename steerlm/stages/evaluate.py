@@ -8,10 +8,13 @@ from typing import Any, Literal
 from steerlm.evaluation.answerer import Answerer, InProcessAnswerer
 from steerlm.evaluation.config import EvaluationSettings
 from steerlm.evaluation.job_answerer import WORKER, JobAnswerer
+from steerlm.evaluation.job_scorer import WORKER as SCORING_WORKER
+from steerlm.evaluation.job_scorer import JobScorer
 from steerlm.evaluation.served_answerer import ServedAnswerer
 from steerlm.files import write_json
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
+from steerlm.jobs.registry import LOCAL
 from steerlm.recipe import Recipe
 from steerlm.records import Conversation, read_records
 from steerlm.stages.base import Inputs, Stage, StageConfig, StageContext, StageResult
@@ -36,8 +39,8 @@ def config(recipe: Recipe, role: str) -> EvaluateConfig | None:
 def make(config: EvaluateConfig, inputs: Inputs, context: StageContext) -> StageResult:
     """Measure the models `reward`, `policy` and `baseline`, where given, on questions and conversations of `data`.
 
-    Answers are generated in this process, in a job if the profile's layout `evaluate` has several processes, or by the
-    policy's server if the profile names one.
+    Answers are generated in this process, in a job if the profile's layout `evaluate` has several processes or jobs run
+    elsewhere, or by the policy's server if the profile names one.
     """
     from steerlm.evaluation.measure import measure
     from steerlm.evaluation.questions import read_questions
@@ -48,7 +51,7 @@ def make(config: EvaluateConfig, inputs: Inputs, context: StageContext) -> Stage
         settings=config.settings,
         questions=read_questions(data / "questions.jsonl") if "policy" in folders else [],
         policy=_answerer("policy", folders, config.settings, context),
-        reward=folders.get("reward"),
+        reward=_scorer(folders.get("reward"), context),
         baseline=_answerer("baseline", folders, config.settings, context),
         held_out=(talk for _, talk in read_records(data / "val.jsonl", Conversation)),
         oracle=config.oracle,
@@ -69,13 +72,33 @@ def _answerer(
         return None
     if name == "policy" and profile.policy_url:
         return ServedAnswerer(profile.policy_url, settings, folder)
-    if not needs_job(profile.layouts.evaluate):
+    if not needs_job(profile, profile.layouts.evaluate):
         report = context.report_progress
         return InProcessAnswerer(folder, settings, conditioned=name == "policy", report_progress=report)
-    place = JobPlace(f"{name}-{context.key}", context.folder / f"job-{name}", context.logs / f"{name}.log", profile)
-    parts, conditioned = context.scratch / f"answers-{name}", name == "policy"
+    place, parts = _place(name, context), context.scratch / f"answers-{name}"
+    conditioned = name == "policy"
     return JobAnswerer(
         folder, settings, profile.layouts.evaluate, place, parts, context.report_progress, conditioned=conditioned
+    )
+
+
+def _scorer(folder: Path | None, context: StageContext) -> Path | JobScorer | None:
+    """Return the reward model: on a cluster in jobs with the layout of annotation, else loaded by this process."""
+    profile = context.profile
+    if folder is None or profile.backend == LOCAL:
+        return folder
+    parts, report = context.scratch / "scores", context.report_progress
+    place, gpu = _place("reward", context), profile.cluster.resources.gpu is not None
+    return JobScorer(folder, profile.layouts.annotate, place, parts, report, accelerator=gpu)
+
+
+def _place(name: str, context: StageContext) -> JobPlace:
+    return JobPlace(
+        f"{name}-{context.key}",
+        context.folder / f"job-{name}",
+        context.logs / f"{name}.log",
+        context.profile,
+        context.image,
     )
 
 
@@ -91,4 +114,4 @@ def summary(result: dict[str, Any]) -> dict[str, float]:
     return numbers
 
 
-STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, WORKER))
+STAGE: Stage[EvaluateConfig] = Stage("evaluate", "evaluation", make, code=(__name__, WORKER, SCORING_WORKER))

@@ -90,10 +90,11 @@ class TokenDataset:
         folder = _folder(cache, key)
         cache.mkdir(parents=True, exist_ok=True)
         if not (folder / "meta.json").exists():
-            with locks.hold(cache / f".{folder.name}.lock"):
+            with locks.hold(cache / f".{folder.name}.lock") as held:
                 if not (folder / "meta.json").exists():
                     meta = {"key": key, "method": method, "sizes": [path.stat().st_size for path in files]}
-                    _write(files, objective, folder, meta, report_progress or log.info, processes or available_cpus())
+                    report = report_progress or log.info
+                    _write(files, objective, folder, meta, report, processes or available_cpus(), held)
         dataset = cls(folder)
         if not len(dataset):
             counts = _format_counts(dataset.counts) or "no record"
@@ -164,12 +165,13 @@ def _write(
     meta: dict[str, Any],
     report_progress: ReportProgress,
     processes: int,
+    held: locks.Held,
 ) -> None:
     """Tokenize every record into `folder`, which appears under its name once it is complete."""
     totals = {"records": 0, "units": 0, "samples": 0, "tokens": 0}
     counts: Counter[str] = Counter()
     try:
-        with atomic_folder(folder) as partial:  # this process holds the machine's lock
+        with atomic_folder(folder) as partial:
             with contextlib.ExitStack() as stack:
                 out = {n: stack.enter_context(open(partial / f"{n}.bin", "wb", buffering=1 << 20)) for n in DTYPES}
                 progress = stack.enter_context(_Progress(files, report_progress))
@@ -187,6 +189,7 @@ def _write(
                         objective.warn_once(name, message)
                     progress.update(part.size, totals)
             write_json(partial / "meta.json", {**meta, "counts": {**totals, **counts}})
+            held.check()
     except OSError:
         if not (folder / "meta.json").exists():  # else a machine that does not share our lock has built the same index
             raise

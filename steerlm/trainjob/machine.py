@@ -9,11 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from steerlm.errors import ConfigError
+from steerlm.jobs.registry import LOCAL
 from steerlm.recipe import Profile
 from steerlm.training.layout import LayoutSettings
 
-LOCAL = "local"
-"""The back end whose jobs run on this machine; others know their own hardware."""
 log = logging.getLogger(__name__)
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ class _Attempt:
 
     hash: str
     lines: list[str] = field(default_factory=list)
-    status: JobStatus = field(default_factory=lambda: JobStatus("waiting"))
+    status: JobStatus = field(default_factory=lambda: JobStatus("queued"))
     process: "subprocess.Popen[str] | None" = None
     canceled: bool = False
 
@@ -53,7 +54,7 @@ class ThreadBackend:
         running = self.attempts.get(job.name)
         if running and running.hash != job.hash() and not running.status.ended:
             raise SteerLMError(f"{job.name} is already running with other settings")
-        if running and running.hash == job.hash() and running.status.state in ("running", "waiting", "succeeded"):
+        if running and running.hash == job.hash() and running.status.state in ("running", "queued", "succeeded"):
             return job.name
         for folder in job.clears:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,17 @@ class ThreadBackend:
         """See `Backend.logs`. Offsets are numbers of lines."""
         if name in self.attempts:
             yield from ((number, line) for number, line in enumerate(self.attempts[name].lines, 1) if number > since)
+
+    def written(self, name: str, root: Path) -> None:
+        """See `Backend.written`."""
+
+    def wait(self, seconds: float) -> None:
+        """See `Backend.wait`."""
+        time.sleep(seconds)
+
+    def drained(self) -> bool:
+        """See `Backend.drained`."""
+        return False
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`."""

@@ -13,6 +13,7 @@ Only the launcher writes the first three; it holds the lock of the stage's key m
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -46,24 +47,34 @@ class Attempt(BaseModel):
 
     Attributes:
         number: From 1.
-        hash: The job's hash, and that of its manifest without owner and attempt.
+        run: The run that started it; its starts are bounded, and a launcher that takes over counts on.
+        hash: What a job must share with this attempt to be attached to.
         log_start: Sum of the sizes of the earlier attempts' logs of rank 0, so that an offset stays valid.
-        suspect: The node that the next attempt avoids, if this one ended by a fault of its node.
+        nodes: Number of its pods that compute.
+        avoid: Nodes that its pods keep away from.
+        suspects: Nodes that are to blame for its end; the next attempt avoids them too.
         step: The newest step that its workers reported.
+        canceled: A stop was requested.
         outcome: None until it has ended.
+        message: Why it failed.
+        final: Starting the job again cannot help.
+        tail: The last lines of the process that failed first.
     """
 
     number: int
+    run: str
     hash: str
+    nodes: int
     log_start: int = 0
-    suspect: str | None = None
     avoid: list[str] = []
+    suspects: list[str] = []
     step: int = 0
     canceled: bool = False
     outcome: Outcome | None = None
     message: str = ""
     final: bool = False
     exit_code: int = 1
+    tail: list[str] = []
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -84,3 +95,24 @@ def attempts(job_folder: Path) -> list[Attempt]:
     """Return the attempts of a job, oldest first."""
     paths = (job_folder / ATTEMPTS).glob(f"*/{RECORD}")
     return sorted((Attempt.read(path.parent) for path in paths), key=lambda attempt: attempt.number)
+
+
+def starts_of_run(earlier: Sequence[Attempt]) -> int:
+    """Return how many of the newest attempts the same run has started, since the job last succeeded."""
+    count = 0
+    for attempt in reversed(earlier):
+        if attempt.run != earlier[-1].run or (attempt.outcome == "succeeded" and attempt is not earlier[-1]):
+            break
+        count += 1
+    return count
+
+
+def idle_starts(earlier: Sequence[Attempt]) -> int:
+    """Return how many of the newest attempts of this run have reached no step that was new."""
+    of_run = earlier[len(earlier) - starts_of_run(earlier) :]
+    reached = max((one.step for one in earlier[: len(earlier) - len(of_run)]), default=0)
+    idle = 0
+    for attempt in of_run:
+        idle = 0 if attempt.step > reached else idle + 1
+        reached = max(reached, attempt.step)
+    return idle

@@ -60,10 +60,11 @@ class PlacementSettings(Settings):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
     topology_key: str | None = None
-    """A label of nodes; all pods of a job run on nodes of one value of it, if the queue can give that."""
+    """A level of Kueue's topology, such as the label of a rack: a job gets nodes of one value of it, if possible."""
     priority_class: Label | None = None
+    """With a queue a WorkloadPriorityClass of Kueue, without one a PriorityClass."""
     restart_priority_class: Label | None = None
-    """Workload priority class of later attempts, so that a restarted job is not queued behind new ones."""
+    """The same for later attempts, so that a restarted job is not queued behind new ones; null: that of the first."""
 
 
 class LauncherSettings(Settings):

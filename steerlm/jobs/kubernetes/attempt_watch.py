@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An attempt of a job as the cluster shows it: watches of its object, its pods and the nodes, made into a `JobStatus`.
+
+Whether an attempt goes on is decided here for all kinds of objects: operators differ in when they notice a lost pod or
+node, and some restart a pod alone.
+"""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerlm.jobs.backend import JobStatus
+from steerlm.jobs.kubernetes import pods
+from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
+from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.informer import Informer
+from steerlm.jobs.kubernetes.kinds import Kind
+from steerlm.jobs.kubernetes.labels import selector
+
+CREATION_SECONDS = 10
+"""How long a watch may be behind the creation of the object."""
+QUEUE_SECONDS = 5
+"""How often the queue is asked for its message."""
+TAIL_LINES = 20
+log = logging.getLogger(__name__)
+
+
+class AttemptWatch:
+    """Follows one attempt.
+
+    Attributes:
+        number: The attempt's number.
+        suspects: Nodes that are to blame for its end.
+        heartbeat: When its annotation was renewed last, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        kind: Kind,
+        jobs_path: str,
+        core: str,
+        name: str,
+        folder: Path,
+        attempt: Attempt,
+    ) -> None:
+        self.number, self.suspects, self.heartbeat = attempt.number, list[str](), 0.0
+        self._cluster, self._kind, self._core, self._name = cluster, kind, core, name
+        self._folder, self._place = folder, attempt_folder(folder, attempt.number)
+        self._nodes_expected = attempt.nodes
+        selected = selector(name, attempt.number)
+        self._objects = Informer(cluster, jobs_path, selected)
+        self._pods = Informer(cluster, f"{core}/pods", selected)
+        self._nodes = Informer(cluster, "/api/v1/nodes")
+        self._uids: dict[str, str] = {}
+        self._created = time.monotonic()
+        self._workload: tuple[float, str] = (0.0, "")
+
+    def stop(self) -> None:
+        """End the watches."""
+        for informer in (self._objects, self._pods, self._nodes):
+            informer.stop()
+
+    def pods_on_lost_nodes(self) -> list[Json]:
+        """Return the pods whose node is gone or does not respond: nobody there ends them."""
+        all_pods = self._pods.objects()
+        lost = pods.lost_nodes(all_pods, self._by_name())
+        return [pod for pod in all_pods if pod["spec"].get("nodeName") in lost]
+
+    def status(self) -> JobStatus:
+        """Return the attempt's status as the cluster shows it now."""
+        found = self._objects.objects()
+        if not found:
+            # A watch may be a little behind the creation.
+            if time.monotonic() - self._created < CREATION_SECONDS:
+                return JobStatus("queued", "its object is not seen yet")
+            return JobStatus("failed", "its object was deleted")
+        object_, all_pods = found[0], self._pods.objects()
+        state = self._kind.state(object_)
+        expected = self._nodes_expected
+        if state.phase == "succeeded":
+            return JobStatus("succeeded")
+        if state.phase == "failed":
+            return self._failed(all_pods, state.message)
+        if state.phase == "queued":
+            self._uids = {}
+            return JobStatus("queued", self._queue_message(object_))
+        if lost := pods.lost_nodes(all_pods, self._by_name()):
+            self.suspects = lost
+            return JobStatus("failed", f"lost the node{'s' if len(lost) > 1 else ''} {', '.join(lost)}")
+        if failed := pods.failures(all_pods):
+            return self._failed(all_pods, failed[0].message)
+        if gone := self._replaced(all_pods, expected):
+            return JobStatus("failed", f"the pod {gone} was deleted; pods are not restarted alone")
+        if reason := pods.never_starts(all_pods):
+            return JobStatus("failed", reason, final=True)
+        beat = heartbeat(self._place)
+        if not beat and (not pods.running(all_pods, expected) or state.phase == "created"):
+            return JobStatus("starting", pods.waiting(all_pods, expected))
+        if not beat:
+            return JobStatus("starting", "all pods run; its processes connect")
+        return JobStatus("running", progress=json.dumps(beat))
+
+    def _replaced(self, all_pods: list[Json], expected: int) -> str:
+        """Return a pod that was there with the others and is gone, or is another one of the same name."""
+        now = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in all_pods}
+        deleted = [pod["metadata"]["name"] for pod in all_pods if pod["metadata"].get("deletionTimestamp")]
+        if len(self._uids) < expected:
+            self._uids = now
+        changed = [name for name, uid in self._uids.items() if now.get(name) != uid]
+        return next(iter([*changed, *(deleted if len(self._uids) >= expected else [])]), "")
+
+    def _failed(self, all_pods: list[Json], message: str) -> JobStatus:
+        causes = pods.failures(all_pods)
+        if not causes:
+            return JobStatus("failed", message or "failed without a message", tail=self._pod_log(all_pods))
+        cause = causes[0]
+        self.suspects = [cause.node] if cause.node else []
+        if cause.rank == pods.Rank.STOPPED:
+            return JobStatus("interrupted", pods.summary(causes))
+        return JobStatus(
+            "failed",
+            pods.summary(causes),
+            final=cause.rank == pods.Rank.PERMANENT,
+            exit_code=2 if cause.exit_code == 2 else 1,
+            tail=self._tail(cause, all_pods),
+        )
+
+    def _tail(self, cause: pods.PodFailure, all_pods: list[Json]) -> list[str]:
+        """Return the last lines of the process that failed first; of its pod if it has written none."""
+        path = self._place / f"rank-{cause.process}.log"
+        if cause.process is not None and path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+            return [f"rank {cause.process}: {line}" for line in lines] if cause.process else []
+        return self._pod_log([pod for pod in all_pods if pod["metadata"]["name"] == cause.pod])
+
+    def _pod_log(self, some_pods: list[Json]) -> list[str]:
+        for pod in some_pods:
+            name = pod["metadata"]["name"]
+            with contextlib.suppress(ClusterError):
+                text = self._cluster.text(f"{self._core}/pods/{name}/log", tailLines=TAIL_LINES)
+                if text.strip():
+                    return [f"{name}: {line}" for line in text.splitlines()]
+        return []
+
+    def _queue_message(self, object_: Json) -> str:
+        """Return what the queue says of the job; asked every few seconds only."""
+        asked, message = self._workload
+        if time.monotonic() - asked > QUEUE_SECONDS:
+            path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{object_['metadata']['namespace']}/workloads"
+            with contextlib.suppress(ClusterError):
+                query = f"kueue.x-k8s.io/job-uid={object_['metadata']['uid']}"
+                items = self._cluster.get(path, labelSelector=query)["items"]
+                message = _workload_message(items[0]) if items else "suspended; no queue has taken it up"
+            self._workload = (time.monotonic(), message)
+        return message
+
+    def _by_name(self) -> Mapping[str, Json]:
+        return {node["metadata"]["name"]: node for node in self._nodes.objects()}
+
+
+def _workload_message(workload: Json) -> str:
+    conditions = {one["type"]: one for one in workload.get("status", {}).get("conditions", [])}
+    for kind in ("Evicted", "Preempted"):
+        if kind in conditions and conditions[kind]["status"] == "True":
+            return str(conditions[kind].get("message", kind))
+    reserved = conditions.get("QuotaReserved", {})
+    return str(reserved.get("message") or "waits for its queue")
+
+
+def heartbeat(place: Path) -> dict[str, Any]:
+    """Return the content of heartbeat.json; empty before it is written."""
+    try:
+        content: dict[str, Any] = json.loads((place / "heartbeat.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for files that another machine has written to a shared file system.
+
+A file system between machines may show a new file late, or for a while with its old size: NFS remembers names and
+attributes for up to a minute. So the writer lists what it has written, and the reader waits until it sees exactly that.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from steerlm.checksums import FileDigest, digest_folder
+from steerlm.errors import StorageError
+
+LIMIT_SECONDS = 120.0
+POLL_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
+
+def wait_for_files(
+    folder: Path, expected: Mapping[str, FileDigest], memory: Path | None = None, limit: float = LIMIT_SECONDS
+) -> None:
+    """Return once every expected file is visible with its size and checksum. There may be others.
+
+    Args:
+        folder: The folder that the names are relative to.
+        expected: Digests by relative POSIX name.
+        memory: See `digest_folder`; files are then read once, here or there.
+        limit: Longest wait, in seconds.
+
+    Raises:
+        StorageError: A file is missing or differs at the limit; names it.
+    """
+    start, waited = time.monotonic(), False
+    while problem := _problem(folder, expected, memory):
+        if time.monotonic() - start > limit:
+            raise StorageError(f"{problem}; it did not become right within {limit:g} seconds; run again")
+        if not waited:
+            log.info("waiting for files of another machine: %s", problem)
+            waited = True
+        time.sleep(POLL_SECONDS)
+
+
+def _problem(folder: Path, expected: Mapping[str, FileDigest], memory: Path | None) -> str | None:
+    """Describe the first file that is not as expected. No content is read before all sizes are right."""
+    for name, digest in expected.items():
+        try:
+            size = (folder / name).stat().st_size
+        except FileNotFoundError:
+            return f"{folder / name} is missing"
+        if size != digest.size:
+            return f"{folder / name} has {size} bytes, {digest.size} were expected"
+    try:
+        digests = digest_folder(folder, memory)
+    except FileNotFoundError as error:  # a file that is not expected and has just been removed
+        return f"{error.filename} has disappeared"
+    for name, digest in expected.items():
+        if (found := digests.get(name)) != digest:
+            wrong = f"has the sha256 {found.sha256[:12]}..." if found else "is hidden"
+            return f"{folder / name} {wrong}, {digest.sha256[:12]}... was expected"
+    return None
