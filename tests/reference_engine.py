@@ -139,9 +139,10 @@ class ReferenceEngine:
         self.model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False)  # tied ones are saved once
         self.model.tie_weights()
 
-    def write_hf(self, folder: Path) -> None:
+    def write_hf(self, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._weights(), folder / "model.safetensors", metadata={"format": "pt"})
+        return [folder / "model.safetensors"]
 
     def _weights(self) -> dict[str, torch.Tensor]:
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}

@@ -23,9 +23,11 @@ def test_every_recipe_and_its_profile_parse(name: str) -> None:
 def test_every_profile_is_used_by_a_recipe_or_documented(name: str) -> None:
     assert load_recipe("demo", name).profile.name == name
     named = {load_recipe(recipe).profile.name for recipe in shipped("recipes")}
-    documented = re.findall(
-        r"--profile ([\w-]+)$", (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    documented = [
+        profile
+        for path in (ROOT / "docs").glob("*.md")
+        for profile in re.findall(r"--profile ([\w-]+)", path.read_text(encoding="utf-8"))
+    ]
     assert name in named | {Recipe.model_fields["profile"].default} | set(documented)
 
 
@@ -91,7 +93,7 @@ def test_every_profile_shares_activations_over_tensor_parallelism_and_recomputes
 
 @pytest.mark.parametrize("name", shipped("profiles"))
 def test_a_profile_of_gpus_names_their_type(name: str) -> None:
-    gpus = {"one-gpu": "rtx-4090", "eight-gpus": "h100", "llama2-32x8": "h100", "llama3-8x8": "h100"}
+    gpus = {"one-gpu": "rtx-4090", "eight-gpus": "h100", "llama2-32x8": "h100", "llama3-8x8": "h100", "cluster": "h100"}
     assert load_recipe("demo", name).profile.gpu == gpus.get(name)
 
 

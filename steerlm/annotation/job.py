@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from steerlm.annotation.annotate import AnnotateCounts, output_method
 from steerlm.annotation.config import AnnotateSettings
@@ -38,12 +39,19 @@ class AnnotationTask:
         model: A reward model folder.
         options: Which turns are scored, and how.
         layout: The processes.
+        accelerator: Whether they compute on one; None: as this machine.
     """
 
     files: Sequence[tuple[Path, Path]]
     model: Path
     options: AnnotateSettings
     layout: LayoutSettings
+    accelerator: bool | None = None
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """The precision in which the model computes."""
+        return resolve_precision(self.model, self.options.dtype, accelerator=self.accelerator)
 
     def spec(self, outputs: Sequence[ParallelAnnotation]) -> AnnotateSpec:
         """Return the workers' spec of the incomplete outputs.
@@ -52,7 +60,7 @@ class AnnotationTask:
         """
         return AnnotateSpec(
             model_folder=self.model.absolute(),
-            precision=resolve_precision(self.model, self.options.dtype),
+            precision=self.precision,
             options=self.options,
             layout=self.layout,
             files=[
@@ -77,7 +85,7 @@ def planned_outputs(task: AnnotationTask, *, overwrite: bool = False) -> Iterato
     if info.kind != "reward" or info.attributes is None:
         raise ModelError(f"{task.model}: a {info.kind} model; a reward model was expected")
     task.layout.check_fits(ModelShape.from_folder(task.model))
-    identity = folder_identity(task.model, resolve_precision(task.model, task.options.dtype))
+    identity = folder_identity(task.model, task.precision)
     method = output_method(identity, info.attributes, task.options)
     with contextlib.ExitStack() as stack:
         yield [

@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from steerlm import attempt
 from steerlm.annotation.spec import AnnotateSpec
+from steerlm.errors import Interrupted
 from steerlm.jobs import entry
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ def run(spec: AnnotateSpec) -> None:
     """Label this process's share of the blocks that have no part yet.
 
     Raises:
+        Interrupted: The launcher has requested a stop.
         RecordError: See `label_part`.
         PeerLostError: Another process of the replica has died.
     """
@@ -33,6 +36,7 @@ def run(spec: AnnotateSpec) -> None:
     from steerlm.megatron.parallel import peers
     from steerlm.megatron.scoring import MegatronScorer
 
+    attempt.report("loading", 0)
     with peers():
         scorer = MegatronScorer(
             spec.model_folder, spec.layout, precision=spec.precision, batch_tokens=spec.options.batch_tokens
@@ -45,6 +49,10 @@ def run(spec: AnnotateSpec) -> None:
         for i, share in itertools.groupby(mine, key=lambda item: item[0]):
             with Corpus(spec.files[i].source, spec.options) as corpus:
                 for _, block in share:
+                    # Every process reports the same: how much all of them have finished.
+                    attempt.report("labeling", sum(each.count() for each in parts))
+                    if scorer.any_of_replica(attempt.stop_requested()):
+                        raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
                     turns += label_part(corpus, block, scorer, spec.options, parts[i] if scorer.writes else None)
                     done += 1
                     rate = scorer.replicas * turns / (time.monotonic() - start)

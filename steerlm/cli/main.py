@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +30,9 @@ COMMANDS = {
     "chat": ("steerlm.cli.chat", "Chat with a served or local model, turning its dials on the way."),
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
     "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
-    "run": ("steerlm.cli.run", "Run a recipe's whole pipeline on this machine."),
+    "doctor": ("steerlm.cli.doctor", "Check what this machine or a cluster lacks for a profile's runs."),
+    "preflight": ("steerlm.cli.preflight", "Measure network, GPUs, memory and disks of the nodes."),
+    "run": ("steerlm.cli.run", "Run a recipe's whole pipeline, here or on a cluster."),
     "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
 
@@ -100,10 +103,19 @@ def call(argv: list[str]) -> int:
     debug = "--debug" in argv
     arguments = [a for a in argv if a != "--debug"]
     command: Any = typer.main.get_command(app)
-    try:
+
+    def execute() -> object:
         if any(UPSTREAM.match(argument.removeprefix("--set=")) for argument in arguments):
             import_module("steerlm.cli.upstream").refuse_upstream_options(arguments)
-        code = command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
+        return command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
+
+    return exit_status(execute, debug=debug)
+
+
+def exit_status(execute: Callable[[], object], *, debug: bool = False) -> int:
+    """Return the exit status of what a function does; every error is one line on stderr, with `debug` it is raised."""
+    try:
+        code = execute()
         if code == CTRL_C:  # typer turns KeyboardInterrupt into this status
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

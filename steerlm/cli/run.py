@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm run RECIPE`: the whole pipeline on this machine."""
+"""`steerlm run RECIPE`: the whole pipeline, on this machine or on a cluster."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
 from steerlm.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from steerlm.recipe import ResolvedRecipe
 
 app = typer.Typer()
 
@@ -28,22 +31,58 @@ def run(
     again: list[str] = typer.Option(
         [], "--again", help="Make this stage's artifact again, such as train_sft, and replace it (repeatable)."
     ),
+    detach: bool = typer.Option(False, "--detach", help="On a cluster: submit the run and return."),
 ) -> None:
     """Run a recipe's pipeline: finished stages are reused, interrupted ones resume, the others run.
+
+    With a profile of a cluster a launcher runs it there, and this command shows the launcher's log; Ctrl-C cancels the
+    run, and the same command resumes it.
 
     Example: steerlm run demo --set sft.optimizer.lr=1e-3
     """
     from dataclasses import replace
 
-    from steerlm.pipeline.local import run_pipeline
-    from steerlm.pipeline.results import Results, link, next_steps
+    from steerlm.pipeline.submit import is_submitted
     from steerlm.recipe import RunOptions, load_recipe
 
     overrides = [*set_, *([f"profile.store={store}"] if store else [])]
     resolved = replace(load_recipe(recipe, profile, overrides), options=RunOptions(until=stage, again=tuple(again)))
+    if is_submitted(resolved.profile):
+        _submit(resolved, output, detach=detach)
+        return
+    if detach:
+        raise typer.BadParameter("only a run on a cluster goes on without this command")
+    run_and_show(resolved, output or Path("runs") / resolved.recipe.folder_name)
+
+
+def _submit(resolved: "ResolvedRecipe", output: Path | None, *, detach: bool) -> None:
+    """Run a pipeline on a cluster and show what its launcher prints."""
+    from steerlm.pipeline.submit import Submission
+
+    if output is not None:
+        raise typer.BadParameter("--output makes links here; a run on a cluster leaves its files in the store")
+    run = Submission(resolved)
+    namespace = run.settings.namespace
+    typer.echo(f"{'submitted' if run.submit() else 'attached to'} {run.name} in namespace {namespace}")
+    typer.echo(f"its log: kubectl -n {namespace} logs -f job/{run.name}")
+    if detach:
+        typer.echo(f"the same command attaches to it; to cancel it: kubectl -n {namespace} delete job {run.name}")
+        return
+    run.follow(typer.echo)
+
+
+def run_and_show(resolved: "ResolvedRecipe", output: Path | None) -> None:
+    """Run a pipeline here and show its progress and results; link them by name in `output`, if it is given.
+
+    Raises:
+        SteerLMError: What `run_pipeline` raises.
+    """
+    from steerlm.pipeline.local import run_pipeline
+    from steerlm.pipeline.results import Results, link, next_steps
+
     result = run_pipeline(resolved, Display())
     results = Results.of(result)
-    links = link(results, output or Path("runs") / resolved.recipe.folder_name)
+    links = link(results, output) if output else {}
     for lines in (results.lines(), next_steps(results, links)):
         typer.echo("\n".join(["", *lines]) if lines else "", nl=bool(lines))
     number = len(results.artifacts)

@@ -36,6 +36,7 @@ class JobScorer:
         place: Where the jobs run; each has the digest of its texts in its name.
         parts: Folder for the texts and the parts.
         report_progress: Called with a line of text.
+        accelerator: Whether the job's processes compute on one; None: as this machine.
 
     Raises:
         ModelError: The folder is not of a reward model.
@@ -48,13 +49,15 @@ class JobScorer:
         place: JobPlace,
         parts: Path,
         report_progress: Callable[[str], None],
+        *,
+        accelerator: bool | None = None,
     ) -> None:
         info = read_info(folder)
         if info.kind != "reward" or info.attributes is None:
             raise ModelError(f"{folder}: a {info.kind} model; a reward model was expected")
         positions = ModelShape.from_folder(folder).max_position_embeddings
         self.schema, self.window = info.attributes, min(info.window or positions, positions)
-        self._precision = resolve_precision(folder, "auto")
+        self._precision = resolve_precision(folder, "auto", accelerator=accelerator)
         self.identity = folder_identity(folder, self._precision)
         self._folder, self._layout, self._place = folder, layout, place
         self._parts, self._report_progress = parts, report_progress

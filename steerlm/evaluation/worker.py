@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from steerlm import attempt
+from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import GenerateSpec
 from steerlm.jobs import entry
 
@@ -17,7 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def run(spec: GenerateSpec) -> None:
-    """Continue this process's share of the blocks, except those that have a part already."""
+    """Continue this process's share of the blocks, except those that have a part already.
+
+    Raises:
+        Interrupted: The launcher has requested a stop.
+    """
     import torch
 
     rank, device = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -33,8 +39,13 @@ def run(spec: GenerateSpec) -> None:
     mine = [number for number in range(rank, len(blocks), spec.layout.processes) if number not in parts]
     if not mine:
         return
+    attempt.report("loading", parts.count())
     generator = TransformersGenerator(spec.model_folder)
     for done, number in enumerate(mine, 1):
+        # Every process reports the same: how much all of them have finished.
+        attempt.report("generating", parts.count())
+        if attempt.stop_requested():
+            raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
         generations = generator.generate(blocks[number], 1, spec.sampling, spec.seed)
         parts.write(number, {}, json.dumps([generation.text for (generation,) in generations]))
         log.info("block %d/%d of each worker", done, len(mine))

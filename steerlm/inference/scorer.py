@@ -112,7 +112,8 @@ class TransformersScorer(TokenScorer):
         self.tokenizer = loaded.tokenizer
         self.batch_tokens = batch_tokens or (CPU_TOKENS if loaded.device.type == "cpu" else ACCELERATOR_TOKENS)
         weights = (loaded.model.score.weight, loaded.model.base_model.norm.weight)
-        self.identity = model_identity(loaded.folder, loaded.model.dtype, weights)
+        head_and_norm = [weight.detach().float().cpu().numpy() for weight in weights]
+        self.identity = model_identity(loaded.folder, str(loaded.model.dtype), head_and_norm)
         log.info("reward model %s on %s, %s", folder, loaded.device, loaded.model.dtype)
 
     def score_tokens(self, rows: Sequence[list[int]]) -> Scores:

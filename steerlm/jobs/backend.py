@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from steerlm.checksums import FileDigest
+
 State = Literal["queued", "starting", "running", "succeeded", "failed", "interrupted"]
 
 NAME_LENGTH = 63
@@ -139,6 +141,16 @@ class Backend(Protocol):
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """Request that the job save and stop; `force`: kill it. Does nothing if it has ended."""
+        ...
+
+    def written(self, name: str, root: Path) -> Mapping[str, FileDigest] | None:
+        """Return what a succeeded job says it has written, by path relative to `root`, once all of it is seen here.
+
+        None: the job wrote to a file system that shows everything at once.
+
+        Raises:
+            StorageError: Something is not seen in time.
+        """
         ...
 
     def wait(self, seconds: float) -> None:

@@ -114,6 +114,9 @@ class LocalBackend:
             (folder / CANCELED).touch()
             os.kill(record.pid, signal.SIGTERM)
 
+    def written(self, name: str, root: Path) -> None:
+        """See `Backend.written`."""
+
     def wait(self, seconds: float) -> None:
         """See `Backend.wait`."""
         time.sleep(seconds)

@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from steerlm.attempt import check_current
 from steerlm.files import atomic_writer
+
+SUFFIX = ".part"
 
 
 class Parts:
@@ -24,12 +27,17 @@ class Parts:
     def __contains__(self, position: int) -> bool:
         return self._path(position).exists()
 
+    def count(self) -> int:
+        """Return how many parts there are, complete or damaged."""
+        return sum(1 for _ in self.folder.glob(f"*{SUFFIX}"))
+
     def write(self, position: int, header: Mapping[str, Any], text: str) -> None:
-        """Add the part at a position."""
+        """Add the part at a position. Raises `SupersededError` in a worker whose attempt is not the current one."""
         checked = {"sha256": hashlib.sha256(text.encode()).hexdigest(), **header}
         with atomic_writer(self._path(position)) as file:
             file.write(json.dumps(checked) + "\n")
             file.write(text)
+            check_current()
 
     def read(self, position: int) -> tuple[dict[str, Any], str] | None:
         """Return a part's header and text, or None if it does not exist. A damaged file is removed and gives None."""
@@ -47,4 +55,4 @@ class Parts:
         return None
 
     def _path(self, position: int) -> Path:
-        return self.folder / f"{position:012d}.part"
+        return self.folder / f"{position:012d}{SUFFIX}"

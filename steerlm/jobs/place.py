@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from steerlm.checksums import FileDigest
 from steerlm.jobs.backend import Job, job_name
 from steerlm.jobs.launcher import launch
 from steerlm.jobs.registry import BackendProfile, make_backend
@@ -52,8 +53,12 @@ class JobPlace:
         clears: Sequence[Path] = (),
         repeat: bool = False,
         on_wait: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`."""
+        output: Path | None = None,
+    ) -> Mapping[str, FileDigest] | None:
+        """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`.
+
+        Returns what it has written by path relative to `output`; see `Backend.written`.
+        """
         job = Job(
             name=self.name,
             module=module,
@@ -68,4 +73,6 @@ class JobPlace:
             image=self.image,
             repeat=repeat,
         )
-        launch(make_backend(self.profile), job, self.profile.jobs, on_line, on_wait)
+        backend = make_backend(self.profile)
+        launch(backend, job, self.profile.jobs, on_line, on_wait)
+        return backend.written(job.name, output) if output else None

@@ -41,6 +41,8 @@ LOCAL = "local"
 BACKENDS: dict[str, Callable[[BackendProfile], Backend]] = {
     LOCAL: lambda profile: LocalBackend(profile.jobs.grace_seconds),
     "pytorchjob": _on_cluster,
+    "mpijob": _on_cluster,
+    "trainjob": _on_cluster,
 }
 
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from safetensors import SafetensorError
 
-from steerlm.errors import ModelError, TrainingError
+from steerlm.errors import ModelError, SupersededError, TrainingError
 from steerlm.megatron import distributed_checkpoint, fixes, parallel, shard_files
 from steerlm.megatron.checkpoint_folder import TENSORS, check, damaged, digest, prepare, raise_together, seal
 from steerlm.megatron.host_copies import HostCopies
@@ -66,12 +66,16 @@ class PendingCheckpoint:
 
         Raises:
             TrainingError: A process could not write its file. Raised on all of them.
+            SupersededError: A later attempt was started. Raised on all of them.
         """
-        written, reason = None, None
+        written: _Written | None = None
+        reason: str | SupersededError | None = None
         try:
             written = self._written.result()
         except (OSError, SafetensorError) as error:
             reason = str(error)
+        except SupersededError as error:
+            reason = error
         raise_together(self.folder, reason)
         assert written is not None
         self._seal(written)

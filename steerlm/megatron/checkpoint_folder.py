@@ -13,8 +13,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from steerlm.attempt import check_current
 from steerlm.checksums import sha256_file
-from steerlm.errors import TrainingError
+from steerlm.errors import SupersededError, TrainingError
 from steerlm.files import write_json
 from steerlm.models.shape import ModelShape
 from steerlm.training.checkpoints import COMPLETE
@@ -28,29 +29,33 @@ Digests = Mapping[str, tuple[int, str]]
 
 
 def prepare(folder: Path) -> None:
-    """Make `folder` empty but for a subfolder for tensors. Collective; raises `TrainingError`."""
-    reason = None
+    """Make `folder` empty but for a subfolder for tensors. Collective; raises as `raise_together` does."""
+    reason: str | SupersededError | None = None
     if dist.get_rank() == 0:
         try:
+            check_current()  # the folder may be a later attempt's checkpoint of the same step
             # The marker is deleted first: an interrupted deletion must not leave a checkpoint that looks complete.
             (folder / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             (folder / TENSORS).mkdir(parents=True)
         except OSError as error:
             reason = str(error)
+        except SupersededError as error:
+            reason = error
     raise_together(folder, reason)
 
 
 def seal(folder: Path, written: Digests, description: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Complete a checkpoint: the main rank writes the description, the loop's state and COMPLETE. Collective.
 
-    `written`: the files that this process wrote. Raises `TrainingError` on every process.
+    `written`: the files that this process wrote. Raises as `raise_together` does.
     """
     by_rank: list[Digests] = [{}] * dist.get_world_size()
     dist.all_gather_object(by_rank, dict(written))
-    reason = None
+    reason: str | SupersededError | None = None
     if dist.get_rank() == 0:
         try:
+            check_current()
             write_json(folder / MODEL, description)
             write_json(folder / STATE, state)
             files = {name: each[name] for each in by_rank for name in sorted(each)}
@@ -58,17 +63,25 @@ def seal(folder: Path, written: Digests, description: Mapping[str, Any], state: 
             write_json(folder / COMPLETE, {"files": files})
         except OSError as error:
             reason = str(error)
+        except SupersededError as error:
+            reason = error
     raise_together(folder, reason)
 
 
-def raise_together(folder: Path, reason: str | None) -> None:
-    """Raise `TrainingError` on every process if one of them failed to save; `reason`: of this one. Collective.
+def raise_together(folder: Path, reason: str | SupersededError | None) -> None:
+    """Raise an error on every process if one of them failed to save; `reason`: of this one. Collective.
 
     The unfinished checkpoint has no COMPLETE.
+
+    Raises:
+        SupersededError: A process has found a later attempt.
+        TrainingError: Any other reason.
     """
-    reasons: list[str | None] = [None] * dist.get_world_size()
+    reasons: list[str | SupersededError | None] = [None] * dist.get_world_size()
     dist.all_gather_object(reasons, reason)
     for rank, one in enumerate(reasons):
+        if isinstance(one, SupersededError):
+            raise one
         if one is not None:
             free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
             raise TrainingError(

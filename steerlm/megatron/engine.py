@@ -203,10 +203,10 @@ class MegatronEngine:
         checkpoint.load_weights(folder, self.model, self.own, self.shape)
         self.optimizer.reload_model_params()
 
-    def write_hf(self, folder: Path) -> None:
+    def write_hf(self, folder: Path) -> list[Path]:
         """Gather the weights and write this rank's safetensors shards; the main rank writes the index last."""
         self.gather_weights()
-        hf_io.write(self.model, self.own, self.shape, parallel.model_parallel_rank(), self.outputs, folder)
+        return hf_io.write(self.model, self.own, self.shape, parallel.model_parallel_rank(), self.outputs, folder)
 
     def _check(self, output: str) -> None:
         if (output == "values") != (self.outputs is not None):

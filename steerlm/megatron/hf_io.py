@@ -19,7 +19,9 @@ from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from steerlm.attempt import check_current
 from steerlm.errors import Interrupted, ModelError
+from steerlm.files import atomic_path
 from steerlm.megatron.mapping import ModelParallelRank, Parameter, Slice, fuse, parameters, split
 from steerlm.models.shape import ModelShape
 from steerlm.models.tensors import SCORE, model_tensors
@@ -211,11 +213,18 @@ def write(
     outputs: int | None,
     folder: Path,
     limit: int = SHARD_BYTES,
-) -> None:
+) -> list[Path]:
     """Write the model's weights in their own dtype; collective. The main rank writes the index last.
 
     A tensor is assembled on the process that writes it, which holds at most one file's tensors at a time.
+
+    Returns:
+        The files that this process has written.
+
+    Raises:
+        SupersededError: A later attempt was started, on the process that has found it.
     """
+    written: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     weights = dict(model.named_parameters())
     itemsize = next(iter(weights.values())).element_size()
@@ -231,11 +240,17 @@ def write(
                 if whole is not None:
                     gathered[name] = whole.contiguous().cpu()
             if gathered:
-                save_file(gathered, folder / shard.file, metadata={"format": "pt"})
+                with atomic_path(folder / shard.file) as partial:
+                    save_file(gathered, partial, metadata={"format": "pt"})
+                    check_current()
+                written.append(folder / shard.file)
     dist.barrier()
     if dist.get_rank() == 0:
+        check_current()
         _write_index(folder, shards, shape, outputs, itemsize)
+        written.append(folder / INDEX)
     dist.barrier()
+    return written
 
 
 def _gather(part: Slice, tensor: torch.Tensor, rank: ModelParallelRank, owner: int) -> torch.Tensor | None:

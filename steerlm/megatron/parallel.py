@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from steerlm.megatron.mapping import ModelParallelRank
 from steerlm.training.engine import Layout
 from steerlm.training.layout import STARTUP_TIMEOUT_MINUTES, LayoutSettings
 
+Item = TypeVar("Item")
 STARTUP_TIMEOUT = datetime.timedelta(minutes=STARTUP_TIMEOUT_MINUTES)
 """A collective that takes longer fails: a process has died or hangs. `set_timeout` changes it."""
 
@@ -106,6 +108,13 @@ def peers(diagnosis: Callable[[], str] = str) -> Iterator[None]:
             raise
         reason = re.sub(r"^\[[^\]]*\] ", "", message).split(". ")[0].splitlines()[0]
         raise peer_lost(reason, diagnosis()) from error
+
+
+def gather(own: Item) -> list[Item]:
+    """Return every process's `own`, in the order of the ranks. Collective."""
+    every = [own] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    return every
 
 
 def peer_lost(reason: str, diagnosis: str) -> PeerLostError:

@@ -87,6 +87,12 @@ class MegatronScorer(TokenScorer):
         dist.broadcast_object_list(shared, src=0)
         return shared[0]
 
+    def any_of_replica(self, flag: bool) -> bool:
+        """Return whether `flag` is set on any process of this replica of the model; collective over these."""
+        votes = torch.tensor([int(flag)], device=device.device())
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=parallel_state.get_model_parallel_group())
+        return bool(votes.item())
+
     @torch.no_grad()
     def score_tokens(self, rows: Sequence[list[int]]) -> Scores:
         """See `TokenScorer.score_tokens`. Which rows are scored together depends on `rows` only."""

@@ -17,7 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from steerlm.attempt import check_current
 from steerlm.errors import ModelError
+from steerlm.files import atomic_path
 from steerlm.megatron.mapping import ModelParallelRank, Parameter
 from steerlm.megatron.resharding import SavedLayout, by_source, columns
 
@@ -33,10 +35,12 @@ def file_name(rank: ModelParallelRank, replica: int) -> str:
 def write(path: Path, tensors: Mapping[str, torch.Tensor], ranges: Mapping[str, Range]) -> None:
     """Write one process's CPU tensors, named `STATE/PARAMETER`; `ranges`: the range held of each parameter.
 
-    Raises `OSError`, `SafetensorError`.
+    Raises `OSError`, `SafetensorError`, `SupersededError`.
     """
     text = json.dumps({name: list(kept) for name, kept in ranges.items()})
-    save_file(dict(tensors), path, metadata={"ranges": text})
+    with atomic_path(path) as partial:
+        save_file(dict(tensors), partial, metadata={"ranges": text})
+        check_current()  # a later attempt may have written the same file meanwhile
 
 
 @dataclass(frozen=True, slots=True)

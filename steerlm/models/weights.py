@@ -137,6 +137,12 @@ def equal_tensors(one: StoredTensor, other: StoredTensor) -> bool:
     return True
 
 
+def read_bytes(tensor: StoredTensor) -> bytes:
+    """Return a tensor's data as it is in its file: row-major, little-endian."""
+    with open(tensor.file, "rb") as file:
+        return file.read(_seek(file, tensor.name))
+
+
 def _seek(file: Any, name: str) -> int:
     """Move to the first byte of a tensor and return its size. Format: u64 length, JSON header, data."""
     length = int.from_bytes(file.read(8), "little")

@@ -36,6 +36,8 @@ from steerlm.trainjob.preflight import check_layouts
 from steerlm.trainjob.sections import training_sections
 
 POLL_SECONDS = 0.25
+RUN = "STEERLM_RUN"
+"""Environment variable of a launcher's pod: the name of the run, which its successor goes on with."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Event = Mapping[str, Any]
 log = logging.getLogger(__name__)
@@ -77,12 +79,13 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
         SteerLMError: A step failed for another reason.
     """
     started = time.monotonic()
-    _check(resolved)
+    check_run(resolved)
     recipe, store = resolved.recipe, Store(resolved.profile.store)
     profile = resolved.profile.model_copy(update={"store": store.uri})
-    folder = store.root / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.folder_name}-{secrets.token_hex(4)}"
-    folder.mkdir(parents=True)
-    run_log = folder / "run_log.jsonl"
+    own = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.folder_name}-{secrets.token_hex(4)}"
+    folder = store.root / RUNS / (os.environ.get(RUN) or own)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_log = _new_run_log(folder)
     RunLog(run_log).emit("plan", "", steps=_steps(resolved))
     follower = _Follower(run_log, show)
     with locks.hold(folder / LOCK), recording(recipe.name, run_log, profile.tracking, store.root):
@@ -94,8 +97,8 @@ def run_pipeline(resolved: ResolvedRecipe, show: Callable[[Event], None]) -> Pip
     return run
 
 
-def _check(resolved: ResolvedRecipe) -> None:
-    """Raise `ConfigError` for options that name no step of the run, or a layout that cannot run here."""
+def check_run(resolved: ResolvedRecipe) -> None:
+    """Raise `ConfigError` for options that name no step of the run, or a layout that cannot run where it shall."""
     recipe, options = resolved.recipe, resolved.options
     selected = select_sections(recipe, options.until)
     check_recipe(selected)
@@ -107,6 +110,15 @@ def _check(resolved: ResolvedRecipe) -> None:
     computing = {"annotate": selected.annotate, "evaluate": selected.evaluate}
     layouts |= {name: getattr(resolved.profile.layouts, name) for name, section in computing.items() if section}
     check_machine(resolved.profile, layouts)
+
+
+def _new_run_log(folder: Path) -> Path:
+    """Return the path of the run log; that of a launcher which this one takes over from is kept beside it."""
+    path = folder / "run_log.jsonl"
+    if path.exists():
+        earlier = len(list(folder.glob("run_log*.jsonl")))
+        path.rename(folder / f"run_log-{earlier}.jsonl")
+    return path
 
 
 def _steps(resolved: ResolvedRecipe) -> list[str]:

@@ -7,6 +7,7 @@ writes. A failure here is a warning and never stops a stage. Telemetry is off.
 """
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -17,12 +18,15 @@ from typing import Any
 import steerlm
 from steerlm.artifact import LOGS, WORK
 from steerlm.errors import first_line
+from steerlm.files import write_json
 from steerlm.pipeline.keys import flatten
 from steerlm.pipeline.run_log import RunLogReader
 from steerlm.recipe import TrackingSettings
 from steerlm.stages.base import METRICS
 
 POLL_SECONDS = 1.0
+RUN_FILE = "mlflow.json"
+"""Names the MLflow run of a pipeline run, in its folder, and of a stage, among its logs."""
 BATCH = 1000
 """Metrics in one request: MLflow's limit."""
 PARAM_LENGTH = 6000
@@ -123,8 +127,20 @@ class Recorder(threading.Thread):
             self._experiment = self._client.get_run(self._parent).info.experiment_id
             return
         tags = {"steerlm.version": steerlm.__version__}
-        self._parent = self._client.create_run(self._experiment, run_name=self.run_name, tags=tags).info.run_id
+        self._parent = self._resume(self._run_log.path.with_name(RUN_FILE), self.run_name, tags)
         self._own_parent = True
+
+    def _resume(self, path: Path, name: str, tags: Mapping[str, str]) -> str:
+        """Return the run that `path` names, for a launcher that takes over from a lost one, or create it."""
+        place = {"uri": self.uri, "parent": self._parent}
+        if path.exists():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if {key: known[key] for key in place} == place:
+                self._client.update_run(known["run"], status="RUNNING")
+                return str(known["run"])
+        run = str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
+        write_json(path, {**place, "run": run})
+        return run
 
     def _start(self, event: Mapping[str, Any]) -> "_StageRun":
         parts = event["parts"]
@@ -136,7 +152,7 @@ class Recorder(threading.Thread):
             "steerlm.folder": event["folder"],
             **{f"steerlm.input.{name}": str(digest) for name, digest in flatten(parts["inputs"])},
         }
-        run = self._client.create_run(self._experiment, run_name=event["label"], tags=tags).info.run_id
+        run = self._resume(Path(event["folder"]) / LOGS / RUN_FILE, event["label"], tags)
         params = {name: str(value)[:PARAM_LENGTH] for name, value in flatten(parts["config"])}
         _log(self._client, run, [], params)
         return _StageRun(run, Path(event["folder"]))

@@ -12,6 +12,7 @@ from steerlm.dropped import Dropped
 from steerlm.errors import ConfigError
 from steerlm.jobs.part_job import needs_job
 from steerlm.jobs.place import JobPlace
+from steerlm.jobs.registry import LOCAL
 from steerlm.recipe import Profile, Recipe
 from steerlm.stages.base import Inputs, Stage, StageContext, StageResult
 
@@ -34,7 +35,7 @@ def method(config: AnnotateSettings, inputs: Inputs) -> dict[str, Any]:
 def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> StageResult:
     """Label the conversations of `data` with the model `reward`. An interrupted pass resumes.
 
-    Runs in this process, or as a job if the profile's layout `annotate` has several processes.
+    Runs in this process, or as a job if the profile's layout `annotate` has several processes or jobs run elsewhere.
     """
     from steerlm.models.folder import read_info
 
@@ -48,9 +49,10 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
             context.profile,
             context.image,
         )
-        done = annotate_job.annotate_by_job(
-            annotate_job.AnnotationTask(files, reward, config, layout), place, context.report_progress
-        )
+        profile = context.profile
+        gpu = None if profile.backend == LOCAL else profile.cluster.resources.gpu is not None
+        task = annotate_job.AnnotationTask(files, reward, config, layout, gpu)
+        done = annotate_job.annotate_by_job(task, place, context.report_progress)
     else:
         check_one_gpu_holds(reward, context.profile)
         done = _annotate_here(files, reward, config, context)

@@ -88,7 +88,8 @@ def _scorer(folder: Path | None, context: StageContext) -> Path | JobScorer | No
     if folder is None or profile.backend == LOCAL:
         return folder
     parts, report = context.scratch / "scores", context.report_progress
-    return JobScorer(folder, profile.layouts.annotate, _place("reward", context), parts, report)
+    place, gpu = _place("reward", context), profile.cluster.resources.gpu is not None
+    return JobScorer(folder, profile.layouts.annotate, place, parts, report, accelerator=gpu)
 
 
 def _place(name: str, context: StageContext) -> JobPlace:

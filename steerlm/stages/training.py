@@ -34,7 +34,8 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
     check_training(spec)
     title = f"{context.stage}-{context.key}"
     place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile, context.image)
-    result = run_training(spec, place, context.report_progress)
+    trained = run_training(spec, place, context.report_progress)
+    result = trained.result
     context.keep_metrics()
     info = read_info(context.files)
     metrics = dict(result_metrics(result) or info.metrics)
@@ -44,7 +45,13 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
     ]
     metrics |= {f"dropped/{one.where.split()[0]}": one.share for one in dropped}
     left_out = [one for one in dropped if one.number]
-    return StageResult(attributes=info.attributes, metrics=metrics, notes={"result": result}, left_out=left_out)
+    return StageResult(
+        attributes=info.attributes,
+        metrics=metrics,
+        notes={"result": result},
+        left_out=left_out,
+        files=trained.files,
+    )
 
 
 def origin(model: Artifact) -> str:

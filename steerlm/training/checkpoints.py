@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from steerlm.attempt import check_current
+
 CHECKPOINTS = "checkpoints"
 """The folder's name, in a training's work folder."""
 COMPLETE = "COMPLETE"
@@ -45,7 +47,11 @@ class Checkpoints:
             self._delete([self.path(step) for step in self.complete()[: -self.keep] if step != best])
 
     def _delete(self, checkpoints: list[Path], renamed: list[Path] | None = None) -> None:
-        """Rename the folders at once, and delete them and those in `renamed` in the background."""
+        """Rename the folders at once, and delete them and those in `renamed` in the background.
+
+        Raises `SupersededError`: they may be a later attempt's.
+        """
+        check_current()
         doomed = renamed or []
         for path in checkpoints:
             # Renamed first: an interrupted deletion must not leave a folder that looks like a whole checkpoint.

@@ -188,5 +188,9 @@ class Engine(Protocol):
     def load_weights(self, folder: Path) -> None:
         """Restore only the weights, to export a checkpoint other than the current step. Collective."""
 
-    def write_hf(self, folder: Path) -> None:
-        """Write safetensors shards and their index into `folder`, each rank its share; no config. Collective."""
+    def write_hf(self, folder: Path) -> list[Path]:
+        """Write safetensors shards and their index into `folder`, each rank its share; no config. Collective.
+
+        Returns:
+            The files that this rank has written.
+        """

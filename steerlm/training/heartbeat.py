@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import socket
 import threading
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from steerlm import processes
+from steerlm import attempt, processes
 from steerlm.errors import PeerLostError, first_line
 from steerlm.files import partial_path
 
@@ -100,6 +101,8 @@ class Heartbeat:
         self.interval = min(INTERVAL, limit / 10)
         self.on_lost, self.on_timeout, self.dumped = on_lost, on_timeout, dumped
         self.collectives: Callable[[], int] = lambda: 0
+        # An earlier attempt's process of the same rank may still run, with the same process number in its container.
+        self._writer = f"{rank}-{socket.gethostname()}-{secrets.token_hex(4)}"
         self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.start_time(os.getpid()) or "")
         self._next = (rank + 1) % world
         self._seen: int | None = None
@@ -131,8 +134,11 @@ class Heartbeat:
         self._stacks.close()
 
     def mark(self, phase: str, step: int) -> None:
-        """Record that the main thread starts `phase`. Does no I/O."""
+        """Record that the main thread starts `phase`. Does no I/O, but that rank 0 of a pod reports to the launcher."""
         beat = self.beat
+        if beat.rank == 0:
+            # Reading a batch is part of its step: two phases a step would be two reports a step.
+            attempt.report("training" if phase == "reading" else phase, step)
         self.beat = replace(beat, phase=phase, step=step, phases=beat.phases + 1)
 
     def joined(self, stage: int) -> None:
@@ -252,7 +258,7 @@ class Heartbeat:
             if beat.progress != self._progress:
                 self._progress, self._moved = beat.progress, time.monotonic()
         path = self._path(beat.rank)
-        partial = partial_path(path, f"{self.beat.rank}-{threading.get_ident()}")
+        partial = partial_path(path, f"{self._writer}-{threading.get_ident()}")
         try:
             partial.write_text(json.dumps(asdict(beat)), encoding="utf-8")  # not synced: only for running processes
             partial.replace(path)

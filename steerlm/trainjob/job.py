@@ -4,8 +4,10 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from steerlm.checksums import FileDigest
 from steerlm.jobs import environment
 from steerlm.jobs.place import JobPlace
 from steerlm.trainjob.spec import RESULT, TrainSpec
@@ -15,7 +17,20 @@ WORKER = "steerlm.trainjob.worker"
 _STEP = re.compile(r"\bstep \d+/\d+.*")
 
 
-def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What a training has made.
+
+    Attributes:
+        result: The content of the worker's result.json.
+        files: The model folder's files as the worker says; None: those that are there.
+    """
+
+    result: dict[str, Any]
+    files: Mapping[str, FileDigest] | None
+
+
+def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[str], None]) -> TrainedModel:
     """Run a training to its end on the back end of `place`; the model is then in `spec.output`.
 
     A job that is running is attached to, an interrupted one resumes from its newest checkpoint.
@@ -24,9 +39,6 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
         spec: The training.
         place: Where the job runs.
         report_progress: Called with a line while data is tokenized, and for every step that the worker logs.
-
-    Returns:
-        The content of the worker's result.json.
 
     Raises:
         RecordError: The objective refuses a record.
@@ -40,10 +52,20 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
 
     # The output is cleared so that shards of another layout do not stay among the new ones.
     variables = environment.variables(spec.layout)
-    place.run(WORKER, spec, spec.layout, on_line, environment=variables, clears=[spec.output], on_wait=report_progress)
+    files = place.run(
+        WORKER,
+        spec,
+        spec.layout,
+        on_line,
+        environment=variables,
+        clears=[spec.output],
+        on_wait=report_progress,
+        output=spec.output,
+    )
     path = spec.work / RESULT
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return result
+    inside = None if files is None else {name: one for name, one in files.items() if not name.startswith("../")}
+    return TrainedModel(result, inside)
 
 
 def result_metrics(result: Mapping[str, Any]) -> dict[str, float]:

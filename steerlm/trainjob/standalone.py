@@ -113,7 +113,7 @@ def train_standalone(
     with reporting.record(files.work / "run_log.jsonl") as record:
         record.start(label, label, spec.output.name, files.work, parts)
         try:
-            metrics = result_metrics(run_training(spec, place, reporting.progress))
+            metrics = result_metrics(run_training(spec, place, reporting.progress).result)
             state = "FINISHED"
         finally:
             record.end(label, spec.output.name, state, metrics, None)

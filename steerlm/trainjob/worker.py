@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from steerlm import attempt
 from steerlm.errors import ConfigError
 from steerlm.jobs import entry
 from steerlm.signals import StopRequest
@@ -46,6 +47,7 @@ def run(spec: TrainSpec, stop: StopRequest) -> "TrainResult":
     data, validation = open_indexes(spec, objective)
     _check_lengths([data, validation], shape.max_position_embeddings)
     with worker_heartbeat(spec) as heartbeat, peers(lambda: heartbeat.diagnosis()):
+        heartbeat.mark("loading", 0)
         engine = build_engine(
             model_folder=spec.model_folder,
             shape=None if spec.model_folder else shape,
@@ -56,6 +58,10 @@ def run(spec: TrainSpec, stop: StopRequest) -> "TrainResult":
         heartbeat.joined(engine.layout.stage)
         heartbeat.collectives = flight_recorder.entered
         is_main_rank = engine.layout.rank == 0
+
+        def stop_requested() -> bool:
+            return stop() or (is_main_rank and attempt.stop_requested())
+
         with _sinks(spec, len(data), is_main_rank) as sink, stop.deferred():
             result = train(
                 engine,
@@ -66,7 +72,7 @@ def run(spec: TrainSpec, stop: StopRequest) -> "TrainResult":
                 spec.layout,
                 spec.work,
                 sink,
-                stop,
+                stop_requested,
                 spec.faults,
                 heartbeat,
             )

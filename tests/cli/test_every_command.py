@@ -129,6 +129,17 @@ ROWS = (
     ),
     Row("plan", ("plan own.yaml --model base=models/base",), r"memory per GPU|checkpoint "),
     Row(
+        "doctor",
+        (f"doctor --recipe own.yaml {SHORT}",),
+        r"ok +memory +[\s\S]*the recipe's trainings hold [\s\S]*ok +mlflow",
+    ),
+    Row(
+        "preflight",
+        ("preflight --set profile.store=made/store --write-mib 1",),
+        r"host +GPUs +/dev/shm +ulimit -l +free +write\n +0 ",
+        ("made/store/preflight/result.json",),
+    ),
+    Row(
         "run",
         (f"run own.yaml {SHORT} --stage prepare_data --store made/store",),
         r"prepare_data +run [\s\S]*1 stage in \d",
@@ -153,6 +164,9 @@ MODULES = {
     "steerlm.annotation.worker": "tests/cli/test_annotate.py::test_a_job_with_a_killed_worker_goes_on_in_one_process",
     "steerlm.cli": "tests/cli/test_main.py::test_help_is_quick_and_lists_every_command",
     "steerlm.evaluation.worker": "tests/evaluation/test_answerers.py::test_a_real_job_answers_alike",
+    "steerlm.jobs.kubernetes.probe": "tests/jobs/kubernetes/test_probe.py::test_a_file_goes_from_pod_to_pod",
+    "steerlm.jobs.kubernetes.reaper": "tests/jobs/kubernetes/test_reaper.py::test_what_is_missing_is_said",
+    "steerlm.jobs.preflight_worker": "tests/jobs/test_preflight.py",
     "steerlm.jobs.worker": "tests/jobs/test_local.py",
     "steerlm.trainjob.token_index": "tests/cli/test_every_command.py::test_a_written_spec_is_indexed_by_its_program",
     "steerlm.trainjob.worker": "tests/trainjob/test_torchrun.py",

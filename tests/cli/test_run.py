@@ -29,7 +29,7 @@ from steerlm.cli.run import Display
         (["run", "demo", "--profile", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["run", "demo", "--store", "s3:///x"], "s3://bucket/prefix was expected"),
         (
-            ["run", "steerlm-llama2", "--store", "store"],
+            ["run", "steerlm-llama2", "--store", "store", "--set", "profile.backend=local"],
             "reward: profile llama2-32x8 has 32 nodes x 8 processes, and its back end local allows at most 1 node;",
         ),
         (

@@ -28,12 +28,13 @@ LINE = re.compile(r"^(?: {4})?((?:steerlm|torchrun) (?:.*\\\n)*.*)$", re.MULTILI
 INLINE = re.compile(r"`(steerlm [^`]*)`")
 ELSEWHERE = {
     "attributes.md": "test_attributes.py",
+    "kubernetes.md": "../cluster/test_page.py",
     "laptop.md": "test_laptop.py",
     "own-data.md": "test_own_data.py",
     "recipes.md": "test_recipes.py",
     "tutorial.md": "test_tutorial.py",
 }
-"""Pages that a test of their own runs from the first command to the last."""
+"""Pages that a test of their own runs from the first command to the last, one of them on a cluster."""
 
 
 def lines(page: Path) -> list[list[str]]:

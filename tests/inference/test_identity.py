@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from steerlm.errors import ModelError
-from steerlm.inference.identity import folder_identity, resolve_precision
+from steerlm.inference.identity import _rounded_to_bf16, folder_identity, resolve_precision
 from steerlm.inference.scorer import TransformersScorer
 
 
@@ -42,6 +43,11 @@ def test_weights_in_several_files_and_weights_that_are_missing(reward_folder: Pa
         folder_identity(folder, "fp32")
 
 
+def test_rounding_is_torchs(tmp_path: Path) -> None:
+    values = torch.randn(4096, dtype=torch.float32) * 10.0 ** torch.randint(-30, 30, (4096,))
+    assert np.array_equal(_rounded_to_bf16(values.numpy()), values.bfloat16().float().numpy())
+
+
 def test_auto_is_the_folders_own_precision_on_an_accelerator(
     reward_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,5 +58,5 @@ def test_auto_is_the_folders_own_precision_on_an_accelerator(
         save_file({"score.weight": torch.zeros(1, 1, dtype=dtype)}, tmp_path / "model.safetensors")
         assert resolve_precision(tmp_path, "auto") == precision
     save_file({"score.weight": torch.zeros(1, 1, dtype=torch.float16)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"are torch\.float16; set the precision"):
+    with pytest.raises(ModelError, match=r"are F16; set the precision"):
         resolve_precision(tmp_path, "auto")

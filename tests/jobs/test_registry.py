@@ -72,6 +72,9 @@ class ThreadBackend:
         if name in self.attempts:
             yield from ((number, line) for number, line in enumerate(self.attempts[name].lines, 1) if number > since)
 
+    def written(self, name: str, root: Path) -> None:
+        """See `Backend.written`."""
+
     def wait(self, seconds: float) -> None:
         """See `Backend.wait`."""
         time.sleep(seconds)

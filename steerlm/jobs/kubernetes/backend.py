@@ -14,11 +14,12 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import atomic_writer, write_json
 from steerlm.jobs.backend import Job, JobStatus
@@ -32,6 +33,8 @@ from steerlm.jobs.kubernetes.images import reference
 from steerlm.jobs.kubernetes.kinds import KINDS, Kind
 from steerlm.jobs.kubernetes.labels import ATTEMPT, FOLDER, HEARTBEAT, selector
 from steerlm.jobs.kubernetes.pod import PodPlan
+from steerlm.jobs.kubernetes.visible import wait_until_visible
+from steerlm.visibility import LIMIT_SECONDS
 
 HEARTBEAT_SECONDS = 60
 RUN = "STEERLM_RUN"
@@ -105,6 +108,7 @@ class KubernetesBackend:
                 return status
             newest = self._end(folder, newest, status, followed.suspects)
             self._remove(name, newest, followed)
+            followed.stop()
             earlier = attempts.attempts(folder)
         assert newest.outcome is not None
         return JobStatus(
@@ -145,6 +149,12 @@ class KubernetesBackend:
         followed = self._follow(name, folder, newest)
         if force or followed.status().state != "running":
             self._remove(name, newest, followed)
+
+    def written(self, name: str, root: Path) -> Mapping[str, FileDigest]:
+        """See `Backend.written`."""
+        folder = self._folders[name]
+        newest = attempts.attempts(folder)[-1]
+        return wait_until_visible(attempts.attempt_folder(folder, newest.number), root, LIMIT_SECONDS)
 
     def wait(self, seconds: float) -> None:
         """See `Backend.wait`. Files in the workspace announce no change, so this is a pause."""

@@ -81,9 +81,22 @@ class Cluster:
         """Merge `body` into an object."""
         return self._call("PATCH", path, body=body, content_type=MERGE_PATCH)
 
-    def delete(self, path: str, *, propagation: str = "Background", grace_seconds: int | None = None) -> None:
-        """Delete an object and what it owns; nothing happens if it does not exist."""
+    def delete(
+        self,
+        path: str,
+        *,
+        propagation: str = "Background",
+        grace_seconds: int | None = None,
+        resource_version: str | None = None,
+    ) -> None:
+        """Delete an object and what it owns; nothing happens if it does not exist.
+
+        Raises:
+            ClusterError: Status 409: `resource_version` is given, and the object has changed since that version.
+        """
         options: Json = {"propagationPolicy": propagation}
+        if resource_version is not None:
+            options["preconditions"] = {"resourceVersion": resource_version}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         try:

@@ -15,6 +15,8 @@ NODE_ROLE = "node"
 """Value of `ROLE`: computes. A job has one such pod per node."""
 MPI_LAUNCHER_ROLE = "mpi-launcher"
 """Value of `ROLE`: starts the agents of an MPIJob, and computes nothing."""
+RUN = "steerlm.dev/run"
+"""On a launcher's objects: name of the run."""
 
 HASH = "steerlm.dev/hash"
 """Annotation: the hash of the job and of its manifest."""

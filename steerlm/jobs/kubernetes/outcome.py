@@ -26,7 +26,8 @@ def node_outcome(
     statuses = {rank: status for rank, status in read_statuses(folder).items() if rank in ranks}
     for rank, number in deaths.items():
         if rank not in statuses and not (stopping and number == signal.SIGTERM):
-            statuses[rank] = WorkerStatus(code=128 + number, error=f"was killed by {signal_text(number)}")
+            code = 1 if number == signal.SIGTERM else 128 + number  # 143 would say that it has saved
+            statuses[rank] = WorkerStatus(code=code, error=f"was killed by {signal_text(number)}")
     step = reported_step(folder)
     if found := cause(statuses):
         rank, status = found

@@ -21,7 +21,7 @@ PodSecurityLevel = Literal["privileged", "baseline", "restricted"]
 ATTEMPT_FOLDER = "STEERLM_ATTEMPT_FOLDER"
 """Variable of the container that names the attempt's folder."""
 SCRATCH = "/scratch"
-"""Where the node's own volume is mounted: home folder and caches. Nothing there may be needed by another pod."""
+"""Where the pod's own volume is mounted: home folder and caches. Nothing there may be needed by another pod."""
 TEMPORARY = "/tmp"
 SHARED_MEMORY = "/dev/shm"
 TERMINATION_LOG = "/dev/termination-log"
@@ -213,17 +213,8 @@ def resources(settings: ClusterSettings, devices: int) -> dict[str, str]:
 
 
 def _environment(plan: PodPlan) -> dict[str, str]:
-    return {
-        ATTEMPT_FOLDER: plan.folder,
-        "STEERLM_SCRATCH": SCRATCH,
-        "HOME": SCRATCH,  # the caches of Hugging Face, Triton and matplotlib are there by default
-        "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
-        "USER": "steerlm",  # a user id that the profile sets may have no entry in the image's /etc/passwd
-        "LOGNAME": "steerlm",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        **plan.environment,
-    }
+    """Return the container's variables; the entry sets home and caches, which are in the scratch folder."""
+    return {ATTEMPT_FOLDER: plan.folder, "STEERLM_SCRATCH": SCRATCH, "PYTHONUNBUFFERED": "1", **plan.environment}
 
 
 def _pod_security(settings: ClusterSettings) -> Manifest:

@@ -12,6 +12,7 @@ from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.pod import PodPlan
+from steerlm.jobs.registry import BACKENDS, LOCAL
 
 SETTINGS = ClusterSettings.model_validate(
     {
@@ -60,6 +61,10 @@ def node_pod(kind: str, plan: PodPlan) -> Any:
     """The specification of the pod of one node."""
     found = templates(kind, plan)
     return found[{"pytorchjob": "Master", "mpijob": "Worker", "trainjob": "node"}[kind]][1]["spec"]
+
+
+def test_every_kind_is_a_back_end() -> None:
+    assert set(BACKENDS) == {LOCAL, *KINDS}
 
 
 @every_kind

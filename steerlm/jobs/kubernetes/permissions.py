@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each identity may do on a cluster: the one list that `manifests/base` grants and `steerlm doctor` asks about."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """A rule of a Role. `group`: API group, "" for Kubernetes' own objects."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One verb on one resource; `subresource` such as `log`, or ""."""
+
+    group: str
+    resource: str
+    subresource: str
+    verb: str
+
+    def __str__(self) -> str:
+        """Return it as `kubectl auth can-i` takes it, such as `get pods/log` or `create pytorchjobs.kubeflow.org`."""
+        name = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {name}" + (f"/{self.subresource}" if self.subresource else "")
+
+
+JOB_VERBS = ("create", "get", "list", "watch", "patch", "delete")
+LAUNCHER = (
+    AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), JOB_VERBS),
+    AccessRule("trainer.kubeflow.org", ("trainjobs", "trainingruntimes"), JOB_VERBS),
+    AccessRule("", ("pods",), ("get", "list", "watch", "delete")),
+    AccessRule("", ("pods/log",), ("get",)),
+    AccessRule("", ("events",), ("list", "watch")),
+    AccessRule("coordination.k8s.io", ("leases",), ("create", "get", "patch", "delete")),
+    AccessRule("kueue.x-k8s.io", ("workloads",), ("get", "list", "watch")),
+)
+"""The launcher's Role in the namespace."""
+LAUNCHER_CLUSTER = (AccessRule("", ("nodes",), ("get", "list", "watch")),)
+"""The launcher's ClusterRole."""
+REAPER = (
+    AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), ("list", "delete")),
+    AccessRule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
+)
+"""The reaper's Role in the namespace."""
+USER = (
+    AccessRule("", ("pods",), ("create", "get", "list", "watch", "delete")),
+    AccessRule("", ("pods/log",), ("get",)),
+)
+"""What a person needs in the namespace to submit, follow and cancel a run; the role `edit` contains it."""
+
+
+def single(rules: tuple[AccessRule, ...]) -> Iterator[Access]:
+    """Yield every verb on every resource that the rules grant.
+
+    >>> [str(access) for access in single((AccessRule("", ("pods/log",), ("get",)),))]
+    ['get pods/log']
+    """
+    for rule in rules:
+        for name in rule.resources:
+            resource, _, subresource = name.partition("/")
+            for verb in rule.verbs:
+                yield Access(rule.group, resource, subresource, verb)

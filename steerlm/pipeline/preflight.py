@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`steerlm preflight`: runs the measuring job on a profile's back end, and compares its report with what jobs need."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from steerlm.artifact import Store
+from steerlm.errors import InputError, TrainingError
+from steerlm.jobs.kubernetes.pod import POD_SECURITY
+from steerlm.jobs.kubernetes.quantity import amount
+from steerlm.jobs.place import JobPlace
+from steerlm.jobs.preflight_spec import PreflightReport, PreflightSpec, problems
+from steerlm.jobs.registry import LOCAL
+from steerlm.recipe import Profile
+from steerlm.training.layout import LayoutSettings
+
+LEAST_SHM = 1 << 30
+"""Bytes of /dev/shm with which NCCL works between the GPUs of a machine."""
+VISIBLE_SECONDS = 60.0
+"""How long a shared file system may take to show the result of another node."""
+log = logging.getLogger(__name__)
+
+
+def preflight_layout(profile: Profile, nodes: int | None = None, devices: int | None = None) -> LayoutSettings:
+    """Return the layout to measure: as many nodes and processes as the largest layouts of the profile have."""
+    layouts = [layout for _, layout in profile.layouts]
+    return LayoutSettings(
+        nodes=nodes or max(layout.nodes for layout in layouts),
+        devices=devices or max(layout.devices for layout in layouts),
+    )
+
+
+def run_preflight(
+    profile: Profile,
+    layout: LayoutSettings,
+    on_line: Callable[[str], None],
+    *,
+    reduce_bytes: int,
+    write_bytes: int,
+) -> PreflightReport:
+    """Run the job to its end and return its report.
+
+    Raises:
+        TrainingError: The job failed, or its result does not appear.
+        InputError: The back end cannot run it, or the workspace of its cluster is not mounted here.
+    """
+    local = profile.backend == LOCAL
+    root = Store(profile.store).root if local else Path(profile.cluster.workspace.path)
+    if not local and not root.is_dir():
+        raise InputError(
+            f"{root}: the workspace is not mounted here; on a cluster, steerlm preflight runs in a pod of the "
+            "launcher's image that mounts it (docs/kubernetes.md, Measure it)"
+        )
+    folder = root / "preflight"
+    result = folder / "result.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    result.unlink(missing_ok=True)
+    place = JobPlace("preflight", folder / "job", folder / "job.log", profile)
+    spec = PreflightSpec(
+        layout=layout, result=result, workspace=folder, reduce_bytes=reduce_bytes, write_bytes=write_bytes
+    )
+    place.run("steerlm.jobs.preflight_worker", spec, layout, on_line, repeat=True)
+    end = time.monotonic() + VISIBLE_SECONDS
+    while not result.exists():
+        if time.monotonic() > end:
+            raise TrainingError(f"{result}: the job has succeeded, but its result did not appear within a minute")
+        time.sleep(0.1)
+    return PreflightReport.model_validate_json(result.read_bytes())
+
+
+def preflight_problems(
+    profile: Profile, layout: LayoutSettings, report: PreflightReport, min_busbw: float | None, min_write: float | None
+) -> Sequence[str]:
+    """Return what the report shows to be below what the profile's jobs need; speeds in bytes/s, None: any will do."""
+    if profile.backend == LOCAL:
+        gpus, rdma = profile.gpu is not None, False
+        shm = float(LEAST_SHM) if gpus and layout.devices > 1 else 0.0
+    else:
+        wanted = profile.cluster.resources
+        gpus, shm = wanted.gpu is not None, amount(wanted.shared_memory)
+        rdma = POD_SECURITY[profile.cluster.fabric] == "privileged"
+    return problems(
+        report,
+        devices=layout.devices,
+        needs_gpus=gpus,
+        shm_bytes=shm,
+        needs_unlimited_memlock=rdma,
+        min_busbw=min_busbw,
+        min_write=min_write,
+    )

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reaper without a cluster; that it deletes what it should is tested in tests/cluster/test_reaper.py."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from steerlm.jobs.kubernetes.kinds import KINDS
+from steerlm.jobs.kubernetes.labels import HEARTBEAT
+from steerlm.jobs.kubernetes.reaper import ReapLimits, _age, _limit
+
+
+def run(*arguments: str, kubeconfig: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "steerlm.jobs.kubernetes.reaper", *arguments]
+    environment = {**os.environ, "KUBECONFIG": kubeconfig}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_what_is_missing_is_said() -> None:
+    outside = run()
+    assert outside.returncode == 2 and "not in a pod: give --namespace" in outside.stderr
+    nowhere = run("--namespace", "steerlm", kubeconfig="/absent/config")
+    assert nowhere.returncode == 2 and "no access to a Kubernetes cluster" in nowhere.stdout
+
+
+def job(created: timedelta, beat: str | None, *conditions: str) -> dict[str, Any]:
+    made = (datetime.now(UTC) - created).strftime("%Y-%m-%dT%H:%M:%SZ")
+    annotations = {} if beat is None else {HEARTBEAT: beat}
+    status = {"conditions": [{"type": kind, "status": "True"} for kind in conditions]}
+    return {
+        "metadata": {"creationTimestamp": made, "annotations": annotations},
+        "spec": {"runPolicy": {}},
+        "status": status,
+    }
+
+
+def ago(**span: float) -> str:
+    return (datetime.now(UTC) - timedelta(**span)).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "minutes"),
+    [
+        (job(timedelta(hours=5), ago(minutes=3))["metadata"], 3),
+        (job(timedelta(hours=5), ago(minutes=3).replace("+00:00", "Z"))["metadata"], 3),
+        (job(timedelta(minutes=4), None)["metadata"], 4),
+        (job(timedelta(minutes=4), "yesterday")["metadata"], 4),
+        ({**job(timedelta(minutes=4), None)["metadata"], "annotations": None}, 4),
+    ],
+)
+def test_the_age_is_that_of_the_newest_sign(metadata: dict[str, Any], minutes: float) -> None:
+    assert abs(_age(metadata) - timedelta(minutes=minutes)) < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: str(kind.name))
+@pytest.mark.parametrize("conditions", [(), ("Created",), ("Created", "Running"), ("Suspended",)])
+def test_a_job_that_has_not_ended_has_ten_minutes(kind: Any, conditions: tuple[str, ...]) -> None:
+    assert _limit(kind, job(timedelta(), None, *conditions), ReapLimits()) == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "condition"),
+    [
+        ("pytorchjob", "Succeeded"),
+        ("pytorchjob", "Failed"),
+        ("mpijob", "Succeeded"),
+        ("mpijob", "Failed"),
+        ("trainjob", "Complete"),
+        ("trainjob", "Failed"),
+    ],
+)
+def test_an_ended_job_has_a_day(kind: str, condition: str) -> None:
+    assert _limit(KINDS[kind], job(timedelta(), None, condition), ReapLimits()) == timedelta(hours=24)
