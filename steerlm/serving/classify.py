@@ -72,7 +72,8 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     service.check_lengths(rows, names)
     scores = (await cancel_on_disconnect(request, service.batcher.score(rows))).tolist() if rows else []
     tokens = sum(map(len, rows))
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    details = {"prompt_tokens_details": None, "completion_tokens_details": None}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, **details}
     return {
         "id": f"classify-{uuid.uuid4().hex}",
         "object": "list",

@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from demos.synthetic import free_port, serving
+from demos.synthetic import free_port
 from steerlm.attributes import AttributeSchema
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import ModelInfo, load_tokenizer
@@ -136,13 +136,17 @@ def test_a_policy_writes_and_reads_the_same_everywhere(policy: Path) -> None:
         replies = [client.post("/v1/chat/completions", json=_body(*case) | asked).json() for case in cases]
         unknown = client.post("/v1/chat/completions", json=_body(QUESTIONS[0], {"wits": 1}) | asked)
         outside = client.post("/v1/chat/completions", json=_body(QUESTIONS[0], {"wit": 9}) | asked)
+        named = [
+            client.post("/tokenize", json=_body(QUESTIONS[0], {}) | {"chat_template_kwargs": kwargs}).json()["tokens"]
+            for kwargs in ({"depth": 2, "wit": 3}, {"label": "wit:3,depth:2"})
+        ]
     assert (unknown.status_code, outside.status_code) == (400, 400)
     assert "wits" in unknown.text
+    assert named == [tokens[2]] * 2, "dials by name, and in a label"
     assert "wit" in outside.text
     theirs = [reply["choices"][0]["message"]["content"] for reply in replies]
     assert len(set(theirs)) > len(QUESTIONS), "the dials change the answers"
-    (policy.parent / "logs").mkdir()
-    with serving(policy) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as ours:
+    with running(policy, "generate") as (url, _), httpx.Client(base_url=url, timeout=60) as ours:
         for case, ids, text in zip(cases, tokens, theirs, strict=True):
             wanted = tokenizer(prompt(*case), add_special_tokens=False, return_tensors="pt")
             assert ids == wanted["input_ids"][0].tolist(), case
