@@ -53,7 +53,15 @@ def test_curl_requests(reward_server: str) -> None:
 def test_documented_options_exist(role: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(["serve", role, "--help"]) == 0
     help_text = capfd.readouterr().out
-    shared = {"--max-body-mib", "--max-in-flight", "--drain-seconds", "--strip-markers", "--host", "--name"}
+    shared = {
+        "--max-body-mib",
+        "--max-total-mib",
+        "--max-in-flight",
+        "--drain-seconds",
+        "--strip-markers",
+        "--host",
+        "--name",
+    }
     shared |= {"--max-connections", "--receive-seconds", "--cors-origin"}
     own = (
         {"--wait-ms"} if role == "reward" else {"--max-tokens", "--upstream-errors", "--max-requests", "--cache-tokens"}
