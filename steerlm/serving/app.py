@@ -61,7 +61,7 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
     """Create the app of a service.
 
     Its `state` has `service`, `settings`, `started`, `draining`, `created` (Unix time), `in_flight` (slots held, see
-    `AdmissionSlot`), `body_bytes` (bodies of the requests being received or answered) and `refused_at` (monotonic time of
+    `AdmissionSlot`), `body_bytes` (bodies of requests being received or answered) and `refused_at` (monotonic time of
     the last request refused while draining).
     """
 

@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 PYTHON = [block.text for block in blocks(DOCUMENT) if block.language == "python"]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["triton", "chat", "completions", "answer"])
+@pytest.mark.parametrize("code", PYTHON, ids=["triton", "chat", "JSON", "completions", "answer"])
 def test_python_blocks(code: str, policy_server: str, reward_server: str, capsys: pytest.CaptureFixture[str]) -> None:
     for port, url in (("1427", policy_server), ("1424", reward_server)):
         code = code.replace(port, url.rsplit(":", 1)[1])
