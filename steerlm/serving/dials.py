@@ -8,13 +8,14 @@ from typing import Any
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import LabelError, shown
 from steerlm.serving.errors import ApiError
+from steerlm.serving.no_effect import Harmless, has_no_effect
 
 PLACE = 'dials go into chat_template_kwargs: {"attributes": {"humor": 4}}'
 RAW_PLACE = "the prompt is continued as it is: write the dials into it, or send messages to /v1/chat/completions"
 WORDS = ("attributes", "label", "labels", "dials")
 """Names under which dials are sent."""
 
-TEMPLATE_DEFAULTS: dict[str, tuple[Any, ...]] = {
+TEMPLATE_DEFAULTS: Harmless = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "enable_thinking": (False,),
@@ -42,7 +43,7 @@ def requested_dials(
         given.append(("attributes", _mapping(attributes, "attributes")))
     for name, value in (arguments or {}).items():
         where = f"chat_template_kwargs.{name}"
-        if value is None or value in TEMPLATE_DEFAULTS.get(name, ()):
+        if has_no_effect(name, value, TEMPLATE_DEFAULTS):
             continue
         if name == "attributes":
             given.append((where, _mapping(value, where)))

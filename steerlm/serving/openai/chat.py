@@ -23,6 +23,7 @@ from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
+from steerlm.serving.openai.response_format import schema_of
 
 router = APIRouter(tags=["openai"])
 
@@ -63,7 +64,10 @@ async def chat(request: Request, body: ChatRequest) -> Any:
     dials = requested_dials(body.attributes, body.chat_template_kwargs, service.schema)
     prompt = build_prompt(body.messages, dials, service.schema, strip_markers=strip)
     params = body.sampling_params(body.token_limit(), body.logprob_count())
-    submission = await service.submit([prompt.text], params, n, stream=bool(body.stream), names=["messages"])
+    schema = schema_of(body.response_format)
+    submission = await service.submit(
+        [prompt.text], params, n, stream=bool(body.stream), names=["messages"], schema=schema
+    )
 
     extra = {"steerlm": {"attributes": prompt.attributes}}
     objects = ("chat.completion", "chat.completion.chunk")
