@@ -17,7 +17,7 @@ from steerlm.inference.engine.request import GenerationChunk
 from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.chat_prompt import build_prompt
-from steerlm.serving.dials import PLACE, requested_dials
+from steerlm.serving.dials import chat_place, requested_dials
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
@@ -57,7 +57,7 @@ class ChatRequest(GenerationBody):
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service
-    body.check(service, PLACE)
+    body.check(service, chat_place(service.schema))
     n = body.answers_per_prompt
     request.state.slot.acquire(n)
     strip = service.settings.strip_markers
