@@ -36,8 +36,10 @@ COMMANDS = {
     "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
 
-UPSTREAM = re.compile(r"^\+{0,2}(model|trainer|exp_manager)\.[\w.]+=")
+UPSTREAM = re.compile(r"^\+{0,2}((model|trainer|exp_manager|inference)\.[\w.]+|(rm|gpt)_model_file)=")
 """Form of an option of NVIDIA's scripts, which `cli.upstream` answers."""
+SCRIPT = re.compile(r"[^-].*_(data|format|annotate|model|sft|eval|nemo)(\.py)?")
+"""Form of a name of one of those scripts, where a command was expected."""
 
 
 class LazyGroup(TyperGroup):
@@ -107,6 +109,8 @@ def call(argv: list[str]) -> int:
     def execute() -> object:
         if any(UPSTREAM.match(argument.removeprefix("--set=")) for argument in arguments):
             import_module("steerlm.cli.upstream").refuse_upstream_options(arguments)
+        if any(SCRIPT.fullmatch(argument) for argument in arguments[:2]):
+            import_module("steerlm.cli.upstream").refuse_upstream_scripts(arguments)
         return command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
 
     return exit_status(execute, debug=debug)
