@@ -11,8 +11,9 @@ import pytest
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.kinds import KINDS
-from steerlm.jobs.kubernetes.pod import PodPlan
+from steerlm.jobs.kubernetes.pod import POD_SECURITY, PodPlan
 from steerlm.jobs.registry import BACKENDS, LOCAL
+from tests.conftest import ROOT
 
 SETTINGS = ClusterSettings.model_validate(
     {
@@ -261,3 +262,8 @@ def test_making_manifests_changes_nothing(kind: str) -> None:
     plan = replace(PLAN, settings=settings)
     first = json.dumps(KINDS[kind].manifests(plan))
     assert json.dumps(KINDS[kind].manifests(plan)) == first
+
+
+def test_the_documents_name_the_level_of_each_fabric() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^- `(\w+)`: level `(\w+)`$", text, re.MULTILINE)) == POD_SECURITY
