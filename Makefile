@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile goldens clean
+.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile images goldens clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -67,16 +67,25 @@ docs: $(READY) ## The documentation site, in build/site; a link that leads nowhe
 compile: $(READY) ## Compile the pipelines to pipelines/compiled (a test compares them).
 	$(BIN)/python -m pipelines.compile
 
+# NAME=value after `make images`: see images/README.md.
+images: $(READY) ## The container images: IMAGES="launcher train-reward", DEVICE=cpu, BUILDER=docker; REGISTRY=… pushes.
+	$(BIN)/python -m images.build $(if $(BUILDER),--builder=$(BUILDER)) $(if $(DEVICE),--device=$(DEVICE)) \
+		$(if $(REGISTRY),--registry='$(REGISTRY)') $(if $(TAG),--tag='$(TAG)') \
+		$(if $(BASE_IMAGE),--base-image='$(BASE_IMAGE)') \
+		$(if $(filter-out undefined,$(origin TORCH_BACKEND)),--torch-backend='$(TORCH_BACKEND)') \
+		--build-flags='$(BUILD_FLAGS)' --push-flags='$(PUSH_FLAGS)' $(IMAGES)
+
 goldens: $(READY) ## Freeze the code of every stage anew (a test compares it), if results stay equal.
 	$(BIN)/python -m tests.stages.goldens
 
-lock: $(READY) ## Bring constraints.txt up to pyproject.toml; versions it already names stay.
+lock: $(READY) ## Bring constraints.txt and the images' packages up to pyproject.toml; versions named there stay.
 	cp constraints.txt constraints.new
 	$(BIN)/uv pip compile --quiet --all-extras --no-annotate --no-header --no-emit-package steerlm --no-emit-index-url \
 		--python-version 3.11 pyproject.toml -o constraints.new
 	{ echo "# Exact versions of every package the project was tested with (Python 3.11). Made by: make lock"; \
 	  { cat constraints.new; $(BIN)/uv --version | awk '{print "uv==" $$2}'; } | sort; } > constraints.txt
 	rm constraints.new
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m images.lock
 
 clean: ## Remove what the demo made (not the environment).
 	rm -rf runs

@@ -8,7 +8,6 @@ provenance.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import shutil
@@ -23,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from steerlm import locks
 from steerlm.attributes import AttributeSchema
 from steerlm.checksums import FileDigest, digest_folder, digest_json, sha256_file
+from steerlm.claim import claimed
 from steerlm.errors import StorageError
 from steerlm.files import cache_folder, remove_partial_files, write_json
 from steerlm.locks import Held
 from steerlm.prompt import PROMPT_VERSION
-from steerlm.retry import Backoff, retry
 from steerlm.storage import OverwrittenError, S3Prefix, is_remote, local_path
 from steerlm.visibility import wait_for_files
 
@@ -45,9 +44,6 @@ MANIFEST, COMPLETE, KEY, LOGS, WORK, HASHES, LOCK = (
 )
 RUNS = "runs"
 """Beside the stages: a folder for each pipeline run. The run holds its lock."""
-CLASH, CLASH_ATTEMPTS = Backoff(first=0.5, longest=30.0, jitter=1.0), 8
-MENDING, MENDING_ATTEMPTS = Backoff(first=0.2, longest=10.0), 30
-"""How long the files of a complete artifact may be those of two machines: about four minutes."""
 REPLACEMENT, MOVING = ".again", ".moving"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -235,13 +231,8 @@ class Store:
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         check = held.check if held else lambda: None
         check()
-        if self.remote:
-            if replace:
-                self.remote.at(f"{stage}/{key}").remove(first=COMPLETE)
-            first = self._upload_unless_complete(folder, manifest)
-            check()
-            if not first or not self._complete(folder, manifest):
-                return self._take_other(folder, stage, key, kind)
+        if self.remote and not self._publish(folder, manifest, check, replace=replace):
+            return self._take_other(folder, stage, key, kind)
         check()
         (folder / COMPLETE).write_bytes(_complete_bytes(manifest))
         if replace:
@@ -249,47 +240,32 @@ class Store:
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return self._read(folder)
 
-    def _upload(self, folder: Path, manifest: Manifest) -> None:
-        """Upload everything but COMPLETE. What is there and equal is skipped."""
-        assert self.remote is not None
-        prefix, kind, files = self.remote.at(manifest.name), manifest.content.kind, manifest.content.files
-        prefix.at(kind).upload_all({name: folder / kind / name for name in files}, files)
-        logs = digest_folder(folder / LOGS)
-        prefix.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
-        for name in (KEY, MANIFEST):
-            prefix.upload(folder / name, name)
-        self._check_whole(manifest)
+    def _publish(self, folder: Path, manifest: Manifest, check: Callable[[], None], *, replace: bool) -> bool:
+        """Upload an artifact, COMPLETE last; return False if another machine has completed the key.
 
-    def _upload_unless_complete(self, folder: Path, manifest: Manifest) -> bool:
-        """Upload the artifact; return False if another machine has completed the key.
-
-        Machines without a common lock that upload to one key at the same time overwrite each other's files. They try
-        again after random pauses, until the files of one are all there.
+        Machines that do not share a lock wait for each other at the claim of the key. Raises `OverwrittenError` if
+        others have written nevertheless: files of two machines must not be marked complete.
         """
         assert self.remote is not None
-        complete, remote = f"{manifest.name}/{COMPLETE}", self.remote
-
-        def upload() -> bool:
-            if remote.stat(complete):
+        prefix = self.remote.at(manifest.name)
+        if replace:
+            prefix.remove(first=COMPLETE)
+        with claimed(prefix, lambda: prefix.version(COMPLETE) is not None) as check_claim:
+            if check_claim is None:
                 return False
-            self._upload(folder, manifest)
-            return True
-
-        return retry(upload, CLASH, CLASH_ATTEMPTS, _overwritten)
-
-    def _complete(self, folder: Path, manifest: Manifest) -> bool:
-        """Put COMPLETE, unless another machine was faster; return whether this machine's artifact is complete.
-
-        A slower machine may have replaced a file between the check and COMPLETE, or be about to. What it replaces is
-        uploaded once more, until it notices that the key is complete.
-        """
-        assert self.remote is not None
-        prefix, content = self.remote.at(manifest.name), _complete_bytes(manifest)
-        if not prefix.create(COMPLETE, content):
-            return prefix.sha256(COMPLETE) == _sha256(content)  # ours, and the answer got lost
-        with self._taken_back(manifest.name):
-            retry(lambda: self._upload(folder, manifest), MENDING, MENDING_ATTEMPTS, _overwritten)
-        return True
+            kind, files = manifest.content.kind, manifest.content.files
+            prefix.at(kind).upload_all({name: folder / kind / name for name in files}, files)
+            logs = digest_folder(folder / LOGS)
+            prefix.at(LOGS).upload_all({name: folder / LOGS / name for name in logs}, logs)
+            for name, digest in files.items():
+                if prefix.at(kind).stat(name) != digest:
+                    raise OverwrittenError(prefix.uri(), name)
+            check_claim()  # before the manifest too: the key may be another machine's by now
+            for name in (KEY, MANIFEST):
+                prefix.upload(folder / name, name)
+            check_claim()
+            check()
+            return prefix.put_if(COMPLETE, _complete_bytes(manifest), None) is not None
 
     def _take_other(self, folder: Path, stage: str, key: str, kind: str) -> Artifact:
         """Return the artifact that another machine has completed, in place of the one in `folder`."""
@@ -301,31 +277,8 @@ class Store:
         if folder != place:  # it was made again
             shutil.rmtree(folder)
             shutil.rmtree(place / kind, ignore_errors=True)
-        with self._taken_back(f"{stage}/{key}"):  # while the other one restores what this one overwrote
-            retry(
-                lambda: self._check_whole(self._read_remote(place, stage, key)), MENDING, MENDING_ATTEMPTS, _overwritten
-            )
+        self.remote.download(f"{stage}/{key}/{MANIFEST}", place / MANIFEST)
         return self._read(place)
-
-    def _read_remote(self, place: Path, stage: str, key: str) -> Manifest:
-        """Download a complete artifact's manifest into its local folder."""
-        assert self.remote is not None
-        name = f"{stage}/{key}"
-        self.remote.download(f"{name}/{MANIFEST}", place / MANIFEST)
-        manifest = self._read(place).manifest
-        if self.remote.sha256(f"{name}/{COMPLETE}") != _sha256(_complete_bytes(manifest)):
-            raise OverwrittenError(self.remote.uri(name), MANIFEST)
-        return manifest
-
-    @contextlib.contextmanager
-    def _taken_back(self, name: str) -> Iterator[None]:
-        """Remove COMPLETE if the artifact turns out to have files of two machines."""
-        assert self.remote is not None
-        try:
-            yield
-        except OverwrittenError:
-            self.remote.discard(f"{name}/{COMPLETE}")
-            raise
 
     def _move_in(self, new: Path, folder: Path) -> Path:
         """Move a finished replacement into its key's folder. Broken off and called again, it moves the rest.
@@ -356,14 +309,6 @@ class Store:
                 (artifact.folder / COMPLETE).unlink(missing_ok=True)
                 for path in _unlocked(artifact.folder):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _check_whole(self, manifest: Manifest) -> None:
-        """Raise `OverwrittenError` if a remote file is not the manifest's."""
-        assert self.remote is not None
-        prefix = self.remote.at(manifest.name)
-        for name, digest in manifest.content.files.items():
-            if prefix.at(manifest.content.kind).stat(name) != digest:
-                raise OverwrittenError(prefix.uri(), name)
 
     @contextlib.contextmanager
     def lock(self, stage: str, key: str, on_wait: Callable[[str], None], *, replace: bool = False) -> Iterator[Held]:
@@ -407,10 +352,6 @@ def _remove_others(folder: Path, expected: Mapping[str, FileDigest]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _overwritten(error: Exception) -> bool:
-    return isinstance(error, OverwrittenError)
-
-
 def _complete_bytes(manifest: Manifest) -> bytes:
     return f"{manifest.digest}\n".encode()
 
@@ -431,10 +372,6 @@ def _check_files(artifact: Artifact) -> None:
 def _tokenizer_digest(files: Mapping[str, FileDigest]) -> str | None:
     parts = {n: d.sha256 for n, d in files.items() if n.rpartition("/")[2] in TOKENIZER_FILES}
     return digest_json(parts) if parts else None
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _now() -> str:

@@ -15,13 +15,11 @@ import functools
 import json
 import logging
 import os
-import secrets
-import socket
 import time
 from pathlib import Path
 
 from steerlm.errors import SupersededError
-from steerlm.files import partial_path
+from steerlm.files import partial_path, unique_writer
 
 FOLDER = "STEERLM_ATTEMPT_FOLDER"
 """Environment variable that names the attempt's folder."""
@@ -78,8 +76,6 @@ def _attempt_in(folder: Path, pid: int) -> "_Attempt":
 class _Attempt:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Process numbers repeat in containers.
-        self._writer = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._phase, self._reported = "", -INTERVAL
         self._stop, self._looked = False, -INTERVAL
 
@@ -101,7 +97,7 @@ class _Attempt:
             return
         self._phase, self._reported = phase, now
         path = self.folder / HEARTBEAT
-        partial = partial_path(path, self._writer)
+        partial = partial_path(path, unique_writer())
         try:
             partial.write_text(json.dumps({"phase": phase, "step": step}), encoding="utf-8")
             partial.replace(path)

@@ -122,7 +122,16 @@ def parse_line(line: str, model: type[Record], path: str | Path, number: int) ->
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        raise RecordError(path, number, first_problem(error)) from None
+        raise RecordError(path, number, first_problem(error) + _other_kind(line, model)) from None
+
+
+def _other_kind(line: str, model: type[Line]) -> str:
+    """Return what to do with a line that is a record of another kind; "" if it is of none that is known."""
+    if model is RegressionSample and '"conversations"' in line:
+        return "; this is a conversation: steerlm data regression makes the reward model's samples of conversations"
+    if model is Conversation and '"text"' in line and '"label"' in line and '"conversations"' not in line:
+        return "; this is a sample of the reward model, a conversation was expected"
+    return ""
 
 
 def decode_line(raw: bytes) -> str:

@@ -38,8 +38,10 @@ BUSY = (
     "XMinioServerNotInitialized",
     "ConditionalRequestConflict",
 )
+CONDITION_FAILED = ("PreconditionFailed", "NoSuchKey")
+"""Error codes of a conditional request: of `If-Match`, the second if the object was deleted."""
 UNCONDITIONAL = ("NotImplemented", "InvalidArgument", "InvalidRequest")
-"""Error codes of servers that do not know If-None-Match."""
+"""Error codes of servers that do not know conditional requests."""
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 ENDPOINTS = ("S3_ENDPOINT", "AWS_ENDPOINT_URL")
 SHA256_KEY = "x-amz-meta-sha256"
@@ -166,16 +168,20 @@ class S3Prefix:
 
     def stat(self, name: str) -> FileDigest | None:
         """Return checksum ("" if the object was not written by `upload`) and size; None if it does not exist."""
+        found = self._head(name)
+        return found and FileDigest((found.metadata or {}).get(SHA256_KEY, ""), found.size or 0)
+
+    def _head(self, name: str) -> Any:
+        """Return what the client knows of an object; None if it does not exist."""
         from minio.error import S3Error
 
-        def head() -> FileDigest | None:
+        def head() -> Any:
             try:
-                stat = self.client.stat_object(bucket_name=self.bucket, object_name=self._key(name))
+                return self.client.stat_object(bucket_name=self.bucket, object_name=self._key(name))
             except S3Error as error:
                 if error.code in ("NoSuchKey", "NoSuchObject", "ResourceNotFound"):
                     return None
                 raise
-            return FileDigest((stat.metadata or {}).get(SHA256_KEY, ""), stat.size or 0)
 
         return self._attempt("find", name, head)
 
@@ -217,35 +223,41 @@ class S3Prefix:
         if self.stat(name) != digest:  # a put is atomic, so these are the bytes of another writer
             raise OverwrittenError(self.uri(name))
 
-    def create(self, name: str, content: bytes) -> bool:
-        """Write a small object unless one of that name exists; return whether it was written.
+    def put_if(self, name: str, content: bytes, version: str | None) -> str | None:
+        """Write a small object if its version is still `version` (None: if it does not exist).
 
-        Of several callers one writes it. A server that does not know `If-None-Match` is asked first instead, which
-        leaves a moment for two.
+        Returns the new version, or None if the condition does not hold. Of several callers one writes the object. A
+        server that does not know conditional requests is asked first instead, which leaves a moment for two.
         """
         from minio.error import S3Error
 
-        checksum = {SHA256_KEY: hashlib.sha256(content).hexdigest(), "Content-Type": "application/octet-stream"}
+        checksum = hashlib.sha256(content).hexdigest()
+        plain = {SHA256_KEY: checksum, "Content-Type": "application/octet-stream"}
+        condition = {"If-None-Match": "*"} if version is None else {"If-Match": f'"{version}"'}
 
-        def put(headers: Mapping[str, str]) -> bool:
-            try:  # the client has no public way to put under a condition
-                self.client._execute("PUT", self.bucket, self._key(name), body=content, headers=dict(headers))
-            except S3Error as error:
-                if error.code == "PreconditionFailed":
-                    return False
-                raise
-            return True
+        def put(headers: Mapping[str, str]) -> str:
+            # The client has no public way to put under a condition.
+            reply = self.client._execute("PUT", self.bucket, self._key(name), body=content, headers=dict(headers))
+            return str(reply.headers["etag"]).strip('"')
 
-        def create() -> bool:
+        def attempt() -> str | None:
             try:
-                return put({**checksum, "If-None-Match": "*"})
+                return put({**plain, **condition})
             except S3Error as error:
+                if error.code in CONDITION_FAILED:
+                    same = (found := self.stat(name)) is not None and found.sha256 == checksum
+                    return self.version(name) if same else None  # the same: ours, and the first answer got lost
                 if error.code not in UNCONDITIONAL:
                     raise
             _warn_unconditional(self.bucket)
-            return self.stat(name) is None and put(checksum)
+            return put(plain) if self.version(name) == version else None
 
-        return self._attempt("create", name, create)
+        return self._attempt("write", name, attempt)
+
+    def version(self, name: str) -> str | None:
+        """Return what changes with every write of an object, its ETag; None if it does not exist."""
+        found = self._head(name)
+        return found and str(found.etag).strip('"')
 
     def discard(self, name: str) -> None:
         """Delete one object; nothing happens if it does not exist."""
@@ -345,7 +357,7 @@ def _endpoint(environment: Mapping[str, str]) -> SplitResult:
 
 @functools.cache
 def _warn_unconditional(bucket: str) -> None:
-    log.warning("%s: the server does not know If-None-Match; do not let two launchers make one artifact", bucket)
+    log.warning("%s: the server does not know conditional requests; do not let two launchers make one artifact", bucket)
 
 
 def _reason(error: Exception) -> object:

@@ -6,33 +6,33 @@ attributes for up to a minute. So the writer lists what it has written, and the 
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from steerlm.checksums import FileDigest, digest_folder
-from steerlm.errors import StorageError
+from steerlm.errors import ConfigError, StorageError
 
-LIMIT_SECONDS = 120.0
+LIMIT, LIMIT_SECONDS = "STEERLM_VISIBLE_SECONDS", 120.0
+"""Environment variable with the longest wait in seconds, and its default: twice what NFS remembers."""
 POLL_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-def wait_for_files(
-    folder: Path, expected: Mapping[str, FileDigest], memory: Path | None = None, limit: float = LIMIT_SECONDS
-) -> None:
+def wait_for_files(folder: Path, expected: Mapping[str, FileDigest], memory: Path | None = None) -> None:
     """Return once every expected file is visible with its size and checksum. There may be others.
 
     Args:
         folder: The folder that the names are relative to.
         expected: Digests by relative POSIX name.
         memory: See `digest_folder`; files are then read once, here or there.
-        limit: Longest wait, in seconds.
 
     Raises:
+        ConfigError: STEERLM_VISIBLE_SECONDS is no number.
         StorageError: A file is missing or differs at the limit; names it.
     """
-    start, waited = time.monotonic(), False
+    limit, start, waited = _limit(), time.monotonic(), False
     while problem := _problem(folder, expected, memory):
         if time.monotonic() - start > limit:
             raise StorageError(f"{problem}; it did not become right within {limit:g} seconds; run again")
@@ -40,6 +40,13 @@ def wait_for_files(
             log.info("waiting for files of another machine: %s", problem)
             waited = True
         time.sleep(POLL_SECONDS)
+
+
+def _limit() -> float:
+    try:
+        return float(os.environ.get(LIMIT, LIMIT_SECONDS))
+    except ValueError:
+        raise ConfigError(f"{LIMIT}={os.environ[LIMIT]}: a number of seconds was expected") from None
 
 
 def _problem(folder: Path, expected: Mapping[str, FileDigest], memory: Path | None) -> str | None:

@@ -18,3 +18,11 @@ def recipes_folder() -> Path:
         if (base / "pipelines" / "recipes").is_dir():
             return base / "pipelines"
     raise FileNotFoundError("the shipped recipes are missing from this installation of steerlm; re-install it")
+
+
+def images_file() -> Path:
+    """Return `images/images.yaml`, which says where the container images are."""
+    for base in map(Path, __path__):
+        if (path := base / "images" / "images.yaml").is_file():
+            return path
+    raise FileNotFoundError("images/images.yaml is missing from this installation of steerlm; re-install it")

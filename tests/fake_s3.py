@@ -14,9 +14,14 @@ from xml.sax.saxutils import escape
 
 
 class FakeS3:
-    """`objects`: (bucket/key) to (bytes, metadata headers); `fetched`: keys that were downloaded."""
+    """`objects`: (bucket/key) to (bytes, metadata headers); `fetched`: keys that were downloaded.
+
+    `conditional`: whether the server knows If-None-Match and If-Match.
+    """
 
     def __init__(self) -> None:
+        self.conditional = True
+        self.mutex = threading.Lock()
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.fetched: list[str] = []
         self.address = ""
@@ -29,7 +34,18 @@ def _handler(store: FakeS3) -> type[BaseHTTPRequestHandler]:
         def do_PUT(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             meta = {k.lower(): v for k, v in self.headers.items() if k.lower().startswith("x-amz-meta-")}
-            store.objects[self._key()] = (body, meta)
+            absent, same = self.headers.get("If-None-Match") == "*", self.headers.get("If-Match")
+            if (absent or same) and not store.conditional:
+                self._refuse(501, "NotImplemented")
+                return
+            with store.mutex:
+                old = store.objects.get(self._key())
+                refused = (absent and old) or (same and (not old or same != f'"{md5(old[0]).hexdigest()}"'))
+                if not refused:
+                    store.objects[self._key()] = (body, meta)
+            if refused:
+                self._refuse(412, "PreconditionFailed")
+                return
             self._answer(200, b"", {"ETag": f'"{md5(body).hexdigest()}"'})
 
         def do_DELETE(self) -> None:
@@ -46,12 +62,15 @@ def _handler(store: FakeS3) -> type[BaseHTTPRequestHandler]:
             elif "list-type" in query:
                 self._answer(200, self._listing(query["prefix"][0]), {"Content-Type": "application/xml"})
             elif (found := store.objects.get(self._key())) is None:
-                self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>", {"Content-Type": "application/xml"})
+                self._refuse(404, "NoSuchKey")
             else:
                 if self.command == "GET":
                     store.fetched.append(self._key())
                 tag = {"ETag": f'"{md5(found[0]).hexdigest()}"', "Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
                 self._answer(200, found[0], {**found[1], **tag})
+
+        def _refuse(self, status: int, code: str) -> None:
+            self._answer(status, f"<Error><Code>{code}</Code></Error>".encode(), {"Content-Type": "application/xml"})
 
         def _key(self) -> str:
             return unquote(urlsplit(self.path).path).lstrip("/")

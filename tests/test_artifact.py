@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store: keys to artifacts, digests, unfinished and damaged artifacts; local and on a fake S3."""
 
+import hashlib
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steerlm import claim, visibility
 from steerlm.artifact import Artifact, Content, Store
 from steerlm.attributes import AttributeSchema
+from steerlm.checksums import FileDigest
 from steerlm.errors import StorageError
+from steerlm.storage import S3Prefix
 from tests.fake_s3 import FakeS3
 
 
@@ -197,3 +203,126 @@ def test_a_broken_upload_of_a_replacement_resumes(s3: FakeS3, tmp_path: Path, mo
         assert store.begin("stage", "k1", "data", {}, replace=True) is not None
         new = store.finish("stage", "k1", "data", AttributeSchema(), {}, replace=True)
     assert Store("s3://bucket/store", cache=tmp_path / "there").open("stage", "k1").digest == new.digest
+
+
+def seal(store: Store, texts: dict[str, str], expected: dict[str, FileDigest] | None = None) -> Artifact:
+    """Finish the key `k` with files of other machines."""
+    store.begin("stage", "k", "data", {})
+    for name, text in texts.items():
+        (store.folder("stage", "k") / "data" / name).write_text(text)
+    return store.finish("stage", "k", "data", None, {}, expected=expected)
+
+
+def digest(text: str) -> FileDigest:
+    return FileDigest(hashlib.sha256(text.encode()).hexdigest(), len(text))
+
+
+def test_exactly_the_expected_files_are_sealed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = {"a": "written", "old": "of an attempt that was given up"}
+    artifact = seal(Store(tmp_path), texts, {"a": digest("written")})
+    assert list(artifact.manifest.content.files) == [path.name for path in artifact.path.iterdir()] == ["a"]
+    assert "data/old: no process of the job says that it wrote this file" in caplog.text
+
+
+def test_files_that_become_visible_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visibility, "POLL_SECONDS", 0.02)
+    store = Store(tmp_path)
+    data = store.folder("stage", "k") / "data"
+    steps = [
+        lambda: (data / "a").write_text("written"),
+        lambda: (data / "sub").mkdir(),
+        lambda: (data / "sub" / "b").write_text("too sh"),  # NFS shows a size that it remembers
+        lambda: (data / "sub" / "b").write_text("WRITTEN, TOO"),
+        lambda: (data / "sub" / "b").write_text("written, too"),
+    ]
+
+    def appear() -> None:
+        for step in steps:
+            time.sleep(0.1)
+            step()
+
+    other = threading.Thread(target=appear)
+    store.begin("stage", "k", "data", {})
+    other.start()
+    artifact = seal(store, {}, {"a": digest("written"), "sub/b": digest("written, too")})
+    assert not other.is_alive() or (data / "sub" / "b").read_text() == "written, too"
+    other.join()
+    assert artifact.manifest.content.files == {"a": digest("written"), "sub/b": digest("written, too")}
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"a": "written"}, r"data/b is missing"),
+        ({"a": "written", "b": "half"}, r"data/b has 4 bytes, 5 were expected"),
+        ({"a": "written", "b": "ohter"}, r"data/b has the sha256 "),
+    ],
+)
+def test_an_expected_file_that_never_comes_is_named(
+    texts: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERLM_VISIBLE_SECONDS", "0.1")
+    store = Store(tmp_path)
+    with pytest.raises(StorageError, match=message):
+        seal(store, texts, {"a": digest("written"), "b": digest("other")})
+    assert store.find("stage", "k") is None
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of the claim that a test can wait for."""
+    monkeypatch.setattr(claim, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(claim, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(claim, "STALE_SECONDS", 0.4)
+
+
+def test_of_machines_that_make_one_key_one_wins_and_the_others_take_its_artifact(
+    s3: FakeS3, quick: None, tmp_path: Path
+) -> None:
+    names = ["one", "two", "three"]
+    with ThreadPoolExecutor(3) as pool:
+        stores = [Store("s3://bucket/store", cache=tmp_path / name) for name in names]
+        made = list(pool.map(lambda store, name: make(store, text=name), stores, names))
+    reader = Store("s3://bucket/store", cache=tmp_path / "reader")
+    artifact = reader.materialize(reader.open("stage", "k1"))
+    text = (artifact.path / "sub" / "a.txt").read_text()
+    assert {one.digest for one in made} == {artifact.digest}
+    for store, one in zip(stores, made, strict=True):
+        assert (store.materialize(one).path / "sub" / "a.txt").read_text() == text
+    assert not [name for name in s3.objects if name.endswith("CLAIM")]
+
+
+def test_the_upload_of_a_machine_that_died_is_taken_over(s3: FakeS3, quick: None, tmp_path: Path) -> None:
+    s3.objects["bucket/store/stage/k1/CLAIM"] = (b"of a machine that is gone", {})
+    s3.objects["bucket/store/stage/k1/data/sub/a.txt"] = (b"half", {})
+    began = time.monotonic()
+    artifact = make(Store("s3://bucket/store", cache=tmp_path / "here"))
+    assert time.monotonic() - began > 0.4
+    there = Store("s3://bucket/store", cache=tmp_path / "there")
+    assert there.materialize(there.open("stage", "k1")).digest == artifact.digest
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_who_was_taken_for_dead_completes_nothing(
+    again: bool, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine is paused in its upload; another one takes over and completes the key."""
+    here, there = (Store("s3://bucket/store", cache=tmp_path / name) for name in ("here", "there"))
+    if again:
+        make(here)
+    upload = S3Prefix.upload_all
+
+    def paused(place: S3Prefix, *files: Any) -> None:
+        monkeypatch.setattr(S3Prefix, "upload_all", upload)
+        upload(place, *files)
+        del s3.objects["bucket/store/stage/k1/CLAIM"]
+        make(there, text="of the other machine")
+
+    monkeypatch.setattr(S3Prefix, "upload_all", paused)
+    with pytest.raises(StorageError, match=r"another machine .* run again after it"):
+        replace(here, "mine") if again else make(here)
+    theirs = there.open("stage", "k1")
+    assert make(here).digest == theirs.digest
+    assert (here.materialize(here.open("stage", "k1", theirs.digest)).path / "sub" / "a.txt").read_text() == (
+        "of the other machine"
+    )

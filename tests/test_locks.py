@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,3 +174,37 @@ def test_another_failure_of_flock_is_not_taken_for_its_absence(tmp_path: Path, m
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match="Input/output error"), hold(tmp_path / "lock"):
         pass
+
+
+def test_who_waited_for_a_lock_that_was_deleted_does_not_hold_it(tmp_path: Path) -> None:
+    """The holder deletes the folder, as `store gc` does; later processes lock another file."""
+    folder = tmp_path / "key"
+    folder.mkdir()
+    with hold(folder / "lock") as held:
+        waiting = start(folder, "nowhere", until_signaled=True)
+        assert line(waiting).startswith("waits for process")
+        shutil.rmtree(folder)
+        with pytest.raises(StorageError, match="lock was deleted while this process held it"):
+            held.check()
+    assert line(waiting) == "holds\n"
+    with pytest.raises(LockHeldError), hold(folder / "lock", wait=False):
+        pass
+    waiting.communicate("end\n", timeout=20)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_lock_that_is_held_is_confirmed(supported: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not supported:
+        request.getfixturevalue("without_flock")
+    with hold(tmp_path / "lock") as held:
+        held.check()
+        held.retire()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_file_that_another_machine_replaced_is_a_lost_lock(without_flock: Path) -> None:
+    with hold(without_flock / "lock") as held:
+        of_another_machine(without_flock / "lock")
+        with pytest.raises(StorageError, match="lock was taken over by process 12 on node7"):
+            held.check()
+    assert (without_flock / "lock.owner").exists(), "it is the other machine's"

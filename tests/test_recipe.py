@@ -175,6 +175,20 @@ def test_sections_that_do_not_fit_are_rejected(overrides: list[str], message: st
         load_recipe("demo", None, overrides)
 
 
+@pytest.mark.parametrize("section", ["base.train", "reward", "sft", "baseline"])
+def test_a_seed_is_not_negative(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.seed: a number of at least 0 was expected, not -1"):
+        load_recipe("demo", overrides=[f"{section}.seed=-1"])
+
+
+def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
+    for name in ("recipes/demo-real", "profiles/laptop"):
+        text = (ROOT / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8")
+        (tmp_path / f"{Path(name).name}.yaml").write_text("\ufeff" + text, encoding="utf-8", newline="\r\n")
+    read = load_recipe(str(tmp_path / "demo-real.yaml"), str(tmp_path / "laptop.yaml"))
+    assert read == load_recipe("demo-real", "laptop")
+
+
 def test_own_attributes_and_range() -> None:
     schema = AttributeSchema(names=("warm", "brief", "odd"), low=0, high=9, defaults={"odd": 0})
     text = schema.model_dump_json()

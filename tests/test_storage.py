@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """URIs and transfers. S3 is the real minio client against an in-process fake (see `fake_s3.py`)."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steerlm.artifact import Store
-from steerlm.checksums import digest_folder
+from steerlm.checksums import FileDigest, digest_folder
 from steerlm.errors import InputError, StorageError
 from steerlm.retry import Backoff
 from steerlm.storage import CREDENTIALS, S3Prefix, fetch
@@ -189,3 +191,30 @@ def test_an_unreachable_server_is_a_storage_error(monkeypatch: pytest.MonkeyPatc
     client = Minio(endpoint="127.0.0.1:1", access_key="a", secret_key="b", secure=False, http_client=quick)
     with pytest.raises(StorageError, match="cannot find it"):
         S3Prefix(client, "bucket", "p").stat("x")
+
+
+def test_one_of_many_writes_an_object_under_a_condition(s3: FakeS3) -> None:
+    place, version = S3Prefix.open("s3://bucket/place"), None
+    for start in (0, 8):  # first the object does not exist, then it has the version that all have seen
+        contents = [b"%d" % (start + number) for number in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda content, version=version: place.put_if("seal", content, version), contents))
+        (version,) = [one for one in won if one]
+        winner = contents[won.index(version)]
+        assert s3.objects["bucket/place/seal"][0] == winner
+        assert place.version("seal") == version
+        assert place.stat("seal") == FileDigest(hashlib.sha256(winner).hexdigest(), len(winner))
+        assert place.put_if("seal", winner, None) == version, "the same content: an answer that got lost"
+    for _ in range(2):
+        place.discard("seal")
+    assert place.version("seal") is None
+    assert place.put_if("seal", b"again", version) is None
+    assert place.put_if("seal", b"again", None)
+
+
+def test_a_server_without_conditional_requests_is_warned_of_once(s3: FakeS3, caplog: pytest.LogCaptureFixture) -> None:
+    s3.conditional = False
+    place = S3Prefix.open("s3://bucket/place")
+    results = [place.put_if(*put, None) for put in (("a", b"x"), ("a", b"y"), ("b", b"x"))]
+    assert [bool(result) for result in results] == [True, False, True]
+    assert caplog.text.count("does not know conditional requests") == 1

@@ -5,7 +5,7 @@ from kfp import dsl
 from steerlm_kfp.components.images import image
 
 
-@dsl.component(base_image=image("data"), install_kfp_package=False)
+@dsl.component(base_image=image("fetch-model"), install_kfp_package=False)
 def fetch_model(
     step: str,
     recipe: str,

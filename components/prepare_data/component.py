@@ -5,7 +5,7 @@ from kfp import dsl
 from steerlm_kfp.components.images import image
 
 
-@dsl.component(base_image=image("data"), install_kfp_package=False)
+@dsl.component(base_image=image("prepare-data"), install_kfp_package=False)
 def prepare_data(
     recipe: str,
     profile: str,

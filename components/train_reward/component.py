@@ -5,7 +5,7 @@ from kfp import dsl
 from steerlm_kfp.components.images import image
 
 
-@dsl.component(base_image=image("train"), install_kfp_package=False)
+@dsl.component(base_image=image("train-reward"), install_kfp_package=False)
 def train_reward(
     recipe: str,
     profile: str,

@@ -8,6 +8,7 @@ docs/upstream.md#annotate-script and docs/upstream.md#annotation-behavior.
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from steerlm.records import Turn
 
 if TYPE_CHECKING:
     from steerlm.inference.scorer import Scorer
+
+log = logging.getLogger(__name__)
 
 DIGITS = 6
 """Decimals of `scores` in the output."""
@@ -118,16 +121,17 @@ def _annotate(
         if out.complete:
             out.settle()
             return counts
+        places = scored_by(out, scorer)
         out.open()
         if on_progress:
             on_progress(counts)
         for block in corpus.blocks():
             text = label_block(block, corpus.path, scorer, options, counts)
-            entry = journal_entry(block.lines, block.sha256, method, counts)
+            entry = journal_entry(block.lines, block.sha256, method, counts, places)
             out.commit(text, entry.model_copy(update={"rejects": tuple(block.rejects)}))
             if on_progress:
                 on_progress(counts)
-        out.finish(journal_entry(corpus.lines, corpus.sha256, method, counts))
+        out.finish(journal_entry(corpus.lines, corpus.sha256, method, counts, places))
     return counts
 
 
@@ -163,6 +167,30 @@ def resume(corpus: Corpus, out: JournaledOutput, method: dict[str, Any]) -> Anno
     if out.complete and not corpus.at_end():
         raise OutputConflict(f"{corpus.path} has grown since {out.path} was written")
     return AnnotateCounts(**{**entry.counts, "resumed": entry.lines})
+
+
+def scored_by(out: JournaledOutput, scorer: "Scorer") -> tuple[str, ...]:
+    """Return where the output's scores are computed, in this run and earlier ones, and log a warning of a change."""
+    earlier = out.entry.scored_by if out.entry else ()
+    return joined_places(out.path, earlier, place_of(scorer))
+
+
+def place_of(scorer: "Scorer") -> str:
+    """Return where a scorer computes: `server`, `job`, or `process` for one of this process."""
+    return getattr(scorer, "place", "process")
+
+
+def joined_places(path: Path, earlier: tuple[str, ...], place: str) -> tuple[str, ...]:
+    """Return the earlier places and this one; a change is logged, because equal bytes are not promised across it."""
+    if earlier and place not in earlier:
+        log.warning(
+            "%s was started with scores of a %s and goes on with those of a %s: the last digits may differ, and a "
+            "label where the score is that close to the middle of two values; see docs/serving.md#scores",
+            path,
+            " and a ".join(earlier),
+            place,
+        )
+    return earlier if place in earlier else (*earlier, place)
 
 
 def label_block(
@@ -212,11 +240,13 @@ def with_predicted_label(turn: Turn, scores: Sequence[float], schema: AttributeS
     return turn.model_copy(update=update)
 
 
-def journal_entry(lines: int, sha256: str, method: dict[str, Any], counts: AnnotateCounts) -> JournalEntry:
+def journal_entry(
+    lines: int, sha256: str, method: dict[str, Any], counts: AnnotateCounts, places: tuple[str, ...]
+) -> JournalEntry:
     """Return the journal entry after `lines` input lines; the output's size is filled in when it is on the disk."""
     totals = dataclasses.asdict(counts)
     del totals["resumed"]
-    return JournalEntry(lines=lines, sha256=sha256, size=0, method=method, counts=totals)
+    return JournalEntry(lines=lines, sha256=sha256, size=0, method=method, counts=totals, scored_by=places)
 
 
 def _short(value: Any) -> str:

@@ -48,6 +48,8 @@ class JournalEntry(Settings):
         sha256: SHA-256 of these lines.
         size: Bytes of the output that are valid.
         method: The settings and the model that decide the output's content.
+        scored_by: Where the scores up to here were computed, see `scored_by` in `annotate.py`: their last digits may
+            depend on it.
         counts: Totals up to here.
         rejects: The rejected lines since the previous entry.
         output_sha256: SHA-256 of the complete output, on the last entry only.
@@ -58,6 +60,7 @@ class JournalEntry(Settings):
     size: int
     method: dict[str, Any]
     counts: dict[str, int]
+    scored_by: tuple[str, ...] = ()
     rejects: tuple[RejectedLine, ...] = ()
     output_sha256: str | None = None
 

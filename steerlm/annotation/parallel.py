@@ -18,9 +18,11 @@ from steerlm.annotation.annotate import (
     AnnotateCounts,
     annotate,
     check_method,
+    joined_places,
     journal_entry,
     label_block,
     output_method,
+    place_of,
     resume,
 )
 from steerlm.annotation.config import AnnotateSettings
@@ -65,7 +67,9 @@ def label_part(
     text = label_block(block, corpus.path, scorer, options, counts)
     if parts is not None:
         rejects = [reject.model_dump() for reject in block.rejects]
-        parts.write(where.first, {"counts": dataclasses.asdict(counts), "rejects": rejects}, text)
+        parts.write(
+            where.first, {"counts": dataclasses.asdict(counts), "rejects": rejects, "place": place_of(scorer)}, text
+        )
     return counts.turns
 
 
@@ -154,7 +158,7 @@ class ParallelAnnotation:
         write_json(self.folder / PLAN, BlockPlan(method=method, blocks=self.blocks).model_dump(mode="json"))
 
     def _merge(self) -> None:
-        counts = self.counts
+        counts, places = self.counts, self._out.entry.scored_by if self._out.entry else ()
         for block in self.blocks:
             part = self.parts.read(block.first)
             if part is None:
@@ -166,9 +170,11 @@ class ParallelAnnotation:
             _add(counts, header["counts"])
             counts.lines = block.lines
             rejects = tuple(RejectedLine.model_validate(reject) for reject in header["rejects"])
-            entry = journal_entry(block.lines, block.sha256, self.method, counts)
+            if "place" in header:  # parts of earlier versions do not say it
+                places = joined_places(self.output, places, header["place"])
+            entry = journal_entry(block.lines, block.sha256, self.method, counts, places)
             self._out.commit(text, entry.model_copy(update={"rejects": rejects}))
-        self._out.finish(journal_entry(self._lines, self._sha256, self.method, counts))
+        self._out.finish(journal_entry(self._lines, self._sha256, self.method, counts, places))
 
 
 def _add(counts: AnnotateCounts, more: dict[str, int]) -> None:

@@ -27,17 +27,19 @@ COMMANDS = {
     "annotate": ("steerlm.cli.annotate", "Label every answer of a corpus with a reward model."),
     "serve": ("steerlm.cli.serve", "Serve a reward model or a steerable model over HTTP."),
     "ask": ("steerlm.cli.ask", "Ask a served or local model with its dials set."),
-    "chat": ("steerlm.cli.chat", "Chat with a served or local model, turning its dials on the way."),
+    "chat": ("steerlm.cli.chat", "Chat with a served or local model, turning its dials."),
     "evaluate": ("steerlm.cli.evaluate", "Measure steerability and reward quality; write reports."),
     "plan": ("steerlm.cli.plan", "Show what a recipe's trainings need: memory, FLOPs, storage."),
-    "doctor": ("steerlm.cli.doctor", "Check what this machine or a cluster lacks for a profile's runs."),
+    "doctor": ("steerlm.cli.doctor", "Check what this machine or a cluster lacks for runs."),
     "preflight": ("steerlm.cli.preflight", "Measure network, GPUs, memory and disks of the nodes."),
     "run": ("steerlm.cli.run", "Run a recipe's whole pipeline, here or on a cluster."),
     "store": ("steerlm.cli.store", "List, verify, remove and clear artifacts of a store."),
 }
 
-UPSTREAM = re.compile(r"^\+{0,2}(model|trainer|exp_manager)\.[\w.]+=")
+UPSTREAM = re.compile(r"^\+{0,2}((model|trainer|exp_manager|inference)\.[\w.]+|(rm|gpt)_model_file)=")
 """Form of an option of NVIDIA's scripts, which `cli.upstream` answers."""
+SCRIPT = re.compile(r"[^-].*_(data|format|annotate|model|sft|eval|nemo)(\.py)?")
+"""Form of a name of one of those scripts, where a command was expected."""
 
 
 class LazyGroup(TyperGroup):
@@ -107,6 +109,8 @@ def call(argv: list[str]) -> int:
     def execute() -> object:
         if any(UPSTREAM.match(argument.removeprefix("--set=")) for argument in arguments):
             import_module("steerlm.cli.upstream").refuse_upstream_options(arguments)
+        if any(SCRIPT.fullmatch(argument) for argument in arguments[:2]):
+            import_module("steerlm.cli.upstream").refuse_upstream_scripts(arguments)
         return command.main(args=arguments, prog_name="steerlm", standalone_mode=False, obj=arguments)
 
     return exit_status(execute, debug=debug)

@@ -37,18 +37,21 @@ def preflight(
     """
     from steerlm.errors import TrainingError
     from steerlm.jobs.preflight_spec import table
-    from steerlm.pipeline.preflight import preflight_layout, preflight_problems, run_preflight
+    from steerlm.pipeline.preflight import (
+        PreflightOptions,
+        preflight_layout,
+        preflight_problems,
+        run_preflight,
+        submit_preflight,
+    )
+    from steerlm.pipeline.submit import is_submitted
     from steerlm.recipe import load_profile
 
     chosen = load_profile(profile, set_)
     layout = preflight_layout(chosen, nodes, devices)
-    report = run_preflight(
-        chosen,
-        layout,
-        lambda line: typer.echo(line, err=True),
-        reduce_bytes=reduce_mib << 20,
-        write_bytes=write_mib << 20,
-    )
+    options = PreflightOptions(layout=layout, reduce_bytes=reduce_mib << 20, write_bytes=write_mib << 20)
+    measure = submit_preflight if is_submitted(chosen) else run_preflight
+    report = measure(chosen, options, lambda line: typer.echo(line, err=True))
     typer.echo(report.model_dump_json(indent=2) if as_json else table(report))
     found = preflight_problems(chosen, layout, report, _bytes(min_busbw), _bytes(min_write))
     for problem in found:

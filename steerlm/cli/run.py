@@ -57,11 +57,11 @@ def run(
 
 def _submit(resolved: "ResolvedRecipe", output: Path | None, *, detach: bool) -> None:
     """Run a pipeline on a cluster and show what its launcher prints."""
-    from steerlm.pipeline.submit import Submission
+    from steerlm.pipeline.submit import PipelineSubmission
 
     if output is not None:
         raise typer.BadParameter("--output makes links here; a run on a cluster leaves its files in the store")
-    run = Submission(resolved)
+    run = PipelineSubmission(resolved)
     namespace = run.settings.namespace
     typer.echo(f"{'submitted' if run.submit() else 'attached to'} {run.name} in namespace {namespace}")
     typer.echo(f"its log: kubectl -n {namespace} logs -f job/{run.name}")

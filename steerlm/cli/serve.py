@@ -17,6 +17,7 @@ Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 f
 Name = typer.Option(None, "--name", help="Model id in responses. Default: the folder's name.")
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
 Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
+Total = typer.Option(256, "--max-total-mib", min=1, help="Bodies of all requests together, in MiB; more is a 429.")
 Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers being generated or waiting; one more is a 429.")
 Connections = typer.Option(4096, "--max-connections", min=1, help="Connections; one more ends the longest waiting one.")
 Receive = typer.Option(30.0, "--receive-seconds", min=0.001, help="Time for a client to send a whole request.")
@@ -34,6 +35,7 @@ def reward(
     wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others to share its batch."),
     strip_markers: bool = Strip,
     max_body_mib: int = Body,
+    max_total_mib: int = Total,
     max_in_flight: int = Flight,
     max_connections: int = Connections,
     receive_seconds: float = Receive,
@@ -70,6 +72,7 @@ def generate(
         None, "--max-tokens", min=1, help="Tokens of an answer at most. Default: as many as the window leaves."
     ),
     max_body_mib: int = Body,
+    max_total_mib: int = Total,
     max_in_flight: int = Flight,
     max_connections: int = Connections,
     receive_seconds: float = Receive,
@@ -96,6 +99,7 @@ def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: options[name] for name in (*names, "drain_seconds")},
         "max_body_bytes": options["max_body_mib"] << 20,
+        "max_total_bytes": options["max_total_mib"] << 20,
         "cors_origins": options["cors_origin"],
     }
 

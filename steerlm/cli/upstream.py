@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers options of NVIDIA's NeMo-Aligner scripts (`model.global_batch_size=128`) with the keys of this product.
+"""Answers NVIDIA's NeMo-Aligner scripts and their options (`model.global_batch_size=128`) with those of this product.
 
-The table is that of docs/tutorial.md; a test compares them.
+The table of keys is that of docs/tutorial.md; a test compares them.
 """
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from steerlm.errors import ConfigError
 
-OPTION = re.compile(r"^\+{0,2}(?:model|trainer|exp_manager)(?:\.\w+)+(?==)")
+OPTION = re.compile(r"^\+{0,2}(?:(?:model|trainer|exp_manager|inference)(?:\.\w+)+|(?:rm|gpt)_model_file)(?==)")
 LAYOUT = "profile.layouts.SECTION."
 KEYS = {
     "num_nodes": f"{LAYOUT}nodes",
@@ -45,7 +46,27 @@ KEYS = {
     "save_best_model": "SECTION.export",
 }
 """By the last part of an option; SECTION is `reward` or `sft`."""
+SCRIPTS = {
+    "preprocess_openassistant_data": "steerlm data oasst --output_directory FOLDER",
+    "preprocess_helpsteer_data": "steerlm data helpsteer --output_directory FOLDER",
+    "preprocess_helpsteer2_data": "steerlm data helpsteer2 --output_directory FOLDER",
+    "process_to_regression_format": "steerlm data regression --input-file FILE --output-file FILE",
+    "attribute_annotate": "steerlm annotate --input-file FILE --output-file FILE --port 1424",
+    "train_reward_model": "steerlm train reward RECIPE --model FOLDER --data FILE --output FOLDER",
+    "serve_reward_model": "steerlm serve reward FOLDER --port 1424",
+    "train_gpt_sft": "steerlm train sft RECIPE --model FOLDER --data FILE --output FOLDER",
+    "megatron_gpt_eval": "steerlm serve generate FOLDER --port 1427",
+    "convert_llama_hf_to_nemo": "steerlm model fetch SOURCE FOLDER",
+}
+"""Upstream's script -> the command that does the same."""
 TABLE = "docs/tutorial.md, From the tutorial's options to our keys"
+
+
+def refuse_upstream_scripts(arguments: Sequence[str]) -> None:
+    """Raise `ConfigError` that names our command if a command line begins with one of upstream's scripts."""
+    for word in [argument for argument in arguments if not argument.startswith("-")][:2]:
+        if command := SCRIPTS.get(PurePath(word).name.removesuffix(".py")):
+            raise ConfigError(f"{word} is a script of NeMo-Aligner or NeMo; here: {command} (docs/tutorial.md)")
 
 
 def refuse_upstream_options(arguments: Sequence[str]) -> None:
@@ -53,11 +74,17 @@ def refuse_upstream_options(arguments: Sequence[str]) -> None:
 
     Such options stand alone, as hydra reads them, or behind `--set`.
     """
+    serving = "serve" in arguments[:1]
     for argument in arguments:
         option = OPTION.match(argument.removeprefix("--set="))
         if option is None:
             continue
         name = option[0].lstrip("+")
+        if serving:
+            raise ConfigError(
+                f"{name} is an option of NeMo-Aligner's scripts; here: steerlm serve reward|generate FOLDER "
+                f"--port 1424 ({TABLE})"
+            )
         key = KEYS.get(name.rpartition(".")[2])
         if key is None:
             raise ConfigError(f"{name} is an option of NeMo-Aligner's scripts; what stands for it here: {TABLE}")

@@ -15,6 +15,7 @@ from steerlm.records import Record, parse_line
 LINE_FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
 """What every source reads, the preferred format first."""
 ALL_FORMATS = tuple(READERS)
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 BOTH = "both"
 """Split of a file whose rows decide their split."""
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def data_files(path: Path, formats: Sequence[str] = LINE_FORMATS) -> list[Path]:
     """
     if path.is_file():
         if file_format(path, formats) is None:
-            raise InputError(f"{path}: expected a file that ends in {', '.join(formats)}")
+            remedy = "; save the table as CSV" if path.suffix in SPREADSHEETS and ".csv" in formats else ""
+            raise InputError(f"{path}: expected a file that ends in {', '.join(formats)}{remedy}")
         return [path]
     chosen: dict[str, Path] = {}
     for file in sorted(path.iterdir(), key=lambda p: formats.index(file_format(p, formats) or formats[-1])):

@@ -20,6 +20,7 @@ Rows = Iterator[tuple[int, str]]
 CHUNK = 1 << 20
 ARROW_BATCH = 256
 _SPACE = re.compile(r"[ \t\r\n]*")
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 def read_json(path: Path, on_error: OnBadLine | None = None) -> Rows:
@@ -80,24 +81,30 @@ def _read_chunk(path: Path, file: Any) -> str:
 def read_csv(path: Path, on_error: OnBadLine | None = None) -> Rows:
     """Yield the rows of a CSV file with a header, as JSON objects of strings. Quoted cells may have several lines.
 
-    Cells are separated by what separates the columns' names: commas; without any in the first line tabs or semicolons,
-    as spreadsheets write them in some languages.
+    Cells are separated by what separates the columns' names: commas, tabs, or semicolons as spreadsheets write them in
+    some languages. Blanks around a name do not count. Columns without a name and rows without any text, which
+    spreadsheets leave at the edges of a table, are left out.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True, delimiter=_delimiter(path, file))
         line = 1
         try:
-            header = next(rows, None)
-            if header is None:
+            header = [name.strip() for name in next(rows, [])]
+            names = [name for name in header if name]
+            if not names:
                 raise InputError(f"{path}: empty; the first line of a CSV file names the columns")
-            if len(set(header)) < len(header):
-                raise InputError(f"{path}:1: two columns have the same name ({', '.join(header)})")
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}:1: two columns have the same name ({', '.join(names)})")
             line = rows.line_num + 1
             for row in rows:
-                if len(row) == len(header):
-                    yield line, json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False)
-                elif row:
-                    error = RecordError(path, line, f"{len(row)} cells, the header has {len(header)}; quote commas")
+                if not any(cell.strip() for cell in row):
+                    pass
+                elif len(row) == len(header):
+                    cells = {name: cell for name, cell in zip(header, row, strict=True) if name}
+                    yield line, json.dumps(cells, ensure_ascii=False)
+                else:
+                    reason = f"{len(row)} cells, the header has {len(header)}; quote cells that contain a separator"
+                    error = RecordError(path, line, reason)
                     if on_error is None:
                         raise error
                     on_error(error, ",".join(row))
@@ -114,7 +121,7 @@ def _delimiter(path: Path, file: TextIO) -> str:
     except UnicodeDecodeError as error:
         raise RecordError(path, 1, f"not UTF-8 ({error.reason}); save the file as UTF-8") from None
     file.seek(0)
-    return next((mark for mark in (",", "\t", ";") if mark in names), ",")
+    return max(",\t;", key=_QUOTED.sub("", names).count)
 
 
 def read_parquet(path: Path, on_error: OnBadLine | None = None) -> Rows:

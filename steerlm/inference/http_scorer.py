@@ -44,6 +44,8 @@ class HttpScorer:
         patience: Seconds to wait while no server answers.
     """
 
+    place = "server"
+
     def __init__(
         self,
         host: str = "localhost",

@@ -44,6 +44,8 @@ class MegatronScorer(TokenScorer):
         ModelError: The folder is not of a reward model.
     """
 
+    place = "job"
+
     def __init__(
         self,
         folder: Path,

@@ -21,16 +21,15 @@ UNUSED = "rotary_emb.inv_freq"
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def check_model(folder: Path) -> None:
-    """Check a complete model folder.
+def check_folder_weights(folder: Path) -> None:
+    """Compare the weights of a complete model folder with its config, reward heads with its attributes.
 
     Raises:
-        ModelError: Its parts do not belong together; the message names them.
+        ModelError: They do not belong together; the message names them.
     """
     info, shape = read_info(folder), ModelShape.from_folder(folder)
     reward = info.kind == "reward" and info.attributes is not None
     check_weights(folder, shape, len(info.attributes.names) if reward and info.attributes else None)
-    check_tokenizer(folder, folder, shape)
 
 
 def check_weights(folder: Path, shape: ModelShape, outputs: int | None, *, initial: bool = False) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from steerlm.checksums import FileDigest, digest_folder
 from steerlm.errors import InputError, ModelError, StorageError
 from steerlm.files import PARTIAL_SUFFIX, write_json
-from steerlm.models.check import check_model, check_tokenizer
+from steerlm.models.check import check_folder_weights, check_tokenizer
 from steerlm.models.folder import FETCHED, INFO, TERMS
 from steerlm.models.shape import ModelShape
 from steerlm.models.sources import DiskSource, ModelSource, open_source
@@ -102,7 +102,7 @@ def _get(
     source.get(shards, folder)
     _verify(folder, shards)
     source.get(info, folder)
-    check_model(folder)
+    check_folder_weights(folder)
 
 
 def _clear(folder: Path) -> None:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm preflight`: runs the measuring job on a profile's back end, and compares its report with what jobs need."""
+"""`steerlm preflight`: runs the measuring job on a profile's back end, and compares its report with what jobs need.
 
+On a cluster a launcher runs it, as it runs a pipeline: its last line is the report, which the submitter reads.
+"""
+
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from pydantic import BaseModel, PositiveInt
 
 from steerlm.artifact import Store
 from steerlm.errors import InputError, TrainingError
@@ -16,11 +22,29 @@ from steerlm.jobs.registry import LOCAL
 from steerlm.recipe import Profile
 from steerlm.training.layout import LayoutSettings
 
+PREFLIGHT = "preflight.json"
+"""The launcher's file with `PreflightOptions`."""
+REPORT = "preflight report: "
+"""What the launcher's line with the report begins with."""
 LEAST_SHM = 1 << 30
 """Bytes of /dev/shm with which NCCL works between the GPUs of a machine."""
 VISIBLE_SECONDS = 60.0
 """How long a shared file system may take to show the result of another node."""
 log = logging.getLogger(__name__)
+
+
+class PreflightOptions(BaseModel):
+    """What to measure.
+
+    Attributes:
+        layout: Nodes and processes.
+        reduce_bytes: Size of the all-reduce.
+        write_bytes: Size of the file that each node writes.
+    """
+
+    layout: LayoutSettings
+    reduce_bytes: PositiveInt
+    write_bytes: PositiveInt
 
 
 def preflight_layout(profile: Profile, nodes: int | None = None, devices: int | None = None) -> LayoutSettings:
@@ -32,14 +56,7 @@ def preflight_layout(profile: Profile, nodes: int | None = None, devices: int | 
     )
 
 
-def run_preflight(
-    profile: Profile,
-    layout: LayoutSettings,
-    on_line: Callable[[str], None],
-    *,
-    reduce_bytes: int,
-    write_bytes: int,
-) -> PreflightReport:
+def run_preflight(profile: Profile, options: PreflightOptions, on_line: Callable[[str], None]) -> PreflightReport:
     """Run the job to its end and return its report.
 
     Raises:
@@ -49,25 +66,59 @@ def run_preflight(
     local = profile.backend == LOCAL
     root = Store(profile.store).root if local else Path(profile.cluster.workspace.path)
     if not local and not root.is_dir():
-        raise InputError(
-            f"{root}: the workspace is not mounted here; on a cluster, steerlm preflight runs in a pod of the "
-            "launcher's image that mounts it (docs/kubernetes.md, Measure it)"
-        )
+        raise InputError(f"{root}: the workspace is not mounted here; on a cluster a launcher runs the preflight")
     folder = root / "preflight"
     result = folder / "result.json"
     folder.mkdir(parents=True, exist_ok=True)
     result.unlink(missing_ok=True)
     place = JobPlace("preflight", folder / "job", folder / "job.log", profile)
     spec = PreflightSpec(
-        layout=layout, result=result, workspace=folder, reduce_bytes=reduce_bytes, write_bytes=write_bytes
+        layout=options.layout,
+        result=result,
+        workspace=folder,
+        reduce_bytes=options.reduce_bytes,
+        write_bytes=options.write_bytes,
     )
-    place.run("steerlm.jobs.preflight_worker", spec, layout, on_line, repeat=True)
+    place.run("steerlm.jobs.preflight_worker", spec, options.layout, on_line, repeat=True, on_wait=on_line)
     end = time.monotonic() + VISIBLE_SECONDS
     while not result.exists():
         if time.monotonic() > end:
             raise TrainingError(f"{result}: the job has succeeded, but its result did not appear within a minute")
         time.sleep(0.1)
     return PreflightReport.model_validate_json(result.read_bytes())
+
+
+def print_preflight(profile: Profile, options: str, show: Callable[[str], None]) -> None:
+    """Run a preflight in a launcher's pod. `options`: the JSON of `PreflightOptions`. Raises like `run_preflight`."""
+    report = run_preflight(profile, PreflightOptions.model_validate_json(options), show)
+    show(REPORT + report.model_dump_json())
+
+
+def submit_preflight(profile: Profile, options: PreflightOptions, on_line: Callable[[str], None]) -> PreflightReport:
+    """Let a launcher on the profile's cluster run the preflight, and return its report.
+
+    Raises:
+        SteerLMError: It failed; `Interrupted` and KeyboardInterrupt as of a run.
+    """
+    from steerlm.pipeline.submit import PROFILE, SubmittedRun
+
+    files = {PROFILE: profile.model_dump_json(), PREFLIGHT: options.model_dump_json()}
+    digest = hashlib.sha256("".join(files.values()).encode()).hexdigest()[:8]
+    run = SubmittedRun(f"preflight-{digest}", files, profile)
+    reports: list[PreflightReport] = []
+
+    def show(line: str) -> None:
+        if line.startswith(REPORT):
+            reports.append(PreflightReport.model_validate_json(line.removeprefix(REPORT)))
+        else:
+            on_line(line)
+
+    run.submit()
+    on_line(f"its log: kubectl -n {run.settings.namespace} logs -f job/{run.name}")
+    run.follow(show)
+    if not reports:
+        raise TrainingError(f"{run.name} has ended without a report; its log is above")
+    return reports[-1]
 
 
 def preflight_problems(

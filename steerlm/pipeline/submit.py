@@ -11,7 +11,7 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
@@ -44,21 +44,19 @@ def run_name(resolved: ResolvedRecipe) -> str:
     return f"run-{label or 'recipe'}-{digest}"
 
 
-class Submission:
-    """A run on a cluster.
+class SubmittedRun:
+    """What a launcher's pod runs on a cluster.
 
     Args:
-        resolved: Recipe, profile and options.
+        name: Name of the run, a DNS-1123 label that says its content.
+        files: What the launcher reads (`cli/launch.py`), by name.
+        profile: Names the cluster.
         cluster: The connection; None: the one that the profile names.
-
-    Raises:
-        ConfigError: The profile's store is out of reach of the cluster.
     """
 
-    def __init__(self, resolved: ResolvedRecipe, cluster: Cluster | None = None) -> None:
-        check_store(resolved.profile)
-        check_run(resolved)
-        self.resolved, self.settings, self.name = resolved, resolved.profile.cluster, run_name(resolved)
+    def __init__(self, name: str, files: Mapping[str, str], profile: Profile, cluster: Cluster | None = None) -> None:
+        self.name, self.settings = name, profile.cluster
+        self._files, self._grace_seconds = files, profile.jobs.grace_seconds
         self._cluster = cluster or Cluster(self.settings.context)
 
     @property
@@ -76,14 +74,14 @@ class Submission:
             return False
         if job is not None:
             self._delete(job)
-        manifest = config_map(self.name, self.settings, _files(self.resolved))
+        manifest = config_map(self.name, self.settings, self._files)
         try:
             self._cluster.create(f"{self._core}/configmaps", manifest)
         except ClusterError as error:
             if error.status != 409:  # of an earlier submission that got no further; the name says its content
                 raise
         image = reference(COMPONENT, self.settings.images)
-        wanted = launcher_job(self.name, self.settings, image, self.resolved.profile.jobs.grace_seconds)
+        wanted = launcher_job(self.name, self.settings, image, self._grace_seconds)
         created = self._cluster.create(self._jobs, wanted)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self.name, "uid": created["metadata"]["uid"]}
         self._cluster.patch(f"{self._core}/configmaps/{self.name}", {"metadata": {"ownerReferences": [owner]}})
@@ -151,6 +149,23 @@ class Submission:
             if found["metadata"]["uid"] != job["metadata"]["uid"] or time.monotonic() > deadline:
                 raise SteerLMError(f"{self.name} has ended and is still being deleted; try again in a minute")
             time.sleep(POLL_SECONDS)
+
+
+class PipelineSubmission(SubmittedRun):
+    """A recipe's pipeline on a cluster.
+
+    Args:
+        resolved: Recipe, profile and options.
+        cluster: The connection; None: the one that the profile names.
+
+    Raises:
+        ConfigError: The profile's store is out of reach of the cluster.
+    """
+
+    def __init__(self, resolved: ResolvedRecipe, cluster: Cluster | None = None) -> None:
+        check_store(resolved.profile)
+        check_run(resolved)
+        super().__init__(run_name(resolved), _files(resolved), resolved.profile, cluster)
 
 
 class _LogReader:

@@ -52,19 +52,44 @@ class AdmissionSlot:
         self._held = 0
 
 
+class HeldBytes:
+    """The bytes of one request's body that are in memory; `state.body_bytes` counts those of all requests."""
+
+    def __init__(self, state: State, limit: int) -> None:
+        self._state, self._limit = state, limit
+        self._held = 0
+
+    def add(self, count: int) -> None:
+        """Count more bytes. Raises `ApiError` with status 429 if all requests together have too many."""
+        if self._state.body_bytes + count > self._limit:
+            raise ApiError(
+                f"the bodies of all requests would exceed this server's limit of {self._limit} bytes; try again later",
+                status=429,
+            )
+        self._state.body_bytes += count
+        self._held += count
+
+    def release(self) -> None:
+        """Count no bytes from now on."""
+        self._state.body_bytes -= self._held
+        self._held = 0
+
+
 class RequestLimits:
     """Middleware that reads and decompresses a request's body, then gives the request a slot.
 
     A request holds no slot while its body is on the way; how long that may take is the connection's limit
-    (`connections.py`). Refused are all requests while draining (503), new ones when the queue is full (429), bodies
-    that are too large compressed or decompressed (413) or compressed in an unsupported way (415).
+    (`connections.py`). Refused are all requests while draining (503), new ones when the queue or the memory for bodies
+    is full (429), bodies that are too large compressed or decompressed (413) or compressed in an unsupported way (415).
+    A body counts from its first byte to the end of the response.
     """
 
     ALWAYS_OPEN = ("/health", "/ready", "/v2/health/live")
 
     def __init__(self, app: ASGIApp, state: State, settings: ServeSettings) -> None:
         self._app, self._state = app, state
-        self._max_bytes, self._max_in_flight = settings.max_body_bytes, settings.max_in_flight
+        self._max_bytes = min(settings.max_body_bytes, settings.max_total_bytes)
+        self._max_total_bytes, self._max_in_flight = settings.max_total_bytes, settings.max_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request: put its `AdmissionSlot` into `request.state.slot` and pass it on, or refuse it."""
@@ -72,10 +97,18 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         slot = AdmissionSlot(self._state, self._max_in_flight)
+        held = HeldBytes(self._state, self._max_total_bytes)
+        try:
+            await self._admit(scope, receive, send, slot, held)
+        finally:
+            slot.release()
+            held.release()
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, slot: AdmissionSlot, held: HeldBytes) -> None:
         try:
             self._check_draining(scope)
             if scope["method"] in ("POST", "PUT"):
-                receive = _replayed(await self._body(scope, receive), receive)
+                receive = _replayed(await self._body(scope, receive, held), receive)
                 self._check_draining(scope)
                 slot.acquire(1)
                 scope.setdefault("state", {})["slot"] = slot
@@ -84,17 +117,14 @@ class RequestLimits:
             return
         except ClientDisconnect:
             return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            slot.release()
+        await self._app(scope, receive, send)
 
     def _check_draining(self, scope: Scope) -> None:
         if self._state.draining and scope["path"] not in self.ALWAYS_OPEN:
             self._state.refused_at = time.monotonic()
             raise ApiError("the server is shutting down", status=503)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, held: HeldBytes) -> bytes:
         too_large = f"the request body is larger than {self._max_bytes} bytes; send less at a time"
         headers = dict(scope["headers"])
         length, encoding = headers.get(b"content-length", b""), headers.get(b"content-encoding", b"identity").lower()
@@ -114,9 +144,10 @@ class RequestLimits:
             received += len(part)
             if decompressor and received <= self._max_bytes:
                 part = decompressor.feed(part, self._max_bytes + 1 - len(body), last=last)
-            body += part
-            if max(received, len(body)) > self._max_bytes:
+            if max(received, len(body) + len(part)) > self._max_bytes:
                 raise ApiError(too_large, status=413)
+            held.add(len(part))
+            body += part
         return bytes(body)
 
 

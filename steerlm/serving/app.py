@@ -61,7 +61,8 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
     """Create the app of a service.
 
     Its `state` has `service`, `settings`, `started`, `draining`, `created` (Unix time), `in_flight` (slots held, see
-    `AdmissionSlot`) and `refused_at` (monotonic time of the last request refused while draining).
+    `AdmissionSlot`), `body_bytes` (bodies of requests being received or answered) and `refused_at` (monotonic time of
+    the last request refused while draining).
     """
 
     @contextlib.asynccontextmanager
@@ -75,7 +76,7 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
 
     app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.settings, app.state.draining = service, settings, False
-    app.state.started, app.state.in_flight, app.state.refused_at = False, 0, 0.0
+    app.state.started, app.state.in_flight, app.state.body_bytes, app.state.refused_at = False, 0, 0, 0.0
     app.state.created = int(time.time())
     errors.install(app)
     app.include_router(health.router)

@@ -18,6 +18,7 @@ from steerlm.prompt import render_readout
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import ApiError
 from steerlm.serving.messages import ChatMessage
+from steerlm.serving.no_effect import Harmless, has_no_effect
 from steerlm.serving.prompts import PROMPTS_SCHEMA, check_token_ids, read_prompts
 from steerlm.serving.score_inputs import check_marks, has_system, readout_of_messages
 from steerlm.serving.scoring import ScoringService
@@ -27,7 +28,7 @@ router = APIRouter(tags=["scoring"])
 ANY = ("user", "priority", "request_id", "cache_salt", "use_activation", "activation", "softmax")
 """Fields that cannot change a score: a regression head has no activation, whatever these say."""
 
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+WITHOUT_EFFECT: Harmless = {
     "add_special_tokens": (False,),
     "add_generation_prompt": (False,),
     "continue_final_message": (False,),
@@ -37,7 +38,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": ({},),
     "mm_processor_kwargs": ({},),
 }
-"""Fields that are refused, except with these values, or null."""
+"""Fields that are refused, except with these values."""
 
 
 class ClassifyRequest(BaseModel):
@@ -72,7 +73,8 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     service.check_lengths(rows, names)
     scores = (await cancel_on_disconnect(request, service.batcher.score(rows))).tolist() if rows else []
     tokens = sum(map(len, rows))
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    details = {"prompt_tokens_details": None, "completion_tokens_details": None}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, **details}
     return {
         "id": f"classify-{uuid.uuid4().hex}",
         "object": "list",
@@ -93,7 +95,7 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
 
 def _check_fields(extra: dict[str, Any]) -> None:
     for name, value in extra.items():
-        if value is None or name in ANY or value in WITHOUT_EFFECT.get(name, ()):
+        if name in ANY or has_no_effect(name, value, WITHOUT_EFFECT):
             continue
         if name in WITHOUT_EFFECT:
             raise ApiError(f"{name} is not supported by this server; remove it", param=name)

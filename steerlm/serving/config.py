@@ -31,6 +31,8 @@ class ServeSettings(Settings):
         strip_markers: Remove the template's marks from messages instead of refusing them.
         upstream_errors: Answer bad input to `PUT /generate` as NeMo does: HTTP 200 and a JSON string.
         max_body_bytes: Size of a request's body at most.
+        max_total_bytes: Size of the bodies of all requests that are being received or answered; more is a 429 with
+            Retry-After. A body larger than all of it is refused as too large.
         max_in_flight: Answers of all requests being generated or waiting; one more is a 429 with Retry-After. A scoring
             request counts as one answer.
         max_tokens: Tokens of an answer at most. None: as many as the window leaves.
@@ -49,6 +51,7 @@ class ServeSettings(Settings):
     strip_markers: bool = False
     upstream_errors: bool = False
     max_body_bytes: PositiveInt = 16 << 20
+    max_total_bytes: PositiveInt = 256 << 20
     max_in_flight: PositiveInt = 1024
     max_tokens: PositiveInt | None = None
     receive_seconds: PositiveFloat = 30.0

@@ -2,25 +2,31 @@
 """Where a request's dials may be, and what is said of dials elsewhere: none is lost without a word."""
 
 import difflib
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from steerlm.attributes import AttributeSchema, parse_labels
 from steerlm.errors import LabelError, shown
 from steerlm.serving.errors import ApiError
+from steerlm.serving.no_effect import Harmless, has_no_effect
 
-PLACE = 'dials go into chat_template_kwargs: {"attributes": {"humor": 4}}'
 RAW_PLACE = "the prompt is continued as it is: write the dials into it, or send messages to /v1/chat/completions"
 WORDS = ("attributes", "label", "labels", "dials")
 """Names under which dials are sent."""
 
-TEMPLATE_DEFAULTS: dict[str, tuple[Any, ...]] = {
+TEMPLATE_DEFAULTS: Harmless = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "enable_thinking": (False,),
     "thinking": (False,),
 }
 """Arguments of other chat templates, with the values that ask for what happens here anyway."""
+
+
+def chat_place(schema: AttributeSchema | None) -> str:
+    """Return where the dials of a chat request go, shown with a dial that the model has."""
+    return f'dials go into chat_template_kwargs: {{"attributes": {_example(schema)}}}'
 
 
 def requested_dials(
@@ -39,20 +45,20 @@ def requested_dials(
     names = schema.active if schema else ()
     given: list[tuple[str, Mapping[str, Any]]] = []
     if attributes is not None:
-        given.append(("attributes", _mapping(attributes, "attributes")))
+        given.append(("attributes", _mapping(attributes, "attributes", schema)))
     for name, value in (arguments or {}).items():
         where = f"chat_template_kwargs.{name}"
-        if value is None or value in TEMPLATE_DEFAULTS.get(name, ()):
+        if has_no_effect(name, value, TEMPLATE_DEFAULTS):
             continue
         if name == "attributes":
-            given.append((where, _mapping(value, where)))
+            given.append((where, _mapping(value, where, schema)))
         elif name == "label":
             given.append((where, read_label(value, where)))
         elif name in names:
             given.append((where, {name: value}))
         else:
             known = difflib.get_close_matches(name, ["attributes", "label", *names], n=1, cutoff=0.6)
-            hint = f"; did you mean {known[0]!r}?" if known else f"; {PLACE}"
+            hint = f"; did you mean {known[0]!r}?" if known else f"; {chat_place(schema)}"
             raise ApiError(f"chat_template_kwargs: unknown key {name!r}{hint}", param="chat_template_kwargs")
     dials: dict[str, Any] = {}
     places: dict[str, str] = {}
@@ -85,10 +91,16 @@ def misplaced(name: str, schema: AttributeSchema | None, known: Collection[str],
     return f"{name!r} is not a field of this route{hint}; {place}"
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: Any, where: str, schema: AttributeSchema | None) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return value
-    raise ApiError(f'{where} must be an object such as {{"humor": 4}}, not {shown(value)}', param=where)
+    raise ApiError(f"{where} must be an object such as {_example(schema)}, not {shown(value)}", param=where)
+
+
+def _example(schema: AttributeSchema | None) -> str:
+    names = schema.active if schema else ()
+    name = "humor" if "humor" in names or not names else names[0]
+    return json.dumps({name: schema.high if schema else 4})
 
 
 def read_label(value: Any, where: str) -> Mapping[str, Any]:

@@ -3,11 +3,13 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
 from steerlm.inference.engine.engine import STOPPED, GenerationEngine
+from steerlm.inference.engine.json_schema import JsonGrammar
 from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import USER, render_prompt
@@ -15,6 +17,8 @@ from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
 from steerlm.serving.prompts import Prompt, check_token_ids
+
+SCHEMA_PLACE = "response_format.json_schema.schema"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class GenerationService:
         stream: bool = False,
         names: Sequence[str],
         max_tokens_name: str = "max_tokens",
+        schema: Mapping[str, Any] | None = None,
     ) -> Submission:
         """Tokenize and check the prompts of a request.
 
@@ -133,15 +138,18 @@ class GenerationService:
             stream: Whether chunks are read while they are generated.
             names: The parameter of each prompt, for errors.
             max_tokens_name: The parameter of the limit, for errors.
+            schema: The JSON schema that the answers must conform to; None: any text.
 
         Raises:
-            ApiError: A prompt does not fit the window, the answer may be longer than the server's limit, or a token id
-                is not in the vocabulary.
+            ApiError: A prompt does not fit the window, the answer may be longer than the server's limit, a token id is
+                not in the vocabulary, or the schema cannot be used.
             InputError: A text is not valid Unicode.
             SteerLMError: The engine is not running: a stream that starts could no longer report this by its status.
         """
         check_token_ids(params.logit_bias, self.engine.vocabulary_size, "logit_bias")
         ids = await asyncio.to_thread(lambda: [self._encode(*pair) for pair in zip(prompts, names, strict=True)])
+        if schema is not None:
+            params = dataclasses.replace(params, grammar=await asyncio.to_thread(self._grammar, schema))
         if not self.healthy:
             raise SteerLMError(f"{STOPPED} or makes no progress; see the server's log")
         answers: list[AsyncGenerator[GenerationChunk, None]] = []
@@ -150,6 +158,12 @@ class GenerationService:
                 own = params.for_answer(len(answers))
                 answers.append(self._answer(row, own, stream, name, max_tokens_name))
         return Submission(ids, answers)
+
+    def _grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
+        try:
+            return self.engine.json_schemas.compile(schema)
+        except InputError as error:
+            raise ApiError(f"{SCHEMA_PLACE}: {error}", param=SCHEMA_PLACE) from None
 
     def _encode(self, prompt: Prompt, name: str) -> list[int]:
         if isinstance(prompt, str):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 from steerlm.errors import nearest, shown
 from steerlm.serving.errors import ApiError
+from steerlm.serving.no_effect import Harmless, has_no_effect
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -23,7 +24,7 @@ Content = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": 
 _LABELS = {"type": "object", "additionalProperties": {"type": "integer"}}
 Label = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, _LABELS, {"type": "null"}]})]
 
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+WITHOUT_EFFECT: Harmless = {
     "tool_calls": ([],),
     "function_call": (),
     "refusal": ("",),
@@ -32,7 +33,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "reasoning": ("",),
     "reasoning_content": ("",),
 }
-"""Fields of a message that are refused, except with these values, or null."""
+"""Fields of a message that are refused, except with these values."""
 
 
 PART_FIELDS = ("type", "text", "cache_control")
@@ -92,7 +93,7 @@ def check_names(messages: Sequence[ChatMessage]) -> None:
 
 
 def _check_field(name: str, value: Any, where: str) -> None:
-    if value is None or value in WITHOUT_EFFECT.get(name, ()):
+    if has_no_effect(name, value, WITHOUT_EFFECT):
         return
     param = f"{where}.{name}"
     if name in WITHOUT_EFFECT:

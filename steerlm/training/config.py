@@ -48,7 +48,7 @@ class TrainSettings(Settings):
     reduce_gradients: Literal["fp32", "bf16"] = "fp32"
     """Type in which gradients are summed over a step's rows and over replicas. bf16 (only with precision bf16) halves
     the gradient buffer and the bytes of its reduce-scatter, and rounds each partial sum to 8 bits."""
-    seed: int = 1234
+    seed: NonNegativeInt = 1234
     optimizer: OptimizerSettings = OptimizerSettings()
     validate_every: PositiveInt | None = None
     """Steps between validations; null: only at the end."""

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import os
-import secrets
 import socket
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Self
 
 from steerlm import attempt, processes
 from steerlm.errors import PeerLostError, first_line
-from steerlm.files import partial_path
+from steerlm.files import partial_path, unique_writer
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +100,6 @@ class Heartbeat:
         self.interval = min(INTERVAL, limit / 10)
         self.on_lost, self.on_timeout, self.dumped = on_lost, on_timeout, dumped
         self.collectives: Callable[[], int] = lambda: 0
-        # An earlier attempt's process of the same rank may still run, with the same process number in its container.
-        self._writer = f"{rank}-{socket.gethostname()}-{secrets.token_hex(4)}"
         self.beat = Beat(rank, socket.gethostname(), os.getpid(), processes.start_time(os.getpid()) or "")
         self._next = (rank + 1) % world
         self._seen: int | None = None
@@ -258,7 +255,7 @@ class Heartbeat:
             if beat.progress != self._progress:
                 self._progress, self._moved = beat.progress, time.monotonic()
         path = self._path(beat.rank)
-        partial = partial_path(path, f"{self._writer}-{threading.get_ident()}")
+        partial = partial_path(path, unique_writer())
         try:
             partial.write_text(json.dumps(asdict(beat)), encoding="utf-8")  # not synced: only for running processes
             partial.replace(path)

@@ -2,7 +2,6 @@
 """One training outside the pipeline and the store: from named files to a model folder."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +26,8 @@ from steerlm.trainjob.spec import RESULT, TrainSpec, nonempty
 from steerlm.trainjob.token_index import build_indexes
 
 KeyParts = Mapping[str, Any]
-log = logging.getLogger(__name__)
+TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
+"""Endings of files with rows that have to be converted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,6 @@ def train_standalone(
     place = JobPlace(title, files.work / "job", files.work / LOGS / "train.log", profile)
     check_machine(profile, {training_section(resolved, objective).name: spec.layout})
     _claim(spec.output, files.work, place, parts, reporting)
-    if spec.settings.validate_every and not spec.validation:
-        what = "is empty" if files.validation else "is not given"
-        log.warning("warning: --validation %s: nothing is validated, and the last step becomes the model", what)
     result = spec.work / RESULT
     if result.exists():
         reporting.progress(f"{files.output} is already trained; delete it and {files.work.name} to train again")
@@ -124,7 +121,7 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> Tr
     """Return the worker's spec with absolute paths; write nothing.
 
     Raises:
-        InputError: A file or folder is missing or of another kind.
+        InputError: A file or folder is missing or of another kind, or the recipe validates and there is no data for it.
         ConfigError: The recipe has no such training.
         SteerLMError: What `check_training` raises.
     """
@@ -135,6 +132,8 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> Tr
     for path in (*files.data, *files.validation):
         if not path.is_file():
             raise InputError(f"{path}: {'is a folder, a file was expected' if path.is_dir() else 'no such file'}")
+        if path.name.endswith(TABLES):
+            raise InputError(f"{path}: training reads JSON lines; steerlm data convert makes conversations of tables")
     spec = TrainSpec(
         objective=objective,
         settings=section.settings,
@@ -149,6 +148,12 @@ def make_spec(objective: str, resolved: ResolvedRecipe, files: TrainFiles) -> Tr
         output=files.output.absolute(),
     )
     check_training(spec)
+    if spec.settings.validate_every and not spec.validation:
+        raise InputError(
+            f"--validation is {'empty' if files.validation else 'not given'}, and {section.name}.validate_every is "
+            f"{spec.settings.validate_every}: give a file of held-out data, or --set "
+            f"{section.name}.validate_every=null: then the last step becomes the model"
+        )
     return spec
 
 

@@ -97,11 +97,15 @@ def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the indexes of a spec and write their keys into it."""
+    """Check a spec, build its indexes and write their keys into it."""
     if len(arguments) != 1:
         raise ConfigError("usage: python -m steerlm.trainjob.token_index SPEC.json")
+    from steerlm.trainjob.preflight import check_training
+
     path = Path(arguments[0])
-    build_indexes(TrainSpec.read(path), log.info).write(path)
+    spec = TrainSpec.read(path)
+    check_training(spec)
+    build_indexes(spec, log.info).write(path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ spec's `work`, and the Hugging Face folder in `output`.
 """
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -104,6 +105,10 @@ def main(arguments: Sequence[str]) -> None:
     """Run the spec that the arguments name. Errors are raised."""
     spec = entry.start("steerlm.trainjob.worker", arguments, TrainSpec)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
+    if spec.index.train is None and os.environ.get("RANK", "0") == "0":  # no launcher has checked it
+        from steerlm.trainjob.preflight import check_training
+
+        check_training(spec)
     run(spec, StopRequest("stopped before or after training; run the same command again to resume"))
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.cli.main import call
-from steerlm.cli.upstream import KEYS
+from steerlm.cli.main import COMMANDS, call
+from steerlm.cli.upstream import KEYS, SCRIPTS
 from steerlm.configuration import key_paths
+from steerlm.datasets.sources.registry import SOURCES
 from steerlm.recipe import Profile, Recipe
 from tests.conftest import ROOT
+
+SUBCOMMANDS = {"regression", "reward", "sft", "generate", "fetch"}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,8 @@ from tests.conftest import ROOT
         (["plan", "demo", "--set", "trainer.sft.max_steps=800"], "--set SECTION.max_steps, SECTION being"),
         (["train", "sft", "demo", "trainer.precision=bf16-mixed"], "--set sft.precision (docs/tutorial.md"),
         (["train", "sft", "demo", "model.peft.peft_scheme=lora"], "what stands for it here: docs/tutorial.md"),
+        (["serve", "reward", "rm_model_file=reward.nemo", "inference.port=1424"], "serve reward|generate FOLDER"),
+        (["serve", "generate", "gpt_model_file=sft.nemo"], "serve reward|generate FOLDER --port 1424"),
     ],
 )
 def test_an_option_of_upstream_is_answered_with_ours(
@@ -33,6 +38,15 @@ def test_an_option_of_upstream_is_answered_with_ours(
     assert call(words) == 2
     out = capsys.readouterr()
     assert ours in out.err and "is an option of NeMo-Aligner's scripts" in out.err and out.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_of_upstream_is_answered_with_our_command(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([script], ["data", f"examples/nlp/data/steerlm/{script}.py", "--output_directory=x"]):
+        assert call(words) == 2
+        assert f"is a script of NeMo-Aligner or NeMo; here: {SCRIPTS[script]}" in capsys.readouterr().err
+    command = SCRIPTS[script].split()
+    assert call([*(word for word in command[1:] if word in {*COMMANDS, *SOURCES, *SUBCOMMANDS}), "--help"]) == 0
 
 
 def test_the_answers_are_the_tutorials_and_keys_that_exist() -> None:

@@ -21,11 +21,16 @@ from steerlm.jobs.preflight_spec import (
     problems,
     table,
 )
-from steerlm.pipeline.preflight import preflight_layout, run_preflight
+from steerlm.pipeline.preflight import PREFLIGHT, REPORT, PreflightOptions, preflight_layout, run_preflight
+from steerlm.pipeline.submit import PROFILE
 from steerlm.recipe import load_profile
 from steerlm.training.layout import LayoutSettings
 
 GOOD = {"gpus": 8, "shm_bytes": 64 << 30, "memlock_bytes": UNLIMITED, "workspace_free": 1 << 40, "workspace_write": 2e9}
+
+
+def small(layout: LayoutSettings) -> PreflightOptions:
+    return PreflightOptions(layout=layout, reduce_bytes=1 << 20, write_bytes=1 << 20)
 
 
 def report(*bandwidths: BandwidthReport, **second: float) -> PreflightReport:
@@ -116,16 +121,20 @@ def test_a_cluster_is_measured_from_a_pod(tmp_path: Path) -> None:
         "two-processes", ["profile.backend=pytorchjob", f"profile.cluster.workspace.path={tmp_path / 'absent'}"]
     )
     with pytest.raises(InputError, match="absent: the workspace is not mounted here"):
-        run_preflight(profile, preflight_layout(profile), print, reduce_bytes=1, write_bytes=1)
+        run_preflight(profile, small(preflight_layout(profile)), print)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_local_back_end_runs_it(tmp_path: Path) -> None:
+def test_a_launcher_runs_it_and_prints_the_report(tmp_path: Path) -> None:
     profile = load_profile("two-processes", [f"profile.store={json.dumps(str(tmp_path / 'store'))}"])
     layout = preflight_layout(profile)
     assert (layout.nodes, layout.devices) == (1, 2)
-    lines: list[str] = []
-    measured = run_preflight(profile, layout, lines.append, reduce_bytes=1 << 20, write_bytes=1 << 20)
+    (tmp_path / PROFILE).write_text(profile.model_dump_json())
+    (tmp_path / PREFLIGHT).write_text(small(layout).model_dump_json())
+    command = [sys.executable, "-m", "steerlm.cli.launch", str(tmp_path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[-1].startswith(REPORT)
+    measured = PreflightReport.model_validate_json(lines[-1].removeprefix(REPORT))
     (group,) = measured.bandwidth
     assert (group.nodes, group.processes, measured.backend) == ([0], 2, "gloo")
     assert any("2 processes have met" in line for line in lines)

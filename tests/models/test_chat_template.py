@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import jinja2.meta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,11 +15,14 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, format_labels, parse_labels
-from steerlm.errors import LabelError
-from steerlm.models.chat_template import chat_template, readout_template
+from steerlm.errors import InputError, LabelError
+from steerlm.models.chat_template import TEMPLATE_NAMES, chat_template, readout_template
 from steerlm.pipeline.provenance import modules
 from steerlm.prompt import MARKS, SYSTEM_PROMPT, marks_in, render, render_prompt, render_readout, text_of
 from steerlm.records import Conversation, Turn, read_records
+from steerlm.serving.chat_prompt import build_prompt
+from steerlm.serving.dials import requested_dials
+from steerlm.serving.messages import ChatMessage
 from tests.models.conftest import OWN
 
 NINE = AttributeSchema(defaults={"toxicity": 0})
@@ -138,6 +143,63 @@ def unfolded(message: dict[str, Any]) -> Messages:
     for name, text in zip(rest[::2], rest[1::2], strict=True):
         turns.append({"role": name.lower(), "content": text} | ({"label": ""} if name == "Assistant" else {}))
     return turns
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_dials_by_name_and_in_a_label_are_those_in_attributes(schema: AttributeSchema, data: st.DataObject) -> None:
+    asked = data.draw(labeled(schema))
+    wanted = rendered(schema, ASK, attributes=asked)
+    assert rendered(schema, ASK, label=schema.format(asked)) == wanted
+    assert rendered(schema, ASK, label=asked) == wanted
+    named = {name: value for name, value in asked.items() if name.isidentifier()}
+    rest = {name: value for name, value in asked.items() if name not in named}
+    assert rendered(schema, ASK, attributes=rest, **named) == wanted
+    assert rendered(schema, ASK, attributes=asked, label=schema.format(asked), **named) == wanted, "the same, twice"
+    absent: dict[str, Any] = dict.fromkeys(schema.active)
+    assert rendered(schema, ASK, label=None, **absent) == rendered(schema, ASK, label="") == rendered(schema, ASK)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"humor": 5}, "humor: attribute humor must be an integer 0..4, not 5"),
+        ({"humor": True}, "humor: attribute humor must be an integer"),
+        ({"humor": "4"}, "humor: attribute humor must be an integer"),
+        ({"label": "humor:5"}, "label: attribute humor must be an integer 0..4, not 5"),
+        ({"label": "humour:4"}, "label: not name:value of an attribute of this model: humour:4"),
+        ({"label": {"warmth": 1}}, "label: unknown attribute: warmth"),
+        ({"label": 4}, "label must be a string or a mapping"),
+        ({"humor": 4, "attributes": {"humor": 3}}, "attributes and humor differ in humor; give one"),
+        ({"label": "humor:4", "humor": 3}, "label and humor differ in humor"),
+        ({"label": "humor:4", "attributes": {"humor": 3}}, "attributes and label differ in humor"),
+    ],
+)
+def test_dials_by_name_and_in_a_label_are_checked_as_by_the_server(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(message)):
+        rendered(NINE, ASK, **given)
+    with pytest.raises(InputError):
+        build_prompt(
+            [ChatMessage(role="user", content="a")],
+            requested_dials(given.get("attributes"), {k: v for k, v in given.items() if k != "attributes"}, NINE),
+            NINE,
+        )
+
+
+def test_attributes_named_like_something_of_the_template_are_set_in_attributes() -> None:
+    names = ("messages", "system", "range", "label", "not", "wit", "class", "plain-speech", "true", "low")
+    schema = AttributeSchema(names=names)
+    asked = dict.fromkeys(names, 1)
+    end = ",".join(f"{name}:1" for name in names) + "\n"
+    assert rendered(schema, ASK, attributes=asked).endswith(end)
+    assert rendered(schema, ASK, label=end.strip()).endswith(end)
+    assert rendered(schema, ASK, wit=1) == rendered(schema, ASK, attributes={"wit": 1})
+    env = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    assert env.globals.keys() <= TEMPLATE_NAMES
+    undeclared = jinja2.meta.find_undeclared_variables(env.parse(chat_template(NINE)))
+    # vLLM hands over the variables that this function finds.
+    assert {*NINE.active, "attributes", "label"} <= undeclared
 
 
 def test_writes_the_trained_dials_in_order_with_defaults_for_the_others() -> None:

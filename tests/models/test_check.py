@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from steerlm.errors import ModelError
-from steerlm.models.check import check_model, check_weights
+from steerlm.models.check import check_folder_weights, check_weights
 from steerlm.models.families import FAMILIES
 from steerlm.models.fetch import fetch_model
 from steerlm.models.folder import ModelInfo
@@ -95,22 +95,22 @@ def test_a_model_whose_parts_differ_is_refused_and_the_mended_one_fetched_by_the
     for name, content in before.items():
         (source / name).write_bytes(content)
     fetch_model(str(source), target)
-    check_model(target)
+    check_folder_weights(target)
 
 
 def test_old_folders_hold_rotary_frequencies_and_minus_one_for_no_padding(make_folder: Make) -> None:
     folder = make_folder(ModelInfo("base"))
     store(lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))(folder)
     reconfigure(pad_token_id=-1)(folder)
-    check_model(folder)
+    check_folder_weights(folder)
 
 
 def test_a_reward_model_needs_a_head_for_its_attributes(make_folder: Make) -> None:
     folder = make_folder(ModelInfo("reward", attributes=OWN))
-    check_model(folder)
+    check_folder_weights(folder)
     store(lambda w: w.update({SCORE: torch.ones(2, 32)}))(folder)
     with pytest.raises(ModelError, match=r"score\.weight has shape \[2, 32\], config\.json implies \[3, 32\]"):
-        check_model(folder)
+        check_folder_weights(folder)
 
 
 def test_a_training_replaces_the_head_of_its_initial_model(make_folder: Make) -> None:

@@ -5,59 +5,61 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from demos.synthetic import free_port
-from steerlm.artifact import Store
+from steerlm.artifact import Artifact, Store
 from steerlm.cli.main import call
-from steerlm.errors import StorageError
 from steerlm.pipeline.local import run_pipeline
 from steerlm.recipe import load_recipe
+from steerlm.storage import S3Prefix
 from tests.conftest import ROOT
 from tests.pipelines.test_own_attributes import write_recipe
 from tests.s3.conftest import BUCKET, PASSWORD, Server
 from tests.s3.test_transfers import overwrite
 
 
-def make(store: Store, key: str, text: str, files: int = 30) -> None:
+def make(store: Store, key: str, text: str, files: int = 30) -> Artifact:
     """Begin and finish a key as a stage would."""
     store.begin("stage", key, "data", {"x": 1})
     for number in range(files):
         (store.folder("stage", key) / "data" / f"{number}.txt").write_text(f"{text} {number}")
-    store.finish("stage", key, "data", None, {})
+    return store.finish("stage", key, "data", None, {})
 
 
-def test_two_machines_on_one_key_leave_one_whole_artifact(s3: Server, tmp_path: Path) -> None:
-    uri = f"s3://{BUCKET}/two"
-    refused: list[str] = []
+def test_of_machines_that_make_one_key_one_wins_and_the_others_take_its_artifact(s3: Server, tmp_path: Path) -> None:
+    uri, names = f"s3://{BUCKET}/many", [f"machine{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        artifacts = list(pool.map(lambda name: make(Store(uri, tmp_path / name), "k", name), names))
+    assert len({artifact.digest for artifact in artifacts}) == 1
+    reader = Store(uri, tmp_path / "reader")
+    artifact = reader.materialize(reader.open("stage", "k"))
+    assert artifact.digest == artifacts[0].digest
+    (writer,) = {path.read_text().split()[0] for path in artifact.path.iterdir()}
+    for name, one in zip(names, artifacts, strict=True):
+        own = Store(uri, tmp_path / name)
+        assert {path.read_text().split()[0] for path in own.materialize(one).path.iterdir()} == {writer}
+    assert make(Store(uri, tmp_path / "late"), "k", "late").digest == artifact.digest
 
-    def machine(name: str) -> None:
-        try:
-            make(Store(uri, tmp_path / name), "k", name)
-        except StorageError as error:
-            refused.append(str(error))
 
-    threads = [threading.Thread(target=machine, args=(name,)) for name in ("one", "other")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all("another machine is writing the same key" in text for text in refused)
-    if len(refused) == 2:  # each saw the other's files: whoever runs again finishes
-        make(Store(uri, tmp_path / "third"), "k", "third")
-    third = Store(uri, tmp_path / "reader")
-    artifact = third.materialize(third.open("stage", "k"))
-    writers = {path.read_text().split()[0] for path in artifact.path.iterdir()}
-    assert len(writers) == 1
-    make(Store(uri, tmp_path / "late"), "k", "late")  # finds it made, and takes that
-    late = Store(uri, tmp_path / "late")
-    assert late.materialize(late.open("stage", "k")).digest == artifact.digest
+def test_one_of_many_writes_an_object_under_a_condition(s3: Server) -> None:
+    place, version = S3Prefix.open(f"s3://{BUCKET}/condition"), None
+    for start in (0, 16):  # first the object does not exist, then it has the version that all have seen
+        contents = [b"%d" % (start + number) for number in range(16)]
+        with ThreadPoolExecutor(16) as pool:
+            won = list(pool.map(lambda content, version=version: place.put_if("seal", content, version), contents))
+        (version,) = [one for one in won if one]
+        reply = place.client.get_object(bucket_name=BUCKET, object_name="condition/seal")
+        assert reply.data == contents[won.index(version)]
+    place.discard("seal")
+    assert place.put_if("seal", b"again", version) is None
+    assert place.put_if("seal", b"again", None)
 
 
 def test_list_verify_and_clear(s3: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

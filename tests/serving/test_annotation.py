@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotation through a server that others use: the same bytes, interrupted and resumed or not."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from steerlm.annotation.annotate import AnnotateCounts, annotate
 from steerlm.annotation.config import AnnotateSettings
 from steerlm.inference.http_scorer import HttpScorer
+from steerlm.inference.scorer import TransformersScorer
 from steerlm.records import Conversation, Turn
 
 OPTIONS = AnnotateSettings(look_ahead=16)
@@ -66,3 +68,34 @@ def test_a_resumed_run_writes_the_bytes_of_an_uninterrupted_one(reward_server: s
         counts = annotate(source, resumed, HttpScorer(urls=[reward_server], requests=2), OPTIONS)
     assert counts.resumed == 16 and counts.turns == 60
     assert resumed.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_records_it(
+    reward_server: str, reward_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server's batches are not those of this process, so equal bytes are not promised."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    turns = [Turn(value="What is a pet?", speaker="User"), Turn(value="A dog.", speaker="Assistant")]
+    lines = [
+        Conversation(conversations=[turns[0], turns[1].model_copy(update={"value": f"A dog {i}."})]).to_json() + "\n"
+        for i in range(40)
+    ]
+    source.write_text("".join(lines))
+
+    def stop(counts: AnnotateCounts) -> None:
+        if counts.lines:
+            raise Stopped
+
+    server, here = HttpScorer(urls=[reward_server]), TransformersScorer(reward_folder)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            annotate(source, out, server, OPTIONS, stop)
+    assert not caplog.records, "the same place"
+    assert annotate(source, out, here, OPTIONS).resumed
+    (warning,) = caplog.records
+    assert "was started with scores of a server and goes on with those of a process" in warning.getMessage()
+    record = json.loads((tmp_path / ".out.jsonl.annotated").read_text())
+    assert record["scored_by"] == ["server", "process"]
+    caplog.clear()
+    annotate(source, out, server, OPTIONS)
+    assert not caplog.records, "nothing was left to score"

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,48 @@ def test_half_sent_bodies_hold_no_slot(policy_folder: Path, serving: Callable[..
         assert slow.connected == 24 and app.state.in_flight == 0
         assert httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
         slow.close()
+
+
+def test_many_large_bodies_share_a_limit(policy_folder: Path, serving: Callable[..., Any]) -> None:
+    """Clients that stop before their last byte fill it; then a whole burst of bodies never exceeds it."""
+    size, limit, kind = 1 << 20, 4 << 20, {"content-type": "application/json"}
+    body = json.dumps(CHAT | {"unknown": ""}).encode()
+    body = body[:-2] + b"x" * (size - len(body)) + body[-2:]
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    head += b"content-length: %d\r\n\r\n"
+    with serving(policy_folder, "generate", max_total_bytes=limit, receive_seconds=60) as (url, app):
+        clients = [socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) for _ in range(4)]
+        for client in clients:
+            client.sendall(head % size + body[:-1])
+        while app.state.body_bytes < limit - 4:
+            assert app.state.body_bytes <= limit
+        refused = httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert f"limit of {limit} bytes" in refused.json()["error"]["message"]
+        assert httpx.get(f"{url}/health").status_code == 200
+        clients[0].close()
+        for client in clients[1:]:
+            client.sendall(body[-1:])
+            assert client.recv(65536).startswith(b"HTTP/1.1 400"), "the unknown field"
+            client.close()
+        most = 0
+
+        def post(_: int) -> int:
+            nonlocal most
+            reply = httpx.post(f"{url}/v1/chat/completions", content=body, headers=kind, timeout=60)
+            most = max(most, app.state.body_bytes)
+            return reply.status_code
+
+        with ThreadPoolExecutor(16) as pool:
+            statuses = set(pool.map(post, range(64)))
+        assert 400 in statuses <= {400, 429} and most <= limit
+        assert httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
+        until = time.monotonic() + 30
+        while app.state.body_bytes:
+            assert time.monotonic() < until, "every byte is given back"
+            time.sleep(0.01)
+        too_large = httpx.post(f"{url}/v1/chat/completions", content=b" " * (limit + 1), headers=kind, timeout=60)
+        assert too_large.status_code == 413
 
 
 def test_a_slow_body_does_not_hold_up_a_drain(policy_folder: Path, serving: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 PYTHON = [block.text for block in blocks(DOCUMENT) if block.language == "python"]
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["triton", "chat", "completions", "answer"])
+@pytest.mark.parametrize("code", PYTHON, ids=["triton", "chat", "JSON", "completions", "answer"])
 def test_python_blocks(code: str, policy_server: str, reward_server: str, capsys: pytest.CaptureFixture[str]) -> None:
     for port, url in (("1427", policy_server), ("1424", reward_server)):
         code = code.replace(port, url.rsplit(":", 1)[1])
@@ -53,7 +53,15 @@ def test_curl_requests(reward_server: str) -> None:
 def test_documented_options_exist(role: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(["serve", role, "--help"]) == 0
     help_text = capfd.readouterr().out
-    shared = {"--max-body-mib", "--max-in-flight", "--drain-seconds", "--strip-markers", "--host", "--name"}
+    shared = {
+        "--max-body-mib",
+        "--max-total-mib",
+        "--max-in-flight",
+        "--drain-seconds",
+        "--strip-markers",
+        "--host",
+        "--name",
+    }
     shared |= {"--max-connections", "--receive-seconds", "--cors-origin"}
     own = (
         {"--wait-ms"} if role == "reward" else {"--max-tokens", "--upstream-errors", "--max-requests", "--cache-tokens"}

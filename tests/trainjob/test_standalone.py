@@ -44,7 +44,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainFiles:
 def resolve(files: TrainFiles, *overrides: str) -> ResolvedRecipe:
     store = files.output.parent / "store"
     own = [f"profile.store={store}", "profile.tracking.enabled=false"]
-    one = [f"{section}.global_batch=1" for section in ("base.train", "reward", "sft")]  # the data are one line
+    sections = ("base.train", "reward", "sft")
+    one = [f"{section}.global_batch=1" for section in sections]  # the data are one line, those of the validation none
+    one += [f"{section}.validate_every=null" for section in sections]
     return load_recipe("demo", "laptop", [*own, *one, *overrides])
 
 
@@ -218,18 +220,32 @@ def test_a_training_that_fits_no_step_is_refused_before_its_job_starts(files: Tr
     assert not (files.work / "job").exists()
 
 
-def test_a_validation_that_is_asked_for_and_has_no_data_is_said(
-    files: TrainFiles, caplog: pytest.LogCaptureFixture
-) -> None:
-    train("reward", resolve(files), files)
-    assert caplog.messages[-1].startswith("warning: --validation is empty: nothing is validated")
-    caplog.clear()
-    train(
-        "reward",
-        resolve(files, "reward.validate_every=null"),
-        dataclasses.replace(files, output=files.data[0].parent / "b"),
-    )
-    assert not any("--validation" in message for message in caplog.messages)
+@pytest.mark.parametrize("validation", ["empty", "not given"])
+def test_a_validation_that_is_asked_for_needs_data(files: TrainFiles, validation: str) -> None:
+    if validation == "not given":
+        files = dataclasses.replace(files, validation=[])
+    asked = resolve(files, "reward.validate_every=5")
+    message = rf"--validation is {validation}, and reward\.validate_every is 5: .* --set reward\.validate_every=null"
+    with pytest.raises(InputError, match=message):
+        train("reward", asked, files)
+    with pytest.raises(InputError, match=message):
+        write_spec("reward", asked, files, files.output.with_name("spec.json"), print)
+    assert not files.work.exists()
+
+
+def test_data_of_another_kind_names_the_command_that_makes_it(files: TrainFiles) -> None:
+    records = {
+        "reward": {key: LINE[key] for key in ("conversations", "system", "mask", "type")},
+        "sft": {key: LINE[key] for key in ("text", "label")},
+    }
+    for objective, command in (("reward", "steerlm data regression makes"), ("sft", "a conversation was expected")):
+        files.data[0].write_text(json.dumps(records[objective]) + "\n")
+        with pytest.raises(RecordError, match=rf"data\.jsonl:1: .*{command}"):
+            train(objective, resolve(files), files)
+    table = files.data[0].with_name("ratings.csv")
+    table.write_text("prompt,response\n")
+    with pytest.raises(InputError, match=r"ratings\.csv: training reads JSON lines; steerlm data convert"):
+        make_spec("reward", resolve(files), dataclasses.replace(files, data=[table]))
 
 
 def test_wrong_inputs_are_named(files: TrainFiles) -> None:

@@ -19,8 +19,8 @@ import torch
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, SteerLMError
+from steerlm.trainjob import token_index, worker
 from steerlm.trainjob.spec import TrainSpec
-from steerlm.trainjob.worker import main
 from tests.byte_tokenizer import byte_tokenizer
 from tests.tiny_models import SHAPE
 
@@ -79,7 +79,7 @@ class Folder:
 
 def _worker(spec: str) -> None:
     try:
-        main([spec])
+        worker.main([spec])
     except SteerLMError as error:
         sys.stderr.write(f"{error}\n")
         os._exit(error.exit_code)
@@ -176,6 +176,14 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(folder: Folder) -> None:
     )
     assert done.returncode == 2
     assert "globl_batch" in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_spec_that_no_launcher_has_checked_is_checked(folder: Folder, base: Path) -> None:
+    data = folder.lines("short.jsonl", [{"text": "abc"}])
+    path = folder.spec("tensor", "text", {}, train=[data], model_folder=str(base), layout={"devices": 3, "tensor": 3})
+    for program in (worker.main, token_index.main):
+        with pytest.raises(ConfigError, match=r"does not divide by layout\.tensor 3"):
+            program([str(path)])
 
 
 @pytest.mark.parametrize(

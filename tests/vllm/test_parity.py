@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from demos.synthetic import free_port, serving
+from demos.synthetic import free_port
 from steerlm.attributes import AttributeSchema
 from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import ModelInfo, load_tokenizer
@@ -24,6 +24,7 @@ from steerlm.prompt import TURN_MARK, USER, render_prompt, render_readout
 from steerlm.records import Turn
 from tests.inference.conftest import WORDS, config, conversation, learn, save
 from tests.inference.conftest import tokenizer as tokenizer
+from tests.serving.conftest import running
 
 VLLM = os.environ.get("STEERLM_VLLM")
 pytestmark = pytest.mark.skipif(VLLM is None, reason="needs vLLM in an environment of its own: make test-vllm")
@@ -135,13 +136,17 @@ def test_a_policy_writes_and_reads_the_same_everywhere(policy: Path) -> None:
         replies = [client.post("/v1/chat/completions", json=_body(*case) | asked).json() for case in cases]
         unknown = client.post("/v1/chat/completions", json=_body(QUESTIONS[0], {"wits": 1}) | asked)
         outside = client.post("/v1/chat/completions", json=_body(QUESTIONS[0], {"wit": 9}) | asked)
+        named = [
+            client.post("/tokenize", json=_body(QUESTIONS[0], {}) | {"chat_template_kwargs": kwargs}).json()["tokens"]
+            for kwargs in ({"depth": 2, "wit": 3}, {"label": "wit:3,depth:2"})
+        ]
     assert (unknown.status_code, outside.status_code) == (400, 400)
     assert "wits" in unknown.text
+    assert named == [tokens[2]] * 2, "dials by name, and in a label"
     assert "wit" in outside.text
     theirs = [reply["choices"][0]["message"]["content"] for reply in replies]
     assert len(set(theirs)) > len(QUESTIONS), "the dials change the answers"
-    (policy.parent / "logs").mkdir()
-    with serving(policy) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as ours:
+    with running(policy, "generate") as (url, _), httpx.Client(base_url=url, timeout=60) as ours:
         for case, ids, text in zip(cases, tokens, theirs, strict=True):
             wanted = tokenizer(prompt(*case), add_special_tokens=False, return_tensors="pt")
             assert ids == wanted["input_ids"][0].tolist(), case
@@ -157,10 +162,30 @@ def test_a_policy_writes_and_reads_the_same_everywhere(policy: Path) -> None:
 def test_a_reward_model_scores_the_same_everywhere(reward: Path) -> None:
     texts = [render_readout(conversation(n), 1) for n in range(12)]
     ids = load_tokenizer(reward)(texts, add_special_tokens=False)["input_ids"]
+    turns = conversation(3).conversations
+    messages = [{"role": "user" if turn.speaker == USER else "assistant", "content": turn.value} for turn in turns]
+    bodies: list[dict[str, Any]] = [{"input": ids}, {"input": texts}, {"input": texts[0]}, {"messages": messages}]
     with vllm(reward, "--runner", "pooling", "--convert", "classify") as client:
-        of_ids = client.post("/classify", json={"model": "model", "input": ids}).json()["data"]
-        of_texts = client.post("/classify", json={"model": "model", "input": texts}).json()["data"]
-    ours = TransformersScorer(reward).score(texts)
-    assert np.ptp(ours, axis=0).min() > 0.05, "scores that differ between texts"
-    for found in (of_ids, of_texts):
-        np.testing.assert_allclose([one["probs"] for one in found], ours, atol=1e-4)
+        theirs = [_classified(client, body | {"model": "model"}) for body in bodies]
+    with running(reward, "reward", name="model") as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        ours = [_classified(client, body | {"model": "model"}) for body in bodies]
+    scores = TransformersScorer(reward).score(texts)
+    assert np.ptp(scores, axis=0).min() > 0.05, "scores that differ between texts"
+    for here, there, wanted in zip(ours, theirs, (scores, scores, scores[:1], scores[3:4]), strict=True):
+        assert here.keys() == there.keys()
+        assert {name: here[name] for name in ("object", "model")} == {name: there[name] for name in ("object", "model")}
+        assert here["usage"] == there["usage"]
+        for one, other in zip(here["data"], there["data"], strict=True):
+            assert one.keys() == other.keys()
+            assert (one["index"], one["num_classes"], one["label"]) == tuple(
+                other[name] for name in ("index", "num_classes", "label")
+            )
+        for found in (here, there):
+            np.testing.assert_allclose([one["probs"] for one in found["data"]], wanted, atol=1e-4)
+
+
+def _classified(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    reply = client.post("/classify", json=body)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    return found

@@ -54,7 +54,10 @@ def read_form(
     """
     form = form or next((name for name, keys in FORMS.items() if row.get(keys[0]) is not None), None)
     if form is None:
-        raise ValueError(f"expected one of the keys {', '.join(keys[0] for keys in FORMS.values())}")
+        raise ValueError(
+            f"expected one of the keys {', '.join(keys[0] for keys in FORMS.values())}; the keys are {', '.join(row)}; "
+            "columns: {prompt: NAME, response: NAME} (--column prompt=NAME --column response=NAME) says which are which"
+        )
     if row.get(FORMS[form][0]) is None:
         raise ValueError(f"the key {FORMS[form][0]} is missing, which rows of the form {form} have")
     names = NAMES | {name.lower(): ROLES[role] for name, role in (speakers or {}).items()}
@@ -75,6 +78,8 @@ def _prompt_and_completion(row: Mapping[str, Any], names: Mapping[str, str]) -> 
     for key, speaker in (("prompt", USER), (answer, ASSISTANT)):
         value = row[key]
         if isinstance(value, str):
+            if not value.strip():
+                raise ValueError(f"{key} is empty")
             messages.append(RowMessage(speaker, value))
         else:
             messages += _message_list(value, key, names, "role", "content")

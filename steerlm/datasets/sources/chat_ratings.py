@@ -2,7 +2,9 @@
 """The ratings of a chat row: where they are, and how they are mapped onto the attributes' range."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from steerlm.attributes import AttributeSchema
@@ -10,6 +12,8 @@ from steerlm.errors import nearest
 
 DIGITS = 4
 """Decimal places of a rescaled rating."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")
+"""`7,5`; three digits after a comma may be thousands."""
 
 
 def read_ratings(
@@ -22,8 +26,8 @@ def read_ratings(
 
     Args:
         row: The row.
-        columns: Attribute -> column, which may be a path such as `scores.overall`. None: the mapping `ratings` if the
-            row has it, else the columns named like attributes.
+        columns: Attribute -> column, which may be a path such as `scores.overall`; other attributes have the columns
+            of their names. None: the mapping `ratings` if the row has it, else the columns named like attributes.
         limits: The lowest and the highest rating; None: the schema's range.
         schema: The attributes.
 
@@ -59,11 +63,12 @@ def rescale(name: str, rating: float, limits: tuple[float, float] | None, schema
 def _raw_ratings(
     row: Mapping[str, Any], columns: Mapping[str, str] | None, schema: AttributeSchema
 ) -> Mapping[str, Any]:
+    named = {name: row[name] for name in schema.names if name in row}
     if columns is not None:
-        return {name: _value_at(row, column) for name, column in columns.items()}
+        return named | {name: _value_at(row, column) for name, column in columns.items()}
     ratings = row.get("ratings")
     if ratings is None:
-        return {name: row[name] for name in schema.names if name in row}
+        return named
     if not isinstance(ratings, dict):
         raise ValueError(f"ratings must be a mapping of attributes to numbers, not {ratings!r}")
     for name in ratings:
@@ -83,19 +88,59 @@ def _value_at(row: Mapping[str, Any], column: str) -> Any:
         if value is None:
             return None
         if not isinstance(value, Mapping) or key not in value:
-            raise ValueError(f"column {column} is missing; a row without the rating has null or an empty cell there")
+            raise ValueError(
+                f"column {column} is missing{nearest(key, value) if isinstance(value, Mapping) else ''}; "
+                "a row without the rating has null or an empty cell there"
+            )
         value = value[key]
     return value
 
 
 def _number(value: Any, name: str) -> float | None:
-    """Return a rating as a number, None for an empty cell. Numbers may be texts, as in CSV."""
+    """Return a rating as a number, None for an empty cell. Numbers may be texts, with a decimal comma too."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+        value = value.replace(",", ".")
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"rating {name} must be a number, not {value!r}")
+        raise ValueError(f"rating {name} must be a number, not {value!r}; where there is no rating, leave it empty")
     return number
+
+
+class UnreadRatings:
+    """Finds ratings that a conversion did not read: columns of numbers, while attributes have no rating."""
+
+    def __init__(self, schema: AttributeSchema, used: Iterable[str]) -> None:
+        """Args: the attributes, and the columns that are read for something else than a column of its own name."""
+        self._schema, self._used = schema, {*used, *schema.names}
+        self._rated: Counter[str] = Counter()
+        self._numbers: dict[str, bool] = {}
+
+    def add(self, row: Mapping[str, Any], labels: Iterable[str]) -> None:
+        """Count a row and the attributes for which ratings were read of it."""
+        self._rated.update(labels)
+        for column in row.keys() - self._used:
+            if self._numbers.get(column, True):
+                try:
+                    number = _number(row[column], column)
+                except ValueError:
+                    self._numbers[column] = False
+                    continue
+                if number is not None:
+                    self._numbers[column] = True
+
+    def note(self) -> str | None:
+        """Return what was not read, if there is something that could have been a rating."""
+        without = [name for name in self._schema.names if not self._rated[name]]
+        unread = sorted(column for column, all_numbers in self._numbers.items() if all_numbers)
+        if not (without and unread):
+            return None
+        return (
+            f"no rating of {', '.join(without)} was found, and nothing was read of the columns {', '.join(unread)}; "
+            "attributes: {ATTRIBUTE: COLUMN} (--rating ATTRIBUTE=COLUMN) reads one, --attributes FILE gives attributes "
+            "of your own"
+        )

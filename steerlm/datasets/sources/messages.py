@@ -17,7 +17,7 @@ from steerlm.datasets.outputs import TRAIN, OnError, Summary, make_folder, singl
 from steerlm.datasets.raw_files import ALL_FORMATS
 from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings, SourceType, has_keys
 from steerlm.datasets.sources.chat_forms import FORMS, Form, Role, RowMessage, read_form
-from steerlm.datasets.sources.chat_ratings import read_ratings
+from steerlm.datasets.sources.chat_ratings import UnreadRatings, read_ratings
 from steerlm.datasets.sources.raw_input import localize
 from steerlm.datasets.sources.rows import convert_rows, user_turn, write_converted
 from steerlm.errors import InputError, nearest
@@ -91,7 +91,11 @@ class MessagesSource(SourceSettings):
     def _valid(self) -> Self:
         for key in self.columns or ():
             if key not in COLUMNS:
-                raise ValueError(f"columns: unknown key {key!r}{nearest(key, COLUMNS)}")
+                swapped = self.columns and self.columns[key] in COLUMNS
+                remedy = (
+                    f"write {self.columns[key]}={key}" if swapped and self.columns else "known: " + ", ".join(COLUMNS)
+                )
+                raise ValueError(f"columns: unknown key {key!r}; {remedy}")
         if self.scale is not None and not self.limits:
             raise ValueError("scale needs the key from, such as {from: [1, 10]}")
         if self.limits and not self.limits[0] < self.limits[1]:
@@ -104,7 +108,7 @@ class MessagesSource(SourceSettings):
         return (self.scale or {}).get("from")
 
 
-COLUMNS = (*{key for keys in FORMS.values() for key in keys}, "system", "ratings")
+COLUMNS = (*(key for keys in FORMS.values() for key in keys), "system", "ratings")
 
 
 def prepare_messages(
@@ -115,11 +119,14 @@ def prepare_messages(
     Raises `RecordError` for a bad row (with `on_error` "skip" it is counted and written to `messages.rejects.jsonl`).
     """
     _check_attributes(settings, schema)
+    unread = _unread_ratings(settings, schema)
 
     def convert(row: Line, split: str) -> tuple[str, list[Conversation]]:
-        return split, [read_conversation(row.model_extra or {}, settings, schema)]
+        return split, [read_conversation(row.model_extra or {}, settings, schema, unread)]
 
-    return convert_rows(settings, folder, Line, convert, on_error)
+    summary = convert_rows(settings, folder, Line, convert, on_error)
+    summary.notes.extend(filter(None, [unread.note()]))
+    return summary
 
 
 def convert_messages(
@@ -132,10 +139,10 @@ def convert_messages(
         RecordError: For a bad row; with `on_error` "skip" it is counted and written beside the output.
     """
     _check_attributes(settings, schema)
-    name = output_file.name
+    name, unread = output_file.name, _unread_ratings(settings, schema)
 
     def convert(row: Line, split: str) -> tuple[str, list[Conversation]]:
-        return name, [read_conversation(row.model_extra or {}, settings, schema)]
+        return name, [read_conversation(row.model_extra or {}, settings, schema, unread)]
 
     make_folder(output_file.parent)
     with TemporaryDirectory(prefix=".convert-", dir=output_file.parent) as scratch:
@@ -152,17 +159,28 @@ def convert_messages(
             for path in files:
                 write_converted(out, path, Line, convert, TRAIN)
             out.require_some(settings.source)
+    out.summary.notes.extend(filter(None, [unread.note()]))
     return out.summary
 
 
-def read_conversation(row: Mapping[str, Any], settings: MessagesSource, schema: AttributeSchema) -> Conversation:
-    """Convert one row. Raises `ValueError` with the reason if the row is bad."""
-    renamed = settings.columns or {}
+def read_conversation(
+    row: Mapping[str, Any], settings: MessagesSource, schema: AttributeSchema, unread: UnreadRatings | None = None
+) -> Conversation:
+    """Convert one row, and count it in `unread`. Raises `ValueError` with the reason if the row is bad."""
+    original, renamed = row, settings.columns or {}
     row = {**row, **{key: row[column] for key, column in renamed.items() if column in row}}
     if row.get("type") == "TEXT_TO_VALUE":
         raise ValueError("type TEXT_TO_VALUE (the label after the answer) is not supported; VALUE_TO_TEXT is")
-    system, messages = read_form(row, settings.format, settings.speakers)
+    try:
+        system, messages = read_form(row, settings.format, settings.speakers)
+    except ValueError:
+        for column in renamed.values():
+            if column not in row:
+                raise ValueError(f"column {column} is missing{nearest(column, original)}") from None
+        raise
     labels = read_ratings(row, settings.attributes, settings.limits, schema)
+    if unread is not None:
+        unread.add(original, labels)
     answers = [index for index, message in enumerate(messages) if message.speaker == ASSISTANT]
     if not answers:
         raise ValueError("no message is from the assistant; expected at least one answer")
@@ -179,6 +197,12 @@ def _turn(message: RowMessage) -> Turn:
     if message.label:
         return Turn(value=message.text, speaker=message.speaker, label=message.label)
     return user_turn(message.text) if message.speaker == USER else Turn(value=message.text, speaker=message.speaker)
+
+
+def _unread_ratings(settings: MessagesSource, schema: AttributeSchema) -> UnreadRatings:
+    columns = {column.split(".")[0] for column in (settings.attributes or {}).values()}
+    whole = (settings.attributes or {}).values()
+    return UnreadRatings(schema, {*COLUMNS, *(settings.columns or {}).values(), *columns, *whole})
 
 
 def _check_attributes(settings: MessagesSource, schema: AttributeSchema) -> None:

@@ -38,6 +38,8 @@ else:
 def check_is_lines(path: Path) -> None:
     """Raise `InputError` with the command that converts the file, if it is not one of JSON lines."""
     ending = file_format(path, ALL_FORMATS)
+    if path.is_dir() and (files := sorted(path.glob("*.jsonl*"))):
+        raise InputError(f"{path}: is a folder; name one of its files, such as {files[0]}")
     if path.is_dir() or ending in TABLE_FORMATS or (ending == ".json" and path.is_file() and is_json_array(path)):
         raise InputError(
             f"{path}: expected JSON lines; steerlm data {CONVERT.format(file=path)} converts chat rows of other formats"

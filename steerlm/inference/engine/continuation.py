@@ -15,13 +15,13 @@ FinishReason = Literal["stop", "length"]
 
 
 class Continuation:
-    """A sequence that ends at an end-of-text token, at a stop string or at its length limit.
+    """A sequence that ends at an end-of-text token, at a stop string, where its grammar ends or at its length limit.
 
     Its text never ends in a part of a stop string that the limit, or a canceled request, left incomplete.
 
     Attributes:
         state: Parameters, prompt and tokens. The tokens include those of a stop string and the end-of-text token.
-        finish_reason: `stop` (end of text or a stop string), `length`, or None while it grows.
+        finish_reason: `stop` (end of text, of the grammar, or a stop string), `length`, or None while it grows.
     """
 
     def __init__(self, state: SamplingState, vocabulary: Vocabulary, end_ids: Collection[int], max_tokens: int) -> None:
@@ -37,9 +37,11 @@ class Continuation:
 
     def append(self, token: int) -> str:
         """Add a token; return the text that is final now, without a stop string."""
-        self.state.tokens.append(token)
-        is_end = token in self._end_ids
-        text = self._stop_strings.push("" if is_end else self._detokenizer.push(token))
+        self.state.append(token)
+        matcher = self.state.matcher
+        no_text = token in self._end_ids or (matcher is not None and matcher.closed)
+        is_end = no_text or (matcher is not None and matcher.complete)
+        text = self._stop_strings.push("" if no_text else self._detokenizer.push(token))
         if self.stop_string is None and (is_end or len(self.state.tokens) >= self._max_tokens):
             text += self._stop_strings.push(self._detokenizer.flush())
             self.finish_reason = "stop" if is_end else "length"

@@ -10,6 +10,7 @@ with the library's masked attention and 540 one by one), but needs all prompts a
 (`inference/generator.py`). A server on GPUs that needs more throughput is vLLM, which reads the same folder.
 """
 
+import functools
 import itertools
 import logging
 import threading
@@ -27,6 +28,7 @@ from steerlm.inference.engine.config import EngineSettings
 from steerlm.inference.engine.continuation import Continuation, end_of_text_ids
 from steerlm.inference.engine.continuous_batching import ContinuousBatchingConfig
 from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.json_schema import JsonSchemas
 from steerlm.inference.engine.request import Completion, GenerationChunk, GenerationRequest, deliver
 from steerlm.inference.engine.sampling import SamplingState, TokenLogprobs, token_logprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
@@ -120,6 +122,11 @@ class GenerationEngine:
             raise InputError(f"the text is not valid Unicode at character {error.start}") from None
         ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return ids
+
+    @functools.cached_property
+    def json_schemas(self) -> JsonSchemas:
+        """Compiles schemas that answers must conform to; made at its first use."""
+        return JsonSchemas(self.tokenizer, self.end_ids)
 
     def stream(
         self, prompt: list[int], params: SamplingParams, *, whole: bool = False

@@ -88,6 +88,12 @@ class GenerationRequest:
         self._stream = stream
         self._undelivered: list[GenerationChunk] = []
 
+    @property
+    def error(self) -> str | None:
+        """Why the continuation cannot go on; None if it can."""
+        matcher = self.continuation.state.matcher
+        return matcher.error if matcher else None
+
     def append(self, token: int, logprobs: TokenLogprobs | None = None) -> list[GenerationChunk]:
         """Add the selected token; return the chunks to deliver now. Called in the engine's thread."""
         text = self.continuation.append(token)

@@ -57,6 +57,7 @@ class SamplingState:
         params: The request's parameters.
         prompt: Token ids of the prompt.
         tokens: Token ids generated so far.
+        matcher: How far the answer has come in the grammar; None without one.
         next_uniform: Returns the sequence's next random number in [0, 1).
     """
 
@@ -66,7 +67,14 @@ class SamplingState:
         """Start a sequence; without `next_uniform` a generator with the request's seed draws its numbers."""
         self.params, self.prompt = params, prompt
         self.tokens: list[int] = []
+        self.matcher = params.grammar.start() if params.grammar else None
         self.next_uniform = next_uniform or params.random_numbers().random
+
+    def append(self, token: int) -> None:
+        """Add a token."""
+        self.tokens.append(token)
+        if self.matcher:
+            self.matcher.append(token)
 
 
 def select_tokens(
@@ -94,7 +102,7 @@ def select_tokens(
 
 
 def adjust(logits: torch.Tensor, state: SamplingState) -> None:
-    """Apply a sequence's bias and penalties to its logits [V], in place, in the order of `SamplingParams`."""
+    """Apply a sequence's bias, penalties and grammar to its logits [V], in place, in the order of `SamplingParams`."""
     params = state.params
     if params.logit_bias:
         logits[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
@@ -105,6 +113,8 @@ def adjust(logits: torch.Tensor, state: SamplingState) -> None:
     if state.tokens and (params.frequency_penalty or params.presence_penalty):
         tokens, counts = torch.tensor(state.tokens, device=logits.device).unique(return_counts=True)
         logits[tokens] -= (params.frequency_penalty * counts + params.presence_penalty).to(logits.dtype)
+    if state.matcher:
+        state.matcher.restrict(logits)
 
 
 def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:

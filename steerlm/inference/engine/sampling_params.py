@@ -5,8 +5,12 @@ import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from steerlm.errors import InputError
+
+if TYPE_CHECKING:
+    from steerlm.inference.engine.json_schema import JsonGrammar
 
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 64, 1000
 GREEDY_BELOW = 1e-6
@@ -17,7 +21,7 @@ GREEDY_BELOW = 1e-6
 class SamplingParams:
     """How the tokens of a request are chosen and when it ends (docs/upstream.md#sampling-semantics).
 
-    Bias and penalties change the logits in this order, at every temperature; temperature and filters follow.
+    Bias and penalties change the logits in this order, at every temperature; grammar, temperature and filters follow.
 
     Attributes:
         max_tokens: Tokens to generate at most. None: as many as the window leaves.
@@ -35,6 +39,7 @@ class SamplingParams:
         seed: Any integer; requests with the same one draw the same random numbers. None: each draws its own.
         answer: Number of the answer to the request; the answers to one request draw different numbers.
         stop: The text ends before the first of these strings.
+        grammar: What the answer must conform to; it ends where nothing can be added. None: any text.
         logprobs: Number of most likely tokens to report with each chosen token. None: report no log-probabilities.
 
     Raises:
@@ -54,6 +59,7 @@ class SamplingParams:
     seed: int | None = None
     answer: int = 0
     stop: tuple[str, ...] = ()
+    grammar: "JsonGrammar | None" = None
     logprobs: int | None = None
 
     def __post_init__(self) -> None:

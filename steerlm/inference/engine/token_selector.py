@@ -75,7 +75,11 @@ class TokenSelector(ContinuousBatchingLogitsProcessorList):
         logprobs = logprobs_of(tokens)
         chunks: list[tuple[GenerationRequest, GenerationChunk | SteerLMError]] = []
         for request, token in zip(requests, tokens, strict=True):
-            chunks.extend((request, chunk) for chunk in request.append(token, logprobs.get(request.id)))
+            if error := request.error:
+                request.closed = True
+                chunks.append((request, SteerLMError(error)))
+            else:
+                chunks.extend((request, chunk) for chunk in request.append(token, logprobs.get(request.id)))
             if request.closed:
                 self._engine.close(request)
         deliver(chunks)

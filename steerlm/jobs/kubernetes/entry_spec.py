@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
+from steerlm.errors import InputError, SteerLMError
 from steerlm.files import write_json
 from steerlm.settings import Settings
 
@@ -62,6 +63,14 @@ class TerminationMessage(BaseModel):
     lost_peer: bool = False
     rank: int | None = None
     step: int | None = None
+
+    @classmethod
+    def of_error(cls, error: BaseException) -> Self:
+        """Return the message for an error of the pod itself: one in a configuration is permanent."""
+        if isinstance(error, SteerLMError):
+            kind: Kind = "permanent" if isinstance(error, InputError) else "retryable"
+            return cls(exit_code=error.exit_code, kind=kind, message=str(error))
+        return cls(exit_code=1, kind="retryable", message=f"{type(error).__name__}: {error}")
 
     def text(self) -> str:
         """Return it as JSON of at most `MESSAGE_BYTES`; a longer message is cut."""

@@ -104,6 +104,7 @@ def _pod(run: str, settings: ClusterSettings, image: str, grace_seconds: float) 
     pod: Manifest = {
         "restartPolicy": "Never",
         "serviceAccountName": settings.launcher.service_account,
+        "automountServiceAccountToken": True,  # the account itself hands none out
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": round(grace_seconds) + MARGIN_SECONDS,
         "securityContext": {

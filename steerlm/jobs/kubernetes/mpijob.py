@@ -11,12 +11,10 @@ from typing import Any
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.pod import Manifest, PodPlan, metadata, pod_template
 from steerlm.jobs.kubernetes.pytorchjob import run_policy
+from steerlm.jobs.kubernetes.ssh import SSH_KEYS, SSH_PORT
 
 CONTAINER = "node"
 LAUNCHER_CONTAINER = "mpi-launcher"
-SSH_PORT = 2222
-SSH_KEYS = "/etc/steerlm/ssh"
-"""Where the operator mounts the job's key pair: id_rsa, id_rsa.pub and authorized_keys, owned by root."""
 LAUNCHER_RESOURCES = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "1Gi"}
 SSH_CAPABILITIES = ("SETGID", "SETUID", "SYS_CHROOT")
 """What an ssh server that runs as root needs to separate its privileges; one of another user cannot use them."""

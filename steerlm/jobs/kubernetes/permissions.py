@@ -48,8 +48,10 @@ REAPER = (
 )
 """The reaper's Role in the namespace."""
 USER = (
-    AccessRule("", ("pods",), ("create", "get", "list", "watch", "delete")),
+    AccessRule("", ("pods",), ("create", "get", "list", "delete")),
     AccessRule("", ("pods/log",), ("get",)),
+    AccessRule("", ("configmaps",), ("create", "get", "patch")),
+    AccessRule("batch", ("jobs",), ("create", "get", "delete")),
 )
 """What a person needs in the namespace to submit, follow and cancel a run; the role `edit` contains it."""
 

@@ -2,8 +2,7 @@
 """The first process of every pod of a job: `python -m steerlm.jobs.kubernetes.pod_entry ATTEMPT_FOLDER`.
 
 Runs torchrun's agent for this node and says in the end how its workers ended: by the exit code, in the container's
-termination message and in the attempt's folder (torchrun itself exits with 1 whatever its workers return). The kernel
-gives process 1 no default action for signals, and leaves it the orphans of the container: both are handled here.
+termination message and in the attempt's folder (torchrun itself exits with 1 whatever its workers return).
 """
 
 import contextlib
@@ -17,21 +16,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from steerlm import attempt, processes
-from steerlm.errors import ConfigError, Interrupted, SteerLMError, first_problem
+from steerlm.errors import ConfigError, SteerLMError, first_problem
 from steerlm.jobs.environment import process_environment
 from steerlm.jobs.kubernetes.entry_spec import ENTRY, EntrySpec, NodeRecord, TerminationMessage
 from steerlm.jobs.kubernetes.outcome import node_outcome
+from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
 from steerlm.jobs.kubernetes.rendezvous import Rendezvous, rendezvous
 from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
 from steerlm.jobs.worker import LOG_FOLDER, WorkerProcess
-
-if TYPE_CHECKING:
-    from steerlm.jobs.kubernetes.agent import NodeAgent
 
 AGENT = "agent.json"
 """In the scratch folder: this process, by which the first process of an MPIJob's pod finds it."""
@@ -47,44 +43,18 @@ class NotVisibleError(SteerLMError):
     exit_code = 2
 
 
-class _Stop:
-    """Whether this process was told to stop. The first signal counts, later ones change nothing."""
-
-    def __init__(self) -> None:
-        self.at: float | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._receive())
-
-    def _receive(self) -> None:
-        self.at = time.monotonic() if self.at is None else self.at
-
-    def __bool__(self) -> bool:
-        return self.at is not None
-
-    def check(self) -> None:
-        """Raise `Interrupted` if it was."""
-        if self:
-            raise Interrupted("stopped before it started")
-
-
 def main(arguments: list[str]) -> int:
     """Run this node's workers to their end and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    stop = _Stop()
+    stop = StopSignal()
     try:
         if len(arguments) != 1:
             raise ConfigError("usage: python -m steerlm.jobs.kubernetes.pod_entry ATTEMPT_FOLDER")
         ended = _run(Path(arguments[0]), stop)
     except Exception as error:
-        known = isinstance(error, SteerLMError)
-        retryable = isinstance(error, NotVisibleError | Interrupted) or not known
-        ended = TerminationMessage(
-            exit_code=error.exit_code if isinstance(error, SteerLMError) else 1,
-            kind="retryable" if retryable else "permanent",
-            message=str(error) if known else f"{type(error).__name__}: {error}",
-        )
+        ended = TerminationMessage.of_error(error)
     if ended.exit_code:
         sys.stderr.write(f"{ended.message}\n")
     with contextlib.suppress(OSError):
@@ -92,7 +62,7 @@ def main(arguments: list[str]) -> int:
     return ended.exit_code
 
 
-def _run(folder: Path, stop: _Stop) -> TerminationMessage:
+def _run(folder: Path, stop: StopSignal) -> TerminationMessage:
     use_scratch(os.environ)
     WorkerProcess(pid=os.getpid(), started=processes.start_time(os.getpid())).write(scratch_folder() / AGENT)
     entry = read_entry(folder, stop.check)
@@ -115,7 +85,7 @@ def read_entry(folder: Path, check: Callable[[], None]) -> EntrySpec:
         ConfigError: It is not what was expected.
     """
     path = folder / ENTRY
-    seconds = float(os.environ.get(VISIBLE, attempt.VISIBLE_SECONDS))
+    seconds = visible_seconds()
     end = time.monotonic() + seconds
     while True:
         check()
@@ -140,7 +110,7 @@ def read_entry(folder: Path, check: Callable[[], None]) -> EntrySpec:
         time.sleep(POLL_SECONDS)
 
 
-def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: _Stop) -> TerminationMessage:
+def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: StopSignal) -> TerminationMessage:
     from steerlm.jobs.kubernetes.agent import NodeAgent
 
     ranks = range(place.rank * entry.devices, (place.rank + 1) * entry.devices)
@@ -149,13 +119,14 @@ def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: _Stop)
     agent.start()
     passed_on = False
     while not agent.wait(POLL_SECONDS):
-        _reap_orphans(agent)
+        if workers := agent.workers():
+            reap_orphans(workers)
         if stop and not passed_on:
             if not agent.workers():  # the agent waits for other nodes, in C++
                 return node_outcome(folder, ranks, {}, stopping=True)
             passed_on = True
             agent.signal_workers(signal.SIGTERM)
-        if stop.at is not None and time.monotonic() - stop.at > entry.grace_seconds:
+        if stop.older_than(entry.grace_seconds):
             agent.signal_workers(signal.SIGKILL)
             agent.wait(POLL_SECONDS)
             problem = f"did not stop within {entry.grace_seconds:g} seconds and was killed"
@@ -166,16 +137,9 @@ def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: _Stop)
     return node_outcome(folder, ranks, agent.deaths(), stopping=bool(stop), problem=problem)
 
 
-def _reap_orphans(agent: "NodeAgent") -> None:
-    """Reap the ended processes that were left to process 1; the workers are the agent's to reap."""
-    workers = agent.workers()
-    if os.getpid() != 1 or not workers:
-        return
-    for children in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in map(int, children.read_text().split()):
-                if pid not in workers and processes.state(pid) is None:
-                    os.waitpid(pid, os.WNOHANG)
+def visible_seconds() -> float:
+    """Return how long to wait for files that another machine has written."""
+    return float(os.environ.get(VISIBLE, attempt.VISIBLE_SECONDS))
 
 
 if __name__ == "__main__":

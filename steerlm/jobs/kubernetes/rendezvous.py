@@ -43,23 +43,26 @@ def rendezvous(environment: Mapping[str, str], nodes: int) -> Rendezvous:
         )
     if not 0 <= rank < nodes:
         raise ConfigError(f"this is node {rank}, but entry.json says that the job has {nodes} nodes")
-    address = environment.get("PET_MASTER_ADDR") or first_host(environment.get(HOST_FILE))
+    address = environment.get("PET_MASTER_ADDR") or next(iter(hosts(environment.get(HOST_FILE))), None)
     if not address:
         raise ConfigError(f"neither PET_MASTER_ADDR nor {HOST_FILE} says where the node of rank 0 is")
     port = _number(environment, "PET_MASTER_PORT")
     return Rendezvous(rank, address, PORT if port is None else port)
 
 
-def first_host(path: str | Path | None) -> str | None:
-    """Return the first host of an MPI host file, where each line is `HOST slots=N`; None without one."""
+def hosts(path: str | Path | None) -> list[str]:
+    """Return the hosts of an MPI host file, where each line is `HOST slots=N`; none if no file is given.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     if path is None:
-        return None
+        return []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"{path}: the host file cannot be read ({error.strerror})") from None
-    hosts = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-    return hosts[0].partition(":")[0] if hosts else None
+    return [line.split()[0].partition(":")[0] for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int | None:

@@ -17,12 +17,13 @@ from steerlm.inference.engine.request import GenerationChunk
 from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.chat_prompt import build_prompt
-from steerlm.serving.dials import PLACE, requested_dials
+from steerlm.serving.dials import chat_place, requested_dials
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
+from steerlm.serving.openai.response_format import schema_of
 
 router = APIRouter(tags=["openai"])
 
@@ -56,14 +57,17 @@ class ChatRequest(GenerationBody):
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service
-    body.check(service, PLACE)
+    body.check(service, chat_place(service.schema))
     n = body.answers_per_prompt
     request.state.slot.acquire(n)
     strip = service.settings.strip_markers
     dials = requested_dials(body.attributes, body.chat_template_kwargs, service.schema)
     prompt = build_prompt(body.messages, dials, service.schema, strip_markers=strip)
     params = body.sampling_params(body.token_limit(), body.logprob_count())
-    submission = await service.submit([prompt.text], params, n, stream=bool(body.stream), names=["messages"])
+    schema = schema_of(body.response_format)
+    submission = await service.submit(
+        [prompt.text], params, n, stream=bool(body.stream), names=["messages"], schema=schema
+    )
 
     extra = {"steerlm": {"attributes": prompt.attributes}}
     objects = ("chat.completion", "chat.completion.chunk")

@@ -22,6 +22,7 @@ from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, completion_logprobs
+from steerlm.serving.openai.response_format import schema_of
 from steerlm.serving.prompts import PROMPTS_SCHEMA, Prompt, read_prompts
 
 router = APIRouter(tags=["openai"])
@@ -53,7 +54,8 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
         )
     request.state.slot.acquire(len(prompts) * n)
     params = body.sampling_params(body.max_tokens or 16, body.logprobs)
-    submission = await service.submit(prompts, params, n, stream=bool(body.stream), names=names)
+    schema = schema_of(body.response_format)
+    submission = await service.submit(prompts, params, n, stream=bool(body.stream), names=names, schema=schema)
 
     prompt_tokens = sum(map(len, submission.prompts))
     writer = ResponseWriter(service.name, "cmpl", ("text_completion", "text_completion"), prompt_tokens, {})

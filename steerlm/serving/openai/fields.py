@@ -11,6 +11,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import nearest
 from steerlm.serving.dials import is_dial, misplaced
 from steerlm.serving.errors import ApiError
+from steerlm.serving.no_effect import Harmless, has_no_effect
 
 IGNORED = {
     "user": "names who asks",
@@ -29,12 +30,11 @@ IGNORED = {
 }
 """Fields that may have any value, and why they cannot change the answer."""
 
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+WITHOUT_EFFECT: Harmless = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "moderation": (),
@@ -75,7 +75,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "vllm_xargs": ({},),
 }
-"""Fields that are refused, except with these values, which ask for what happens anyway. Null is always such a value."""
+"""Fields that are refused, except with these values, which ask for what happens anyway."""
 
 ELSEWHERE = {
     "extra_body": "extra_body is an argument of the openai client; in a request its contents stand beside messages",
@@ -100,7 +100,7 @@ def check_extra(extra: Mapping[str, Any], known: Collection[str], schema: Attrib
         ApiError: Naming the first such field, with the place it belongs to.
     """
     for name, value in extra.items():
-        if value is None or name in IGNORED or value in WITHOUT_EFFECT.get(name, ()):
+        if name in IGNORED or has_no_effect(name, value, WITHOUT_EFFECT):
             continue
         if name in WITHOUT_EFFECT and not (schema and name in schema.names and isinstance(value, int)):
             raise ApiError(f"{name} is not supported by this server; remove it", param=name)

@@ -11,6 +11,7 @@ from steerlm.prompt import TURN_STOP_STRINGS
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.fields import check_extra
+from steerlm.serving.openai.response_format import ResponseFormat
 
 MAX_ANSWERS = 128
 """Answers to one request."""
@@ -48,6 +49,7 @@ class GenerationBody(BaseModel):
     stop: Stop = None
     seed: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    response_format: ResponseFormat = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
 

@@ -246,6 +246,7 @@ FILES = {
     "a.parquet": ("PAR", r"a\.parquet: not a readable parquet file"),
     "a.arrow": ("ARR", r"a\.arrow: not a readable Arrow file"),
     "a.txt": ("x", r"a\.txt: expected a file that ends in"),
+    "a.xlsx": ("PK", r"a\.xlsx: expected a file that ends in .*; save the table as CSV"),
 }
 
 
@@ -255,6 +256,82 @@ def test_tables_of_spreadsheets(tmp_path: Path, name: str, mark: str) -> None:
     text = "".join(mark.join(row) + "\r\n" for row in rows)
     (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8", newline="")
     assert converted(tmp_path / name) == EXPECTED
+
+
+def test_what_spreadsheets_leave_around_a_table(tmp_path: Path) -> None:
+    """Blanks around names, columns without a name, empty rows, decimal commas, a comma in a quoted name."""
+    text = (
+        '\ufeff prompt ;response; helpfulness;verbosity;"Note, internal";;\r\n'
+        f"{QUESTION};{ANSWER};7,0; 1 ;;;\r\n;;;;;;\r\n ;;;;;;\r\n\r\n"
+    )
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
+    assert converted(tmp_path / "a.csv") == EXPECTED
+
+
+@pytest.mark.parametrize(("cell", "rating"), [("7,5", 7.5), ("7,25", 7.25), ("1,000", None), ("7,5,1", None)])
+def test_a_decimal_comma_is_read_unless_it_may_be_one_of_thousands(
+    tmp_path: Path, cell: str, rating: float | None
+) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {**FORMS["prompt"], "helpfulness": cell})
+    if rating is None:
+        with pytest.raises(RecordError, match=r"must be a number, not .* leave it empty"):
+            converted(path)
+    else:
+        assert f"helpfulness:{rescale('helpfulness', rating, (1, 10), SCHEMA):g}" in converted(path)
+
+
+def test_a_rating_of_another_name_does_not_hide_those_of_their_own_names(tmp_path: Path) -> None:
+    row = {**FORMS["prompt"], "helpfulness": 7, "overall": 10, "verbosity": 1}
+    path = write_lines(tmp_path / "a.jsonl", row)
+    assert '"label": "quality:4,helpfulness:2.6667,verbosity:0"' in converted(path, attributes={"quality": "overall"})
+    assert '"label": "helpfulness:4,verbosity:0"' in converted(path, attributes={"helpfulness": "overall"})
+
+
+def test_columns_of_numbers_that_nothing_reads_are_told(tmp_path: Path) -> None:
+    rows = [{**FORMS["prompt"], "warmth": str(value), "who": who} for value, who in ((3, "7"), ("", "Ann"))]
+    path = write_lines(tmp_path / "train.jsonl", *rows)
+    own = AttributeSchema(names=("warmth",), low=1, high=10)
+
+    def notes(schema: AttributeSchema, **settings: Any) -> list[str]:
+        made = build(MessagesSource, source=str(path), **settings)
+        one = convert_messages(made, tmp_path / "out.jsonl", schema=schema).notes
+        both = prepare_messages(made, tmp_path / "out", schema=schema).notes
+        assert both == ["val.jsonl is empty: the source has no rows of that split", *one]
+        return one
+
+    (note,) = notes(SCHEMA)
+    assert note.startswith("no rating of quality, toxicity,")
+    assert "nothing was read of the columns warmth; attributes: {ATTRIBUTE: COLUMN} (--rating ATTRIBUTE=COLUMN)" in note
+    assert notes(SCHEMA, attributes={"quality": "warmth"}) == notes(own) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "reason"),
+    [
+        (
+            {"Question": "a", "response": "b"},
+            {},
+            r"keys are Question, response; columns: \{prompt: NAME, response: NAME",
+        ),
+        ({"Question": "a", "response": "b"}, {"prompt": "question"}, "column question is missing; did you mean 'Quest"),
+        ({"prompt": " ", "response": "b"}, {}, "prompt is empty"),
+        ({"prompt": "a", "response": ""}, {}, "response is empty"),
+    ],
+)
+def test_a_row_without_question_or_answer_names_its_columns(
+    tmp_path: Path, row: dict[str, str], columns: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(RecordError, match=rf"a\.jsonl:1: .*{reason}"):
+        converted(write_lines(tmp_path / "a.jsonl", row), columns=columns)
+
+
+def test_columns_written_the_wrong_way_round(tmp_path: Path) -> None:
+    for columns, reason in (
+        ({"question": "q"}, "known: messages, prompt, completion, resp"),
+        ({"q": "prompt"}, "prompt=q"),
+    ):
+        with pytest.raises(InputError, match=f"columns: unknown key .*; .*{reason}"):
+            build(MessagesSource, source="a.csv", columns=columns)
 
 
 def test_a_byte_order_mark_at_any_line(tmp_path: Path) -> None:

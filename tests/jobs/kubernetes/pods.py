@@ -17,7 +17,8 @@ from steerlm.jobs.kubernetes.entry_spec import EntrySpec, TerminationMessage
 from steerlm.jobs.worker import WorkerProcess
 from tests.conftest import ROOT
 
-SECONDS = 120.0
+SECONDS = 300.0
+"""Longest wait of a test that fails; starting a pod takes seconds of CPU time."""
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -76,7 +77,7 @@ class Pods:
         return self.job / f"scratch-{node}"
 
     def end(self) -> list[tuple[int, str, str]]:
-        """Exit code, standard output and standard error of each pod. What is left after two minutes is killed."""
+        """Exit code, standard output and standard error of each pod. What is left after `SECONDS` is killed."""
         end = time.monotonic() + SECONDS
         try:
             output = [pod.communicate(timeout=max(0.1, end - time.monotonic())) for pod in self.pods]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The product on the cluster: images in its registry, the lab's overlay, a secret, a bucket; and `steerlm run`."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from minio import Minio
+from tests.cluster.conftest import Cluster, wait_for
+
+from steerlm.jobs.kubernetes import labels
+from tests.cluster.platform import NAMESPACE, install
+from tests.conftest import ROOT
+
+TAG = "test"
+IMAGES = ("launcher", "reaper", "train-base", "train-reward", "annotate", "train-sft", "evaluate")
+BUCKET = "steerlm"
+SMALL = (
+    "prepare_data.sources.0.conversations=400",
+    "base.train.max_steps=4",
+    "reward.max_steps=6",
+    "reward.validate_every=3",
+    "reward.checkpoint.every=2",
+    "sft.max_steps=4",
+    "baseline=null",
+    "evaluate.questions=8",
+    "evaluate.curve_questions=2",
+    "report.goals={}",
+)
+"""The demo's recipe, so small that its trainings take seconds."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Product:
+    cluster: Cluster
+    workspace: Path
+    s3: Minio
+
+    def command(self, *words: str, **settings: str) -> list[str]:
+        """`steerlm run demo` on the lab's profile with small sizes."""
+        own = {"reward__seed": str(secrets.randbelow(10**6)), **settings}  # else a second session finds it trained
+        overrides = [*SMALL, f"profile.cluster.images.registry={self.cluster.registry}"]
+        overrides += [f"profile.cluster.images.tag={TAG}", "profile.cluster.images.pull_policy=Always"]
+        overrides += [f"{key.replace('__', '.')}={value}" for key, value in own.items()]
+        options = [word for override in overrides for word in ("--set", override)]
+        return [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", "lab", *options, *words]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
+
+    def run(self, *words: str, timeout: float = 600, **settings: str) -> str:
+        """The output of a run that must succeed."""
+        done = subprocess.run(
+            self.command(*words, **settings), env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.explain()}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, *words: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+        """A run in the background; canceled at the end if it is still there."""
+        command = self.command(*words, **settings)
+        process = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            self.clear()
+
+    def explain(self) -> str:
+        shown = self.cluster.kubectl("-n", NAMESPACE, "get", "pods,jobs,pytorchjobs,mpijobs,trainjobs,workloads")
+        return shown + self.cluster.kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+
+    def objects(self, kind: str, selector: str = "") -> list[Json]:
+        words = ["-l", selector] if selector else []
+        found: list[Json] = json.loads(self.cluster.kubectl("-n", NAMESPACE, "get", kind, "-o", "json", *words))[
+            "items"
+        ]
+        return found
+
+    def wait_for_job(self, kind: str = "pytorchjobs", attempt: int = 1, component: str = "train-reward") -> Json:
+        """The object of an attempt as soon as it is there."""
+        selector = f"{labels.COMPONENT}={component},{labels.ATTEMPT}={attempt}"
+        return wait_for(
+            f"attempt {attempt} of {component}",
+            lambda: next(iter(self.objects(kind, selector)), None),
+            180,
+            self.explain,
+        )
+
+    def wait_for_step(self, job: Json, step: int, timeout: float = 180) -> None:
+        """Wait until the job's workers have reported a step."""
+        folder = self.attempt_folder(job)
+
+        def reached() -> bool:
+            path = folder / "heartbeat.json"
+            return path.exists() and json.loads(path.read_text())["step"] >= step
+
+        wait_for(f"step {step} in {folder}", reached, timeout, self.explain)
+
+    def attempt_folder(self, job: Json) -> Path:
+        """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
+        metadata = job["metadata"]
+        inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
+        return self.workspace / inside / "attempts" / metadata["labels"][labels.ATTEMPT]
+
+    def clear(self) -> None:
+        """Delete every run and job."""
+        for kind in ("jobs", "pytorchjobs", "mpijobs", "trainjobs"):
+            self.cluster.kubectl(
+                "-n", NAMESPACE, "delete", kind, "-l", f"{labels.MANAGED_BY}={labels.STEERLM}", "--wait=true"
+            )
+        wait_for("the end of all pods", lambda: not self.objects("pods", f"{labels.MANAGED_BY}={labels.STEERLM}"), 120)
+
+    def log(self, job: Json, rank: int = 0) -> str:
+        return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
+
+
+def build_images(cluster: Cluster) -> None:
+    """Build and push; what has not changed is in the builder's cache and in the registry."""
+    flags = {"BUILDER": "podman", "DEVICE": "cpu", "REGISTRY": cluster.registry, "TAG": TAG}
+    flags |= {"BASE_IMAGE": f"{cluster.registry}/{cluster.base_image}", "IMAGES": " ".join(IMAGES)}
+    flags |= {"PUSH_FLAGS": "--tls-verify=false", "BUILD_FLAGS": "--tls-verify=false"}
+    done = subprocess.run(
+        ["make", "--no-print-directory", "images", *(f"{key}={value}" for key, value in flags.items())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def product(cluster: Cluster) -> Product:
+    assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
+    build_images(cluster)
+    install(cluster)
+    minio = cluster.minio
+    s3 = Minio(
+        minio.address.removeprefix("http://"), access_key=minio.access_key, secret_key=minio.secret_key, secure=False
+    )
+    if not s3.bucket_exists(BUCKET):
+        s3.make_bucket(BUCKET)
+    keys = {
+        "S3_ENDPOINT": minio.in_cluster,
+        "AWS_ACCESS_KEY_ID": minio.access_key,
+        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+        "MLFLOW_TRACKING_URI": cluster.mlflow.in_cluster,
+    }
+    cluster.apply(secret("steerlm-store", keys))
+    return Product(cluster, cluster.volumes / "workspace", s3)
+
+
+def secret(name: str, values: Mapping[str, str]) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "stringData": dict(values),
+    }
