@@ -15,7 +15,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types imports docs lock compile images goldens clean
+.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
+.PHONY: imports docs lock compile images manifests goldens clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
@@ -87,6 +88,9 @@ images: $(READY) ## The container images: IMAGES="launcher train-reward", DEVICE
 		$(if $(BASE_IMAGE),--base-image='$(BASE_IMAGE)') \
 		$(if $(filter-out undefined,$(origin TORCH_BACKEND)),--torch-backend='$(TORCH_BACKEND)') \
 		--build-flags='$(BUILD_FLAGS)' --push-flags='$(PUSH_FLAGS)' $(IMAGES)
+
+manifests: $(READY) ## Write the recipes' 32-node jobs to manifests/jobs (a test compares them).
+	$(BIN)/python -m manifests.render
 
 goldens: $(READY) ## Freeze the code of every stage anew (a test compares it), if results stay equal.
 	$(BIN)/python -m tests.stages.goldens

@@ -70,7 +70,8 @@ class Cluster:
         return done.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps({"kind": "List", "items": objects}))
+        several = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(several))
 
     def script(self, name: str, *words: str) -> None:
         """Run one of the lab's scripts; skips on another cluster."""

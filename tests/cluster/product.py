@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from minio import Minio
-from tests.cluster.conftest import Cluster, wait_for
 
 from steerlm.jobs.kubernetes import labels
+from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import NAMESPACE, install
 from tests.conftest import ROOT
 

@@ -32,8 +32,9 @@ END
 run_kwok() {
   local stages=$STATE/kwok-stages.yaml source name
   source=$(module sigs.k8s.io/kwok)/kustomize/stage
+  # Without pod/fast/pod-complete, which ends a batch Job's pods at once: those of a TrainJob would never be seen to run.
   for name in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease \
-    pod/fast/pod-ready pod/fast/pod-complete pod/fast/pod-delete; do
+    pod/fast/pod-ready pod/fast/pod-delete; do
     cat "$source/$name.yaml"
     printf '\n---\n'
   done >"$stages"

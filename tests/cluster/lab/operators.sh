@@ -20,6 +20,7 @@ ready() { # ready NAMESPACE DEPLOYMENT
 }
 
 prepare training-operator github.com/kubeflow/training-operator manifests
+cp -r "$LAB/../../../manifests/components/training-operator" "$STATE/operators/training-operator/init-container"
 prepare mpi-operator github.com/kubeflow/mpi-operator manifests
 prepare jobset sigs.k8s.io/jobset config
 prepare trainer github.com/kubeflow/trainer/v2 manifests
