@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.cluster.conftest import Cluster, wait_for
 
+from tests.cluster.conftest import Cluster, wait_for
 from tests.conftest import ROOT
 
 OVERLAYS = ROOT / "manifests" / "overlays"

@@ -4,11 +4,11 @@
 from pathlib import Path
 
 import pytest
-from tests.cluster.conftest import Cluster
 
 from steerlm.jobs.finding import Finding
 from steerlm.pipeline.doctor import examine
 from steerlm.recipe import load_profile
+from tests.cluster.conftest import Cluster
 from tests.cluster.platform import NAMESPACE, install, kubeconfig, kubeconfig_of
 
 pytestmark = pytest.mark.fast

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.cluster.conftest import Cluster
 
 from steerlm.jobs.kubernetes.client import Cluster as Connection
 from steerlm.jobs.kubernetes.probe import check_rights
+from tests.cluster.conftest import Cluster
 from tests.cluster.platform import NAMESPACE, OVERLAYS, install, kubeconfig_of, overlay
 from tests.cluster.schemas import LOCATION, write_schemas
 

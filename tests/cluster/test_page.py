@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cluster.conftest import Cluster
 
 from steerlm.cli import main
 from steerlm.recipe import Profile, load_profile
+from tests.cluster.conftest import Cluster
 from tests.cluster.platform import NAMESPACE, install
 from tests.conftest import ROOT
 

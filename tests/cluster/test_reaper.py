@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.conftest import Cluster
 
 from steerlm.jobs.kubernetes.client import Cluster as Connection
 from steerlm.jobs.kubernetes.config import ClusterSettings, ResourceSettings
@@ -19,6 +18,7 @@ from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.labels import HEARTBEAT, MANAGED_BY
 from steerlm.jobs.kubernetes.pod import PodPlan
 from steerlm.jobs.kubernetes.reaper import _delete
+from tests.cluster.conftest import Cluster
 from tests.cluster.platform import kubeconfig_of, overlay
 
 pytestmark = pytest.mark.fast

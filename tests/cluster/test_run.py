@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steerlm run` on a real cluster: launcher, jobs, queue, store and tracking."""
 
-import os
 import re
-import subprocess
-import urllib.parse
-import urllib.request
-from typing import Any
 
 import pytest
 
-from steerlm.artifact import Store
-from tests.cluster.conftest import wait_for
 from tests.cluster.product import Product
 from tests.cluster.product import product as product
 
