@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The product on the cluster: images in its registry, the lab's overlay, secrets, a bucket; and runs of `steerlm run`."""
+"""The product on the cluster: images in its registry, the lab's overlay, a secret, a bucket; and `steerlm run`."""
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from minio import Minio
+from tests.cluster.conftest import Cluster, wait_for
 
 from steerlm.jobs.kubernetes import labels
-from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import NAMESPACE, install
 from tests.conftest import ROOT
 
@@ -47,9 +47,10 @@ class Product:
 
     def command(self, *words: str, **settings: str) -> list[str]:
         """`steerlm run demo` on the lab's profile with small sizes."""
+        own = {"reward__seed": str(secrets.randbelow(10**6)), **settings}  # else a second session finds it trained
         overrides = [*SMALL, f"profile.cluster.images.registry={self.cluster.registry}"]
         overrides += [f"profile.cluster.images.tag={TAG}", "profile.cluster.images.pull_policy=Always"]
-        overrides += [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+        overrides += [f"{key.replace('__', '.')}={value}" for key, value in own.items()]
         options = [word for override in overrides for word in ("--set", override)]
         return [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", "lab", *options, *words]
 
@@ -170,7 +171,3 @@ def secret(name: str, values: Mapping[str, str]) -> Json:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "stringData": dict(values),
     }
-
-
-def now() -> float:
-    return time.monotonic()

@@ -6,8 +6,9 @@ import re
 import signal
 import time
 
-from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import wait_for
+
+from steerlm.jobs.kubernetes import labels
 from tests.cluster.platform import NAMESPACE
 from tests.cluster.product import Product
 from tests.cluster.product import product as product
@@ -21,7 +22,9 @@ def test_a_killed_worker_ends_the_attempt_and_the_next_one_resumes(product: Prod
         job = product.wait_for_job()
         product.wait_for_step(job, 6)
         pod = product.objects("pods", f"{labels.COMPONENT}=train-reward,training.kubeflow.org/replica-type=worker")[0]
-        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+        product.cluster.kubectl(
+            "-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force"
+        )
         second = product.wait_for_job(attempt=2)
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
@@ -56,7 +59,12 @@ def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -
         name = launcher["metadata"]["name"]
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
         product.cluster.kubectl(
-            "create", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction", "-f", "-", stdin=json.dumps(eviction)
+            "create",
+            "--raw",
+            f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction",
+            "-f",
+            "-",
+            stdin=json.dumps(eviction),
         )
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
@@ -75,7 +83,8 @@ def test_a_deleted_launcher_ends_its_job(product: Product) -> None:
         assert run.returncode == 143, output
         wait_for("the end of the job's pods", lambda: not product.objects("pods", f"{labels.JOB}"), 60)
         assert not product.objects("pods", f"{labels.COMPONENT}=launcher,{labels.RUN}") or all(
-            pod["status"]["phase"] in ("Failed", "Succeeded") for pod in product.objects("pods", f"{labels.COMPONENT}=launcher")
+            pod["status"]["phase"] in ("Failed", "Succeeded")
+            for pod in product.objects("pods", f"{labels.COMPONENT}=launcher")
         )
 
 
