@@ -118,8 +118,8 @@ class Product:
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
-        inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
-        return self.workspace / inside / "attempts" / metadata["labels"][labels.ATTEMPT]
+        inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
+        return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
     def clear(self) -> None:
         """Delete every run and job."""

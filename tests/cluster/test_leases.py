@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.conftest import Cluster, wait_for
 
 from steerlm.artifact import Store
 from steerlm.jobs.kubernetes.lease import lease_name
+from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import kubeconfig_of, overlay
 from tests.conftest import ROOT
 
