@@ -15,10 +15,11 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile images goldens clean
+.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
+.PHONY: imports docs lock compile images manifests goldens clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +49,19 @@ test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU buil
 $(VLLM)/.ready: tests/vllm/install.sh $(READY)
 	tests/vllm/install.sh $(BIN)/uv $(VLLM)
 
+cluster: $(READY) ## Start a Kubernetes with the Kubeflow operators on this machine, as root (tests/cluster/lab/README.md).
+	LAB_PYTHON=$(abspath $(BIN))/python tests/cluster/lab/up.sh
+
+cluster-down: ## Remove that cluster; what was built for it stays in ~/.cache/steerlm-lab.
+	tests/cluster/lab/down.sh
+
+# STEERLM_KUBECONFIG names another cluster to test on.
+test-cluster: $(if $(STEERLM_KUBECONFIG),$(READY),cluster) ## The tests that need a cluster, on that cluster.
+	STEERLM_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster
+
+test-cluster-fast: $(if $(STEERLM_KUBECONFIG),$(READY),cluster) ## The part of them that every change runs.
+	STEERLM_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster -m fast
+
 check: lint types imports ## Lint, types and import rules.
 
 lint: $(READY)
@@ -74,6 +88,9 @@ images: $(READY) ## The container images: IMAGES="launcher train-reward", DEVICE
 		$(if $(BASE_IMAGE),--base-image='$(BASE_IMAGE)') \
 		$(if $(filter-out undefined,$(origin TORCH_BACKEND)),--torch-backend='$(TORCH_BACKEND)') \
 		--build-flags='$(BUILD_FLAGS)' --push-flags='$(PUSH_FLAGS)' $(IMAGES)
+
+manifests: $(READY) ## Write the recipes' 32-node jobs to manifests/jobs (a test compares them).
+	$(BIN)/python -m manifests.render
 
 goldens: $(READY) ## Freeze the code of every stage anew (a test compares it), if results stay equal.
 	$(BIN)/python -m tests.stages.goldens

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from minio import Minio
-from tests.cluster.conftest import Cluster, wait_for
 
 from steerlm.jobs.kubernetes import labels
+from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import NAMESPACE, install
 from tests.conftest import ROOT
 
@@ -26,10 +26,14 @@ BUCKET = "steerlm"
 SMALL = (
     "prepare_data.sources.0.conversations=400",
     "base.train.max_steps=4",
+    "base.train.optimizer.warmup_steps=1",
     "reward.max_steps=6",
     "reward.validate_every=3",
-    "reward.checkpoint.every=2",
+    "reward.save_every=2",
+    "reward.optimizer.warmup_steps=1",
     "sft.max_steps=4",
+    "sft.validate_every=4",
+    "sft.optimizer.warmup_steps=1",
     "baseline=null",
     "evaluate.questions=8",
     "evaluate.curve_questions=2",

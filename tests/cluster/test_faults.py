@@ -6,9 +6,8 @@ import re
 import signal
 import time
 
-from tests.cluster.conftest import wait_for
-
 from steerlm.jobs.kubernetes import labels
+from tests.cluster.conftest import wait_for
 from tests.cluster.platform import NAMESPACE
 from tests.cluster.product import Product
 from tests.cluster.product import product as product

@@ -98,10 +98,11 @@ def test_names_are_the_defaults_of_a_profile() -> None:
     assert [one["metadata"]["name"] for one in objects("Namespace")] == [DEFAULTS.namespace]
     claim = named("PersistentVolumeClaim", DEFAULTS.workspace.claim)
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    fabrics = {one["metadata"]["name"]: one["data"] for one in objects("ConfigMap")}
+    own = [one for one in objects() if one["metadata"]["name"] != "training-operator-init-container"]
+    fabrics = {one["metadata"]["name"]: one["data"] for one in own if one["kind"] == "ConfigMap"}
     assert set(fabrics) == {f"steerlm-fabric-{fabric}" for fabric in get_args(Fabric)}
     assert all(isinstance(value, str) for data in fabrics.values() for value in data.values())
-    namespaces = {one["metadata"].get("namespace", DEFAULTS.namespace) for one in objects()}
+    namespaces = {one["metadata"].get("namespace", DEFAULTS.namespace) for one in own}
     assert namespaces == {DEFAULTS.namespace}
 
 

@@ -58,7 +58,7 @@ class PlacementSettings(Settings):
     """On which nodes a job's pods run, and before which others."""
 
     node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
+    tolerations: tuple[dict[str, Any], ...] = ({"key": "nvidia.com/gpu", "operator": "Exists"},)
     topology_key: str | None = None
     """A level of Kueue's topology, such as the label of a rack: a job gets nodes of one value of it, if possible."""
     priority_class: Label | None = None

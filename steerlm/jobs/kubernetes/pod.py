@@ -162,6 +162,8 @@ def _pod_spec(plan: PodPlan, container: str, module: str) -> Manifest:
             },
         ],
         securityContext=_pod_security(settings),
+        # training-operator looks at a job's own deadline only when the job changes, and a hanging one does not.
+        activeDeadlineSeconds=plan.deadline_seconds,
         terminationGracePeriodSeconds=round(plan.grace_seconds) + GRACE_MARGIN_SECONDS,
         nodeSelector=dict(placement.node_selector),
         tolerations=[dict(toleration) for toleration in placement.tolerations],

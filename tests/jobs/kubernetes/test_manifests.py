@@ -217,6 +217,14 @@ def test_a_pod_gets_longer_to_stop_than_its_processes_to_save(kind: str) -> None
 
 
 @every_kind
+def test_job_and_pods_have_the_deadline_of_the_profile(kind: str) -> None:
+    job = KINDS[kind].manifests(PLAN)[-1]["spec"]
+    deadlines = [job.get("runPolicy", job)["activeDeadlineSeconds"]]
+    deadlines += [template["spec"]["activeDeadlineSeconds"] for _, template in templates(kind, PLAN).values()]
+    assert set(deadlines) == {72 * 3600}
+
+
+@every_kind
 def test_the_workspace_is_mounted_where_the_profile_says(kind: str) -> None:
     settings = ClusterSettings.model_validate({"workspace": {"claim": "data", "path": "/shared/data"}})
     pod = node_pod(kind, replace(PLAN, settings=settings))
