@@ -125,7 +125,7 @@ def parse_line(line: str, model: type[Record], path: str | Path, number: int) ->
         raise RecordError(path, number, first_problem(error) + _other_kind(line, model)) from None
 
 
-def _other_kind(line: str, model: type[Line]) -> str:
+def _other_kind(line: str, model: type[Record]) -> str:
     """Return what to do with a line that is a record of another kind; "" if it is of none that is known."""
     if model is RegressionSample and '"conversations"' in line:
         return "; this is a conversation: steerlm data regression makes the reward model's samples of conversations"

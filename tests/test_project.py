@@ -12,7 +12,7 @@ import yaml
 import steerlm
 from tests.conftest import ROOT
 
-FOLDERS = ("steerlm", "steerlm_kfp", "components", "pipelines", "demos", "benchmarks", "tests", ".github")
+FOLDERS = ("steerlm", "steerlm_kfp", "components", "pipelines", "images", "demos", "benchmarks", "tests", ".github")
 SUFFIXES = {".py", ".sh", ".yaml", ".yml"}
 
 

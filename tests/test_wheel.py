@@ -46,5 +46,8 @@ def test_recipes_components_and_pipelines_travel(installed: Path) -> None:
     expected = {str(Path("steerlm_kfp") / p.relative_to(ROOT)) for p in (ROOT / "components").rglob("*.py")}
     assert expected
     assert expected <= carried
+    assert "steerlm_kfp/images/images.yaml" in carried
+    image = "from steerlm_kfp.components.images import image; print(image('train-reward'))"
+    assert "/train-reward:" in python(installed, "-c", image)
     data_files = {str(p.relative_to(ROOT)) for p in (ROOT / "steerlm").rglob("*.jinja")}
     assert data_files <= carried

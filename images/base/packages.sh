@@ -33,9 +33,13 @@ export UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 if [ -n "${VENV:-}" ]; then
     "$work/uv/bin/uv" venv --quiet --python "$(command -v python3)" "$VENV"
     set -- --python "$VENV/bin/python"
+    # Without a GPU there is nothing for Triton to compile for; PyTorch's CPU builds do not ask for it.
+    sed -i '/^triton==/d' "$work/requirements.txt"
+    printf 'triton; sys_platform == "never"\n' >"$work/overrides.txt"
+    set -- "$@" --overrides "$work/overrides.txt"
     if [ -n "${TORCH_BACKEND:-}" ]; then
         # Each build of torch asks for libraries of its own; the list has those of the package index's.
-        sed -i -E '/^(triton|nvidia-|cuda-)/d' "$work/requirements.txt"
+        sed -i -E '/^(nvidia-|cuda-)/d' "$work/requirements.txt"
         set -- "$@" --torch-backend "$TORCH_BACKEND"
     fi
 else
@@ -43,10 +47,17 @@ else
     torch=$(python3 -c 'import importlib.metadata as m; print(m.version("torch"))')
     sed -i -E '/^(torch|triton|nvidia-|cuda-)/d' "$work/requirements.txt"
     printf 'torch; sys_platform == "never"\ntriton; sys_platform == "never"\n' >"$work/overrides.txt"
-    set -- --system --break-system-packages --overrides "$work/overrides.txt"
+    set -- --python "$(command -v python3)" --break-system-packages --overrides "$work/overrides.txt"
 fi
 "$work/uv/bin/uv" pip install --quiet --compile-bytecode "$@" -r "$work/requirements.txt"
 
-if [ -z "${VENV:-}" ]; then
+if [ -n "${VENV:-}" ]; then
+    # The package index's torch cannot be loaded without CUDA's libraries. These it opens only when a GPU is used: 1 GB.
+    find "$VENV" -path '*/nvidia/*' \( -name 'libcudnn_*' -o -name 'libcusolver*' -o -name 'libnvrtc.alt*' \
+        -o -name 'libnvperf*' -o -name 'libnvshmem_device*' \) -delete
+    if [ -x "$VENV/bin/torchrun" ]; then
+        "$VENV/bin/python" -c 'import torch; torch.linalg.inv(torch.eye(2))'
+    fi
+else
     python3 -c 'import importlib.metadata as m, sys; sys.exit(m.version("torch") != sys.argv[1])' "$torch"
 fi

@@ -163,6 +163,7 @@ ELSEWHERE = {
 MODULES = {
     "steerlm.annotation.worker": "tests/cli/test_annotate.py::test_a_job_with_a_killed_worker_goes_on_in_one_process",
     "steerlm.cli": "tests/cli/test_main.py::test_help_is_quick_and_lists_every_command",
+    "steerlm.cli.launch": "tests/jobs/test_preflight.py::test_a_launcher_runs_it_and_prints_the_report",
     "steerlm.evaluation.worker": "tests/evaluation/test_answerers.py::test_a_real_job_answers_alike",
     "steerlm.jobs.kubernetes.probe": "tests/jobs/kubernetes/test_probe.py::test_a_file_goes_from_pod_to_pod",
     "steerlm.jobs.kubernetes.reaper": "tests/jobs/kubernetes/test_reaper.py::test_what_is_missing_is_said",

@@ -47,6 +47,7 @@ class Cluster:
             and nodes no test may stop.
         audit_log: The API server's audit log, one JSON object a line; None on another cluster.
         volumes: A folder of the node for hostPath volumes; None on another cluster.
+        bin: The folder of the lab's programs (kubectl, helm, kubeconform); None on another cluster: they are on PATH.
     """
 
     kubeconfig: Path
@@ -57,21 +58,27 @@ class Cluster:
     lab: Path | None
     audit_log: Path | None
     volumes: Path | None
+    bin: Path | None
     core: client.CoreV1Api
     custom: client.CustomObjectsApi
     api: client.ApiClient
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
         """What kubectl prints; its complaint as an error."""
-        done = subprocess.run(
-            ["kubectl", "--kubeconfig", str(self.kubeconfig), *words], input=stdin, capture_output=True, text=True
-        )
+        program = self.bin / "kubectl" if self.bin else "kubectl"
+        command = [program, "--kubeconfig", self.kubeconfig, *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        several = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(several))
+        self.kubectl(
+            "apply",
+            "--server-side",
+            "-f",
+            "-",
+            stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
+        )
 
     def script(self, name: str, *words: str) -> None:
         """Run one of the lab's scripts; skips on another cluster."""
@@ -119,7 +126,7 @@ def cluster() -> Cluster:
     facts = json.loads(FACTS.read_text(encoding="utf-8"))
     kubeconfig = Path(named or facts["kubeconfig"])
     api = config.new_client_from_config(str(kubeconfig))
-    mine = {key: None if named else Path(facts[key]) for key in ("scripts", "audit_log", "volumes")}
+    mine = {key: None if named else Path(facts[key]) for key in ("scripts", "audit_log", "volumes", "bin")}
     return Cluster(
         kubeconfig=kubeconfig,
         registry=facts["registry"],
@@ -129,6 +136,7 @@ def cluster() -> Cluster:
         lab=mine["scripts"],
         audit_log=mine["audit_log"],
         volumes=mine["volumes"],
+        bin=mine["bin"],
         core=client.CoreV1Api(api),
         custom=client.CustomObjectsApi(api),
         api=api,

@@ -26,10 +26,14 @@ BUCKET = "steerlm"
 SMALL = (
     "prepare_data.sources.0.conversations=400",
     "base.train.max_steps=4",
+    "base.train.optimizer.warmup_steps=1",
     "reward.max_steps=6",
     "reward.validate_every=3",
-    "reward.checkpoint.every=2",
+    "reward.save_every=2",
+    "reward.optimizer.warmup_steps=1",
     "sft.max_steps=4",
+    "sft.validate_every=4",
+    "sft.optimizer.warmup_steps=1",
     "baseline=null",
     "evaluate.questions=8",
     "evaluate.curve_questions=2",
@@ -114,8 +118,8 @@ class Product:
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
-        inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
-        return self.workspace / inside / "attempts" / metadata["labels"][labels.ATTEMPT]
+        inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
+        return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
     def clear(self) -> None:
         """Delete every run and job."""

@@ -67,9 +67,14 @@ def test_a_cluster_with_the_overlay_is_well(profile: Path, backend: str) -> None
             '"nominalQuota": "256"',
         ),
         ("layouts.sft.nodes=33", "queue", "nvidia.com/gpu 264, quota 256", "kubectl edit clusterqueue steerlm"),
-        ("layouts.sft.nodes=33", "nodes", "32 of 33 nodes can run a pod of 8 nvidia.com/gpu", "kubectl describe nodes"),
-        ("cluster.resources.memory=4000Gi", "nodes", "32 have less memory", "cluster.resources"),
-        ("cluster.placement.tolerations=[]", "nodes", "0 of 33 nodes", "kubectl describe nodes"),
+        (
+            "layouts.sft.nodes=99",
+            "nodes",
+            "run a pod of 8 nvidia.com/gpu, the largest job has 99",
+            "kubectl describe nodes",
+        ),
+        ("cluster.resources.memory=4000Gi", "nodes", "have less memory", "cluster.resources"),
+        ("cluster.placement.tolerations=[]", "nodes", "0 of ", "kubectl describe nodes"),
         (
             "cluster.placement.restart_priority_class=absent",
             "queue",

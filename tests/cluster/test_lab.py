@@ -2,6 +2,7 @@
 """What the other tests of this folder build on is there: nodes, operators, queue, registry, stores."""
 
 import json
+import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -109,9 +110,11 @@ def test_an_image_built_and_pushed_here_runs_in_a_pod(cluster: Cluster, namespac
     word, image = secrets.token_hex(8), f"{cluster.registry}/test/word:{secrets.token_hex(4)}"
     (tmp_path / "word").write_text(word)
     (tmp_path / "Containerfile").write_text(f"FROM {cluster.base_image}\nCOPY word /\nUSER 1000\nRUN test -r /word\n")
+    settings = {"CONTAINERS_CONF": str(cluster.lab / "containers.conf")} if cluster.lab else {}
+    environment = {**os.environ, **settings}
     for words in (["build", "--network", "host", "--tag", image, str(tmp_path)], ["push", image], ["rmi", image]):
         insecure = [] if words[0] == "rmi" else ["--tls-verify=false"]
-        subprocess.run(["podman", words[0], *insecure, *words[1:]], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["podman", words[0], *insecure, *words[1:]], check=True, env=environment)
     assert cluster.run(namespace, image, "cat", "/word", securityContext={"runAsNonRoot": True}) == word
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from steerlm.jobs.kubernetes import permissions
-from steerlm.jobs.kubernetes.config import ClusterSettings, Fabric
+from steerlm.jobs.kubernetes.config import ClusterSettings, Fabric, ImageSettings
+from steerlm.jobs.kubernetes.images import reference
 from steerlm.jobs.kubernetes.labels import COMPONENT, JOB
 from steerlm.jobs.kubernetes.pod import POD_SECURITY, resources
 from steerlm.jobs.kubernetes.quantity import amount
@@ -186,6 +187,14 @@ def test_network_policies_deny_by_default_and_select_labels_that_pods_have() -> 
 def test_the_reaper_runs_a_module_that_exists() -> None:
     command = CONTAINERS["steerlm-reaper/reaper"]["command"]
     assert command[:2] == ["python", "-m"] and find_spec(command[2])
+
+
+def test_our_images_are_those_of_this_release() -> None:
+    ours = [container["image"] for container in CONTAINERS.values() if "/steerlm/" in container["image"]]
+    assert len(ours) == 6
+    for image in ours:
+        name = image.rpartition("/")[2].partition(":")[0].partition("@")[0]
+        assert image == reference(name, ImageSettings())
 
 
 def test_every_file_belongs_to_a_kustomization() -> None:

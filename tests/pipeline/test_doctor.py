@@ -25,9 +25,10 @@ def test_this_machine_is_well(tmp_path: Path) -> None:
 
 
 def test_gpus_and_nodes_that_are_not_there(tmp_path: Path) -> None:
-    found = findings("llama2-32x8", f"profile.store={tmp_path}", "profile.tracking.enabled=false")
-    assert "the back end local has one node, a layout of the profile llama2-32x8 has 32" in found["profile"].text
-    assert not found["gpu"].ok and "0 GPUs; a layout of the profile llama2-32x8 has 8" in found["gpu"].text
+    large = ("profile.gpu=h100", "profile.layouts.sft.nodes=32", "profile.layouts.sft.devices=8")
+    found = findings("laptop", f"profile.store={tmp_path}", "profile.tracking.enabled=false", *large)
+    assert "the back end local has one node, a layout of the profile laptop has 32" in found["profile"].text
+    assert not found["gpu"].ok and "0 GPUs; a layout of the profile laptop has 8" in found["gpu"].text
     assert found["mlflow"].text == "tracking is off in the profile"
 
 

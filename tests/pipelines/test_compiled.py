@@ -2,11 +2,13 @@
 """The compiled pipeline is the committed one, and it fits the stages."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from steerlm.jobs.kubernetes.images import reference
 from steerlm.stages.registry import STEPS
 from tests.conftest import ROOT
 
@@ -63,9 +65,11 @@ def test_the_engine_caches_nothing_and_installs_nothing() -> None:
     pipeline = spec()
     for task in pipeline["root"]["dag"]["tasks"].values():
         assert task["cachingOptions"] == {}, "enableCache is off"
-    for executor in pipeline["deploymentSpec"]["executors"].values():
+    stages = {path.parent.name.replace("_", "-") for path in (ROOT / "components").glob("*/component.py")}
+    for name, executor in pipeline["deploymentSpec"]["executors"].items():
         assert "pip install" not in str(executor["container"])
-        assert executor["container"]["image"].startswith("steerlm/")
+        (stage,) = {stage for stage in stages if re.fullmatch(rf"exec-{stage}(-\d+)?", name)}
+        assert executor["container"]["image"] == reference(stage)
 
 
 def test_every_stage_has_a_component_whose_readme_names_its_parameters() -> None:

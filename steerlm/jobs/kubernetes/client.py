@@ -8,6 +8,7 @@ client library reads again when the kubelet renews the token.
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ class Cluster:
             if context is None and config.incluster_config.SERVICE_HOST_ENV_NAME in config.incluster_config.os.environ:
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                config.load_kube_config(context=context, client_configuration=configuration)
+                file = os.environ.get("KUBECONFIG") or None  # the library looks only when it is imported
+                config.load_kube_config(file, context=context, client_configuration=configuration)
         except config.ConfigException as error:
             raise InputError(f"no access to a Kubernetes cluster: {error}; set KUBECONFIG, or run in a pod") from None
         configuration.retries = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The references of the container images that `images/images.yaml` names, which are the same for jobs and components."""
+"""References of the container images, which `images/images.yaml` names for jobs and components alike."""
 
 from functools import cache
 from typing import Annotated, Literal

@@ -17,10 +17,13 @@ from typing import Any
 
 from steerlm.errors import SteerLMError
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError
-from steerlm.jobs.kubernetes.kinds import KINDS, Kind
+from steerlm.jobs.kubernetes.condition import true_conditions
+from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.labels import HEARTBEAT, MANAGED_BY, STEERLM
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+ENDED = {"Succeeded", "Complete", "Failed"}
+"""Conditions with which a job of any kind has ended."""
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ def reap(cluster: Cluster, namespace: str, limits: ReapLimits) -> list[str]:
             continue
         for job in jobs:
             name = f"{kind.name}/{job['metadata']['name']}"
-            age, limit = _age(job["metadata"]), _limit(kind, job, limits)
+            age, limit = _age(job["metadata"]), _limit(job, limits)
             if age <= limit:
                 log.info("%s: heartbeat %s old, kept", name, _words(age))
             elif _delete(cluster, f"{path}/{job['metadata']['name']}", job["metadata"]):
@@ -65,19 +68,17 @@ def reap(cluster: Cluster, namespace: str, limits: ReapLimits) -> list[str]:
 
 
 def _age(metadata: Mapping[str, Any]) -> timedelta:
-    """Return the time since the newest heartbeat; since the creation of a job that has none, or an unreadable one."""
-    created = datetime.fromisoformat(metadata["creationTimestamp"])
+    """Return the time since the newest heartbeat; since the creation of a job without one that can be read."""
     text = (metadata.get("annotations") or {}).get(HEARTBEAT, "")
     try:
         beat = datetime.fromisoformat(text)
-        beat = beat if beat.tzinfo else beat.replace(tzinfo=UTC)
     except ValueError:
-        beat = created
-    return datetime.now(UTC) - max(beat, created)
+        beat = datetime.fromisoformat(metadata["creationTimestamp"])
+    return datetime.now(UTC) - (beat if beat.tzinfo else beat.replace(tzinfo=UTC))
 
 
-def _limit(kind: Kind, job: Mapping[str, Any], limits: ReapLimits) -> timedelta:
-    return limits.ended if kind.state(job).phase in ("succeeded", "failed") else limits.heartbeat
+def _limit(job: Mapping[str, Any], limits: ReapLimits) -> timedelta:
+    return limits.ended if ENDED & true_conditions(job).keys() else limits.heartbeat
 
 
 def _delete(cluster: Cluster, path: str, metadata: Mapping[str, Any]) -> bool:

@@ -47,13 +47,19 @@ run_kwok() {
   say "$FAKE_NODES fake nodes"
 }
 
+mark() { # mark ANNOTATION NODE...: KWOK reads a node's annotation only when it starts, or when the node is new
+  kubectl annotate --overwrite node "${@:2}" "$1" >/dev/null
+  stop kwok
+  start kwok
+}
+
 verb=${1:-}
 shift || true
 case $verb in
 start) run_kwok ;;
 add) add "$@" ;;
 remove) kubectl delete node "$@" ;;
-silence) kubectl annotate node "$@" kwok.x-k8s.io/node- >/dev/null ;;
-wake) kubectl annotate --overwrite node "$@" kwok.x-k8s.io/node=fake >/dev/null ;;
+silence) mark kwok.x-k8s.io/node- "$@" ;;
+wake) mark kwok.x-k8s.io/node=fake "$@" ;;
 *) fail "$(sed -n 's/^# fake/fake/p' "$0")" ;;
 esac

@@ -68,7 +68,7 @@ publish() {
   "mlflow": {"address": "$MLFLOW", "in_cluster": "http://mlflow.steerlm-lab.svc:5001"},
   "audit_log": "$STATE/logs/audit.log",
   "volumes": "$STATE/volumes",
-  "containers_conf": "$CONTAINERS_CONF",
+  "bin": "$CACHE/bin",
   "scripts": "$LAB"
 }
 END

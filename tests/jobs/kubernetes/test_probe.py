@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from steerlm.jobs.finding import Finding, from_json
+from steerlm.jobs.kubernetes.config import ClusterSettings
+from steerlm.jobs.kubernetes.doctor import probe_pod
 from steerlm.jobs.kubernetes.probe import ProbeSpec, check_mlflow, check_space, check_store, check_workspace
 from tests.fake_s3 import FakeS3
 
@@ -99,3 +101,17 @@ def test_a_tracking_server_answers_refuses_or_is_gone() -> None:
 def test_findings_survive_json_and_nothing_else_is_taken_for_them() -> None:
     with pytest.raises(ValueError, match="not findings"):
         from_json(json.dumps([{"subject": "x", "other": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("write", "fabric", "root"), [(True, "ib", False), (False, "ib", True), (False, "none", False)]
+)
+def test_only_the_launchers_pod_has_a_token_and_secrets(write: bool, fabric: str, root: bool) -> None:
+    settings = ClusterSettings.model_validate({"fabric": fabric, "launcher": {"secrets": ["steerlm-store"]}})
+    pod = probe_pod(ProbeSpec(workspace=Path("/workspace"), file="f", write=write), settings)["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is write
+    assert bool(container["envFrom"]) is write
+    assert pod["securityContext"]["runAsNonRoot"] is not root
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
