@@ -250,14 +250,18 @@ def _avoiding(nodes: tuple[str, ...]) -> Manifest | None:
 
 
 def _spread(plan: PodPlan) -> list[Manifest]:
-    """One pod per node as far as possible; pods that ask for all GPUs of a node are alone there anyway."""
+    """One pod per node, of the nodes whose taints the pods tolerate; all on one if there is no other.
+
+    Pods that ask for all GPUs of a node are alone there anyway.
+    """
     if plan.nodes == 1:
         return []
     return [
         {
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "nodeTaintsPolicy": "Honor",
             "labelSelector": {"matchLabels": {labels.MANAGED_BY: labels.STEERLM, labels.ROLE: labels.NODE_ROLE}},
             "matchLabelKeys": [labels.JOB, labels.ATTEMPT],
         }
