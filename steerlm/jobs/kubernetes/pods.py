@@ -85,9 +85,9 @@ def never_starts(pods: Sequence[Json]) -> str:
 
 
 def running(pods: Sequence[Json], expected: int) -> bool:
-    """Return whether all pods run or have ended."""
-    started = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded", "Failed")]
-    return len(started) >= expected
+    """Return whether all pods run or have ended: at least the expected ones, and none that still waits."""
+    started = [pod.get("status", {}).get("phase") in ("Running", "Succeeded", "Failed") for pod in pods]
+    return len(started) >= expected and all(started)
 
 
 def lost_nodes(pods: Sequence[Json], nodes: Mapping[str, Json]) -> list[str]:

@@ -123,6 +123,7 @@ def test_the_cause_comes_first(pods: list[Json], rank: Rank, text: str, more: in
 def test_pods_that_run_or_ended_well_are_no_failures() -> None:
     both = [pod("a", "Running", {"running": {}}), pod("b", "Succeeded", ended(0, reason="Completed"))]
     assert not failures(both) and running(both, 2) and not running(both, 3)
+    assert not running([*both, pod("c", "Pending", node=None)], 2)
 
 
 def test_a_node_that_does_not_respond_is_lost_for_its_pods_only() -> None:
