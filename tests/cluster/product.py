@@ -129,24 +129,43 @@ class Product:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
 
 
-def build_images(cluster: Cluster) -> None:
+def make_images(cluster: Cluster, *names: str, **flags: str) -> None:
     """Build and push; what has not changed is in the builder's cache and in the registry."""
-    flags = {"BUILDER": "podman", "DEVICE": "cpu", "REGISTRY": cluster.registry, "TAG": TAG}
-    flags |= {"BASE_IMAGE": f"{cluster.registry}/{cluster.base_image}", "IMAGES": " ".join(IMAGES)}
-    flags |= {"PUSH_FLAGS": "--tls-verify=false", "BUILD_FLAGS": "--tls-verify=false"}
+    flags = {
+        "DEVICE": "cpu",
+        "REGISTRY": cluster.registry,
+        "TAG": TAG,
+        "BASE_IMAGE": cluster.base_image,
+        "TORCH_BACKEND": "",
+        "BUILD_FLAGS": "--network=host --tls-verify=false",
+        "PUSH_FLAGS": "--tls-verify=false",
+        **flags,
+    }
     done = subprocess.run(
-        ["make", "--no-print-directory", "images", *(f"{key}={value}" for key, value in flags.items())],
+        [
+            "make",
+            "--no-print-directory",
+            "images",
+            f"IMAGES={' '.join(names)}",
+            *(f"{k}={v}" for k, v in flags.items()),
+        ],
         cwd=ROOT,
+        env=builder_environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def builder_environment() -> dict[str, str]:
+    """The environment of podman, whose settings are the lab's."""
+    return {**os.environ, "CONTAINERS_CONF": str(ROOT / "tests" / "cluster" / "lab" / "containers.conf")}
+
+
 @pytest.fixture(scope="session")
 def product(cluster: Cluster) -> Product:
     assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
-    build_images(cluster)
+    make_images(cluster, *IMAGES)
     install(cluster)
     minio = cluster.minio
     s3 = Minio(
