@@ -15,10 +15,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm check lint types imports docs lock compile images goldens clean
+.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types imports docs lock compile images goldens clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,19 @@ test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU buil
 
 $(VLLM)/.ready: tests/vllm/install.sh $(READY)
 	tests/vllm/install.sh $(BIN)/uv $(VLLM)
+
+cluster: $(READY) ## Start a Kubernetes with the Kubeflow operators on this machine, as root (tests/cluster/lab/README.md).
+	LAB_PYTHON=$(abspath $(BIN))/python tests/cluster/lab/up.sh
+
+cluster-down: ## Remove that cluster; what was built for it stays in ~/.cache/steerlm-lab.
+	tests/cluster/lab/down.sh
+
+# STEERLM_KUBECONFIG names another cluster to test on.
+test-cluster: $(if $(STEERLM_KUBECONFIG),$(READY),cluster) ## The tests that need a cluster, on that cluster.
+	STEERLM_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster
+
+test-cluster-fast: $(if $(STEERLM_KUBECONFIG),$(READY),cluster) ## The part of them that every change runs.
+	STEERLM_CLUSTER_REQUIRED=1 $(BIN)/pytest tests/cluster -m fast
 
 check: lint types imports ## Lint, types and import rules.
 

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,9 +108,25 @@ def atomic_path(path: Path, writer: str | None = None) -> Iterator[Path]:
     partial.unlink(missing_ok=True)
     try:
         yield partial
+        _apply_umask(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # after success too: renaming a hard link to the same file leaves both names
+
+
+def _apply_umask(path: Path) -> None:
+    """Let those read and write a new file whom the umask lets: safetensors makes files for their owner alone.
+
+    A hard link is left alone, because its other name may be a file of the user's.
+    """
+    found = path.stat()
+    if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
+        return
+    with contextlib.suppress(OSError):  # os.umask cannot read the mask without changing it for every thread
+        mask = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+        wanted = stat.S_IMODE(found.st_mode) | (0o666 & ~int(mask[1], 8) if mask else 0)
+        if wanted != stat.S_IMODE(found.st_mode):
+            path.chmod(wanted)
 
 
 @contextlib.contextmanager

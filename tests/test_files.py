@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from steerlm.artifact import Store
 from steerlm.files import (
@@ -124,7 +126,7 @@ def test_everything_is_made_with_the_umask(tmp_path: Path) -> None:
     try:
         write_json(tmp_path / "new" / "a.json", {})
         with atomic_path(tmp_path / "path") as partial:
-            partial.touch()
+            save_file({"weight": np.zeros(1)}, partial)  # for its owner alone
         with atomic_folder(tmp_path / "folder") as partial:
             (partial / "b").touch()
         with hold(tmp_path / "lock"):

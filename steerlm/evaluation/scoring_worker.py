@@ -9,6 +9,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from steerlm import attempt
+from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import ScoreSpec
 from steerlm.jobs import entry
 
@@ -20,6 +22,7 @@ def run(spec: ScoreSpec) -> None:
 
     Raises:
         InputError: A text is longer than the model's window and `over_long` is `error`.
+        Interrupted: The launcher has requested a stop.
         PeerLostError: Another process of the replica has died.
     """
     import torch
@@ -30,12 +33,17 @@ def run(spec: ScoreSpec) -> None:
     from steerlm.megatron.scoring import MegatronScorer
 
     blocks: list[list[str]] = json.loads(spec.texts.read_text(encoding="utf-8"))
+    attempt.report("loading", 0)
     with peers():
         scorer = MegatronScorer(spec.model_folder, spec.layout, precision=spec.precision)
         parts = Parts(spec.folder)
         missing = scorer.from_first([number for number in range(len(blocks)) if number not in parts])
         mine = missing[scorer.replica :: scorer.replicas]
         for done, number in enumerate(mine, 1):
+            # Every process reports the same: how much all of them have finished.
+            attempt.report("scoring", parts.count())
+            if scorer.any_of_replica(attempt.stop_requested()):
+                raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
             scores = scorer.score(blocks[number], spec.over_long)
             if scorer.writes:
                 parts.write(number, {}, json.dumps(scores.tolist()))
