@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from minio import Minio
-from tests.cluster.conftest import Cluster, wait_for
 
 from steerlm.jobs.kubernetes import labels
+from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import NAMESPACE, install
 from tests.conftest import ROOT
 
@@ -119,7 +119,7 @@ class Product:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
         inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
-        return self.workspace / inside / "attempts" / metadata["labels"][labels.ATTEMPT]
+        return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
     def clear(self) -> None:
         """Delete every run and job."""
@@ -133,32 +133,28 @@ class Product:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
 
 
-def make_images(cluster: Cluster, *names: str, **flags: str) -> None:
-    """Build and push; what has not changed is in the builder's cache and in the registry."""
-    flags = {
-        "DEVICE": "cpu",
-        "REGISTRY": cluster.registry,
-        "TAG": TAG,
-        "BASE_IMAGE": cluster.base_image,
-        "TORCH_BACKEND": "",
-        "BUILD_FLAGS": "--network=host --tls-verify=false",
-        "PUSH_FLAGS": "--tls-verify=false",
-        **flags,
+def make_images(cluster: Cluster, *names: str, **options: str) -> str:
+    """Build and push; what has not changed is in the builder's cache and in the registry. Returns what is printed."""
+    options = {
+        "device": "cpu",
+        "registry": cluster.registry,
+        "tag": TAG,
+        "base_image": cluster.base_image,
+        "torch_backend": "",
+        "build_flags": "--network=host --tls-verify=false",
+        "push_flags": "--tls-verify=false",
+        **options,
     }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     done = subprocess.run(
-        [
-            "make",
-            "--no-print-directory",
-            "images",
-            f"IMAGES={' '.join(names)}",
-            *(f"{k}={v}" for k, v in flags.items()),
-        ],
+        [sys.executable, "-m", "images.build", *words, *names],
         cwd=ROOT,
         env=builder_environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def builder_environment() -> dict[str, str]:

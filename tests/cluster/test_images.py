@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.cluster.conftest import Cluster
 
 import steerlm
 from steerlm.jobs.kubernetes.config import ImageSettings
 from steerlm.jobs.kubernetes.images import reference
 from tests.cli import world
+from tests.cluster.conftest import Cluster
 from tests.cluster.product import TAG, builder_environment, make_images
 
 USERS = ("1000:1000", "4711:0", "4711:4711")
@@ -115,7 +115,7 @@ def test_a_change_of_the_code_changes_the_last_layer_alone(registry: str, tmp_pa
 def test_the_gpu_base_keeps_the_torch_it_is_built_on(cluster: Cluster, registry: str) -> None:
     """NVIDIA's image is not to be had here; the base without CUDA, which has a torch and a user 1000 too, is."""
     settings = ImageSettings(registry=registry, tag=TAG)
-    make_images(cluster, "base-gpu", BASE_IMAGE=reference("base-cpu", settings), REGISTRY="", DEVICE="gpu")
+    make_images(cluster, "base-gpu", base_image=reference("base-cpu", settings), registry="", device="gpu")
     image = reference("base-gpu", ImageSettings(tag=TAG))
     shown = "import torch, megatron.core, fastapi, kfp; print(torch.__version__)"
     versions = {
