@@ -78,12 +78,12 @@ def run_and_show(resolved: "ResolvedRecipe", output: Path | None) -> None:
         SteerLMError: What `run_pipeline` raises.
     """
     from steerlm.pipeline.local import run_pipeline
-    from steerlm.pipeline.results import Results, link, next_steps
+    from steerlm.pipeline.results import Results, fetch_commands, link, next_steps
 
     result = run_pipeline(resolved, Display())
     results = Results.of(result)
-    links = link(results, output) if output else {}
-    for lines in (results.lines(), next_steps(results, links)):
+    steps = next_steps(results, link(results, output)) if output else fetch_commands(results)
+    for lines in (results.lines(), steps):
         typer.echo("\n".join(["", *lines]) if lines else "", nl=bool(lines))
     number = len(results.artifacts)
     typer.echo(f"\n{number} stage{'' if number == 1 else 's'} in {result.seconds:.1f} s; store {result.store.uri}")

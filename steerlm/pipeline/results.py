@@ -44,14 +44,15 @@ class Results:
     @property
     def models(self) -> dict[str, Path]:
         """Model folders by name. A model that was found in a remote store is not in its folder."""
-        return {name: artifact.path for name, artifact in self._models()}
+        return {name: artifact.path for name, artifact in self.named_artifacts()}
 
     @property
     def uris(self) -> dict[str, str]:
         """Addresses of the models by name."""
-        return {name: artifact.uri for name, artifact in self._models()}
+        return {name: artifact.uri for name, artifact in self.named_artifacts()}
 
-    def _models(self) -> Iterator[tuple[str, Artifact]]:
+    def named_artifacts(self) -> Iterator[tuple[str, Artifact]]:
+        """Yield the models' artifacts by name."""
         for name, steps in MODELS.items():
             made = next((step for step in steps if step in self.artifacts), None)
             if made:
@@ -142,3 +143,14 @@ def next_steps(results: Results, links: Mapping[str, Path]) -> list[str]:
     elif "reward" in places:
         shown += ["", f"steerlm serve reward {places['reward']}"]
     return shown
+
+
+def fetch_commands(results: Results) -> list[str]:
+    """Return the addresses of the results, and how a model gets to another machine, for a run that ended elsewhere."""
+    places = {name: f"{artifact.uri}/{artifact.kind}" for name, artifact in results.named_artifacts()}
+    shown = [f"{name:9}{place}" for name, place in places.items()]
+    if "report" in results.artifacts:
+        report = results.artifacts["report"]
+        shown.append(f"{'report':9}{report.uri}/{report.kind}/{REPORT}")
+    wanted = next((name for name in ("policy", "reward") if name in places), None)
+    return [*shown, "", f"steerlm model fetch {places[wanted]} {wanted}"] if wanted else shown

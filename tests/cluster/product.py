@@ -118,7 +118,11 @@ class Product:
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
+<<<<<<< HEAD
         inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
+=======
+        inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
+>>>>>>> wt-images
         return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
     def clear(self) -> None:
@@ -133,24 +137,39 @@ class Product:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
 
 
-def build_images(cluster: Cluster) -> None:
-    """Build and push; what has not changed is in the builder's cache and in the registry."""
-    flags = {"BUILDER": "podman", "DEVICE": "cpu", "REGISTRY": cluster.registry, "TAG": TAG}
-    flags |= {"BASE_IMAGE": f"{cluster.registry}/{cluster.base_image}", "IMAGES": " ".join(IMAGES)}
-    flags |= {"PUSH_FLAGS": "--tls-verify=false", "BUILD_FLAGS": "--tls-verify=false"}
+def make_images(cluster: Cluster, *names: str, **options: str) -> str:
+    """Build and push; what has not changed is in the builder's cache and in the registry. Returns what is printed."""
+    options = {
+        "device": "cpu",
+        "registry": cluster.registry,
+        "tag": TAG,
+        "base_image": cluster.base_image,
+        "torch_backend": "",
+        "build_flags": "--network=host --tls-verify=false",
+        "push_flags": "--tls-verify=false",
+        **options,
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     done = subprocess.run(
-        ["make", "--no-print-directory", "images", *(f"{key}={value}" for key, value in flags.items())],
+        [sys.executable, "-m", "images.build", *words, *names],
         cwd=ROOT,
+        env=builder_environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def builder_environment() -> dict[str, str]:
+    """The environment of podman, whose settings are the lab's."""
+    return {**os.environ, "CONTAINERS_CONF": str(ROOT / "tests" / "cluster" / "lab" / "containers.conf")}
 
 
 @pytest.fixture(scope="session")
 def product(cluster: Cluster) -> Product:
     assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
-    build_images(cluster)
+    make_images(cluster, *IMAGES)
     install(cluster)
     minio = cluster.minio
     s3 = Minio(

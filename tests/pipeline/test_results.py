@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steerlm.pipeline.results import Results, link, next_steps
+from steerlm.pipeline.results import Results, fetch_commands, link, next_steps
 
 NAMES = ("quality", "helpfulness")
 
@@ -17,7 +17,10 @@ NAMES = ("quality", "helpfulness")
 def artifact(path: Path, **provenance: Any) -> Any:
     path.mkdir(parents=True, exist_ok=True)
     return SimpleNamespace(
-        path=path, uri=f"s3://bucket/{path.name}", manifest=SimpleNamespace(provenance={"metrics": {}} | provenance)
+        kind="files",
+        path=path,
+        uri=f"s3://bucket/{path.name}",
+        manifest=SimpleNamespace(provenance={"metrics": {}} | provenance),
     )
 
 
@@ -118,3 +121,9 @@ def test_the_command_that_serves_the_policy_has_the_path_of_the_link(
         f"steerlm serve reward {made.models['reward']}",
     ]
     assert not Path("none").exists()
+    policy, report = made.artifacts["train_sft"], made.artifacts["report"]
+    shown = fetch_commands(made)
+    assert (
+        f"policy   {policy.uri}/{policy.kind}" in shown and f"report   {report.uri}/{report.kind}/report.html" in shown
+    )
+    assert shown[-1] == f"steerlm model fetch {policy.uri}/{policy.kind} policy"

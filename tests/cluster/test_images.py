@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images, built for real, in containers like the pods of a cluster: any user, a read-only file system, no network."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import steerlm
+from steerlm.jobs.kubernetes.config import ImageSettings
+from steerlm.jobs.kubernetes.images import reference
+from tests.cli import world
+from tests.cluster.conftest import Cluster
+from tests.cluster.product import TAG, builder_environment, make_images
+
+USERS = ("1000:1000", "4711:0", "4711:4711")
+"""The images' own user; one of a cluster that gives each namespace its users, in root's group; any other."""
+
+
+@pytest.fixture(scope="module")
+def registry(cluster: Cluster) -> str:
+    """The name that the images begin with."""
+    make_images(cluster, "launcher", "train-reward")
+    return cluster.registry
+
+
+def podman(*words: str) -> str:
+    done = subprocess.run(["podman", *words], capture_output=True, text=True, env=builder_environment(), check=False)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run(registry: str, name: str, *words: str, user: str = USERS[0], flags: tuple[str, ...] = ()) -> str:
+    """The output of a container that gets no more than a pod of the Pod Security Standard `restricted`."""
+    restricted = ["--cap-drop=all", "--security-opt=no-new-privileges", "--network=none", f"--user={user}"]
+    files = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--passwd=false"]
+    image = reference(name, ImageSettings(registry=registry, tag=TAG))
+    return podman("run", "--rm", "--cgroups=enabled", *restricted, *files, *flags, image, *words)
+
+
+def python(registry: str, name: str, code: str, user: str = USERS[0]) -> str:
+    return run(registry, name, "-c", code, user=user, flags=("--entrypoint=python",))
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(("name", "words"), [("launcher", "Commands:"), ("train-reward", "steerlm train reward")])
+def test_help(registry: str, name: str, words: str, user: str) -> None:
+    assert words in run(registry, name, "--help", user=user)
+
+
+def test_two_images_with_a_volume_between_them_make_a_reward_model(registry: str, tmp_path: Path) -> None:
+    """Samples in the launcher's image; one step of training in the other, as another user of the same group."""
+    world.build(tmp_path)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    volume = (f"--volume={tmp_path}:/work", "--workdir=/work")
+    samples = "data regression --input-file own/train.jsonl --output-file samples.jsonl --attributes own.yaml"
+    run(registry, "launcher", *samples.split(), flags=volume)
+    train = "own.yaml --model models/base --data samples.jsonl --output made"
+    output = run(registry, "train-reward", *train.split(), user="4711:4711", flags=volume)
+    assert "step 1/1" in output
+    assert list((tmp_path / "made").glob("*.safetensors"))
+    assert (tmp_path / "made" / "config.json").stat().st_uid == 4711
+
+
+def test_a_launcher_has_no_torch_and_does_its_work(registry: str) -> None:
+    absent = "import importlib.util as i; print([n for n in ('torch', 'triton', 'nvidia') if i.find_spec(n)])"
+    assert python(registry, "launcher", absent) == "[]\n"
+    present = "import kfp, kubernetes, mlflow, minio, matplotlib, steerlm.pipeline.run; print('ok')"
+    assert python(registry, "launcher", present) == "ok\n"
+    assert "memory" in run(registry, "launcher", "plan", "demo")
+
+
+def test_a_user_without_a_name_can_have_one(registry: str) -> None:
+    """ssh, which starts the nodes of an MPIJob, refuses a user who has none."""
+    lines = "mkdir /tmp/extrausers; echo job:x:4711:4711::/tmp:/bin/sh >/tmp/extrausers/passwd; id -un; ssh -G x"
+    output = run(registry, "train-reward", "-c", lines, user="4711:4711", flags=("--entrypoint=sh",))
+    assert output.splitlines()[0] == "job"
+    assert "user job" in output
+
+
+def test_an_image_keeps_no_keys_and_its_code_is_roots(registry: str) -> None:
+    look = "ls /etc/ssh/*key* /run/secrets 2>/dev/null; find /opt ! -user 0 -o -perm -002 ! -type l | head; id -un"
+    assert run(registry, "train-reward", "-c", look, flags=("--entrypoint=sh",)) == "steerlm\n"
+
+
+@pytest.mark.parametrize("name", ["launcher", "train-reward"])
+def test_the_image_says_what_it_is(registry: str, name: str) -> None:
+    image = reference(name, ImageSettings(registry=registry, tag=TAG))
+    config = json.loads(podman("image", "inspect", image))[0]["Config"]
+    assert config["User"] == "1000:1000"
+    assert config["Entrypoint"][0] == "steerlm"
+    assert not [value for value in config["Env"] if any(word in value for word in ("INDEX", "CERT", "TOKEN"))]
+    labels = {key.rpartition(".")[2]: value for key, value in config["Labels"].items() if "opencontainers" in key}
+    assert (labels["title"], labels["version"]) == (name, steerlm.__version__)
+    assert len(labels["revision"].removesuffix("-dirty")) == 40
+    assert labels["source"].startswith("https://")
+
+
+def test_a_change_of_the_code_changes_the_last_layer_alone(registry: str, tmp_path: Path) -> None:
+    def layers(image: str) -> list[str]:
+        found: list[str] = json.loads(podman("image", "inspect", image))[0]["RootFS"]["Layers"]
+        return found
+
+    image = reference("train-reward", ImageSettings(registry=registry, tag=TAG))
+    base = layers(reference("base-cpu", ImageSettings(registry=registry, tag=TAG)))
+    assert layers(image)[: len(base)] == base
+    own = layers(image)[len(base) :]
+    sizes = [int(line) for line in podman("history", "--human=false", "--format={{.Size}}", image).splitlines()]
+    assert sum(size > 0 for size in sizes[: len(own)]) <= 1
+    assert sum(sizes[: len(own)]) < 10e6
+
+
+def test_the_gpu_base_keeps_the_torch_it_is_built_on(cluster: Cluster, registry: str) -> None:
+    """NVIDIA's image is not to be had here; the base without CUDA, which has a torch and a user 1000 too, is."""
+    settings = ImageSettings(registry=registry, tag=TAG)
+    make_images(cluster, "base-gpu", base_image=reference("base-cpu", settings), registry="", device="gpu")
+    image = reference("base-gpu", ImageSettings(tag=TAG))
+    shown = "import torch, megatron.core, fastapi, kfp; print(torch.__version__)"
+    versions = {
+        podman("run", "--rm", "--cgroups=enabled", "--network=none", one, "python", "-c", shown)
+        for one in (image, reference("base-cpu", settings))
+    }
+    assert len(versions) == 1
