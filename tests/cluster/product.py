@@ -118,11 +118,7 @@ class Product:
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
-<<<<<<< HEAD
         inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
-=======
-        inside = Path(metadata["annotations"][labels.FOLDER]).relative_to("/workspace")
->>>>>>> wt-images
         return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
     def clear(self) -> None:
