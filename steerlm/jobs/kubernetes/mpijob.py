@@ -15,7 +15,7 @@ from steerlm.jobs.kubernetes.ssh import SSH_KEYS, SSH_PORT
 
 CONTAINER = "node"
 LAUNCHER_CONTAINER = "mpi-launcher"
-LAUNCHER_RESOURCES = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "1Gi"}
+LAUNCHER_RESOURCES = {"cpu": "500m", "memory": "2Gi", "ephemeral-storage": "1Gi"}
 SSH_CAPABILITIES = ("SETGID", "SETUID", "SYS_CHROOT")
 """What an ssh server that runs as root needs to separate its privileges; one of another user cannot use them."""
 
