@@ -153,7 +153,7 @@ def test_dials_by_name_and_in_a_label_are_those_in_attributes(schema: AttributeS
     wanted = rendered(schema, ASK, attributes=asked)
     assert rendered(schema, ASK, label=schema.format(asked)) == wanted
     assert rendered(schema, ASK, label=asked) == wanted
-    named = {name: value for name, value in asked.items() if name.isidentifier()}
+    named: dict[str, Any] = {name: value for name, value in asked.items() if name.isidentifier()}
     rest = {name: value for name, value in asked.items() if name not in named}
     assert rendered(schema, ASK, attributes=rest, **named) == wanted
     assert rendered(schema, ASK, attributes=asked, label=schema.format(asked), **named) == wanted, "the same, twice"

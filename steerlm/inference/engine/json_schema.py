@@ -18,7 +18,7 @@ from llguidance.hf import from_tokenizer
 from steerlm.errors import InputError
 from steerlm.prompt import TURN_MARK, TURN_STOP_STRINGS, marks_in
 
-OPTIONS: dict[str, Any] = {
+OPTIONS: Any = {
     # A space, or a line break with indentation: a model that is not used to JSON would write blanks for ever.
     "whitespace_pattern": r" |\n[ \t]{0,16}",
     # A schema cannot choose these by its own `x-guidance`.
