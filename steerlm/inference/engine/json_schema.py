@@ -7,7 +7,7 @@ schema is ignored. Here is the rest: where an answer ends, and that it never con
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,7 @@ from llguidance.hf import from_tokenizer
 from steerlm.errors import InputError
 from steerlm.prompt import TURN_MARK, TURN_STOP_STRINGS, marks_in
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-OPTIONS: "JsonCompileOptions" = {
+OPTIONS: Any = {
     # A space, or a line break with indentation: a model that is not used to JSON would write blanks for ever.
     "whitespace_pattern": r" |\n[ \t]{0,16}",
     # A schema cannot choose these by its own `x-guidance`.

@@ -158,7 +158,7 @@ def test_a_schema_whose_only_text_has_the_mark_fails_without_a_token(model: Mode
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "strin"}, "Invalid type: strin"),
+        ({"type": "sentence"}, "Invalid type: sentence"),
         ({"type": "object", "properties": {"a": {"minimum": "x"}}}, "'minimum'"),
         ({"type": "object", "required": 5}, "'required'"),
         ({"properties": [1]}, "properties must be an object"),

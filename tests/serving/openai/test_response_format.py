@@ -102,9 +102,9 @@ def test_the_openai_client(policy_server: str) -> None:
         ({"type": "json_schema", "json_schema": {"name": "a"}}, ".json_schema.schema", "must be a JSON schema"),
         ({"type": "json_schema", "json_schema": {"schemas": {}}}, ".json_schema.schemas", "did you mean 'schema'?"),
         (
-            {"type": "json_schema", "json_schema": {"schema": {"type": "strin"}}},
+            {"type": "json_schema", "json_schema": {"schema": {"type": "sentence"}}},
             ".json_schema.schema",
-            "Invalid type: strin",
+            "Invalid type: sentence",
         ),
         (
             {"type": "json_schema", "json_schema": {"schema": {"not": {}}}},
