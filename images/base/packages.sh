@@ -52,6 +52,7 @@ fi
 "$work/uv/bin/uv" pip install --quiet --compile-bytecode "$@" -r "$work/requirements.txt"
 
 if [ -n "${VENV:-}" ]; then
+    rm -f "$VENV/.lock" # uv's, which everyone may write
     # The package index's torch cannot be loaded without CUDA's libraries. These it opens only when a GPU is used: 1 GB.
     find "$VENV" -path '*/nvidia/*' \( -name 'libcudnn_*' -o -name 'libcusolver*' -o -name 'libnvrtc.alt*' \
         -o -name 'libnvperf*' -o -name 'libnvshmem_device*' \) -delete

@@ -17,7 +17,7 @@ if command -v mpirun >/dev/null; then
     set -- $(printf '%s\n' "$@" | grep -vx openmpi-bin)
 fi
 apt-get install -y --no-install-recommends ca-certificates libnss-extrausers "$@"
-rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/log/apt /var/log/dpkg.log
+rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 # Host keys in an image would be the same everywhere: they are made when a pod starts.
 rm -f /etc/ssh/ssh_host_*
 
