@@ -27,6 +27,7 @@ SMALL = (
     "prepare_data.sources.0.conversations=400",
     "base.train.max_steps=4",
     "base.train.optimizer.warmup_steps=1",
+    "reward.epochs=100",
     "reward.max_steps=6",
     "reward.validate_every=3",
     "reward.save_every=2",
@@ -98,9 +99,14 @@ class Product:
     def wait_for_job(self, kind: str = "pytorchjobs", attempt: int = 1, component: str = "train-reward") -> Json:
         """The object of an attempt as soon as it is there."""
         selector = f"{labels.COMPONENT}={component},{labels.ATTEMPT}={attempt}"
+
+        def unfinished() -> Json | None:
+            found = self.objects(kind, selector)
+            return next((one for one in found if not _ended(one)), None)
+
         return wait_for(
             f"attempt {attempt} of {component}",
-            lambda: next(iter(self.objects(kind, selector)), None),
+            unfinished,
             180,
             self.explain,
         )
@@ -131,6 +137,11 @@ class Product:
 
     def log(self, job: Json, rank: int = 0) -> str:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
+
+
+def _ended(job: Json) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(one["type"] in ("Succeeded", "Failed", "Complete") and one["status"] == "True" for one in conditions)
 
 
 def make_images(cluster: Cluster, *names: str, **options: str) -> str:
@@ -167,6 +178,8 @@ def product(cluster: Cluster) -> Product:
     assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
     make_images(cluster, *IMAGES)
     install(cluster)
+    image = f"reaper={cluster.registry}/reaper:{TAG}"
+    cluster.kubectl("-n", NAMESPACE, "set", "image", "cronjob/steerlm-reaper", image)
     minio = cluster.minio
     s3 = Minio(
         minio.address.removeprefix("http://"), access_key=minio.access_key, secret_key=minio.secret_key, secure=False

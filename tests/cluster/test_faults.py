@@ -17,23 +17,19 @@ SLOW = {"reward__max_steps": "400", "reward__validate_every": "400"}
 
 
 def test_a_killed_worker_ends_the_attempt_and_the_next_one_resumes(product: Product) -> None:
-    with product.running("--stage", "train_reward", reward__max_steps="40", reward__validate_every="40") as run:
+    sizes = {"reward__max_steps": "150", "reward__validate_every": "150"}
+    with product.running("--stage", "train_reward", **sizes) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 6)
-        pod = product.objects("pods", f"{labels.COMPONENT}=train-reward,training.kubeflow.org/replica-type=worker")[0]
-        product.cluster.kubectl(
-            "-n", NAMESPACE, "delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force"
-        )
+        selector = f"{labels.JOB}={job['metadata']['labels'][labels.JOB]},training.kubeflow.org/replica-type=worker"
+        (pod,) = product.objects("pods", selector)
+        name = pod["metadata"]["name"]
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--grace-period=0", "--force")
         second = product.wait_for_job(attempt=2)
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output
-        assert re.search(r"starting attempt 2 of 3", output + product_log(product, second)) or "run" in output
-        first_step = re.search(r"step (\d+)/40", product.log(second))
+        first_step = re.search(r"step (\d+)/150", product.log(second))
         assert first_step and int(first_step[1]) > 4, "it begins at its newest checkpoint"
-
-
-def product_log(product: Product, job: dict[str, object]) -> str:
-    return product.log(job)
 
 
 def test_ctrl_c_lets_the_job_save_and_leaves_nothing(product: Product) -> None:
@@ -85,14 +81,6 @@ def test_a_deleted_launcher_ends_its_job(product: Product) -> None:
             pod["status"]["phase"] in ("Failed", "Succeeded")
             for pod in product.objects("pods", f"{labels.COMPONENT}=launcher")
         )
-
-
-def test_an_image_that_does_not_exist_is_named(product: Product) -> None:
-    settings = {"profile__jobs__startup_minutes": "0.3", "profile__jobs__attempts": "1"}
-    with product.running("--stage", "train_reward", **settings) as run:
-        # The launcher's image exists; the job's does not.
-        pass
-    assert run.returncode is not None
 
 
 def test_a_job_that_the_queue_has_no_room_for_says_so(product: Product) -> None:
