@@ -90,7 +90,7 @@ def look_at_node(spec: PreflightSpec, number: int) -> NodeReport:
         node=number,
         host=socket.gethostname(),
         gpus=gpus,
-        gpu_name=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        gpu_name=torch.get_device_module().get_device_name() if gpus else "",
         shm_bytes=shutil.disk_usage("/dev/shm").total,
         memlock_bytes=UNLIMITED if locked == resource.RLIM_INFINITY else locked,
         workspace_free=shutil.disk_usage(spec.workspace).free,

@@ -84,6 +84,11 @@ class TrainSpec(Settings):
         return self.entry.outputs(self.attribute_schema)
 
     @property
+    def names_model(self) -> bool:
+        """Whether it says what to start from; tokens can be indexed without that."""
+        return self.model_folder is not None or self.settings.initial_shape is not None
+
+    @property
     def shape(self) -> ModelShape:
         """The shape of the model to train.
 

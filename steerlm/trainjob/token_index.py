@@ -104,7 +104,8 @@ def main(arguments: Sequence[str]) -> None:
 
     path = Path(arguments[0])
     spec = TrainSpec.read(path)
-    check_training(spec)
+    if spec.names_model:
+        check_training(spec)
     build_indexes(spec, log.info).write(path)
 
 

@@ -105,7 +105,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the spec that the arguments name. Errors are raised."""
     spec = entry.start("steerlm.trainjob.worker", arguments, TrainSpec)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
-    if spec.index.train is None and os.environ.get("RANK", "0") == "0":  # no launcher has checked it
+    unchecked = spec.index.train is None and spec.names_model  # no launcher has built its index
+    if unchecked and os.environ.get("RANK", "0") == "0":
         from steerlm.trainjob.preflight import check_training
 
         check_training(spec)

@@ -76,10 +76,13 @@ def test_bytes_do_not_depend_on_the_number_of_replicas(folder: Path, tmp_path: P
 
 
 def _rounded(record: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """The record with the scores of `like` where they are within 3e-6: 2e-6, and half a last decimal on either side."""
+    """The record with the scores of `like` where they are within 3e-6, relative to a score above 1.
+
+    That is 2e-6, and half a last decimal on either side.
+    """
     for turn, other in zip(record["conversations"], like["conversations"], strict=True):
         for name, score in other.get("scores", {}).items():
-            if abs(turn["scores"][name] - score) <= 3e-6:
+            if abs(turn["scores"][name] - score) <= 3e-6 * max(1, abs(score)):
                 turn["scores"][name] = score
     return record
 

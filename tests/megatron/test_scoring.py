@@ -69,7 +69,8 @@ def test_scores_of_a_layout(name: str, reward_folder: Path, reference: tuple[Sco
     layout = LayoutSettings(**LAYOUTS[name])
     results = ranks(layout.processes, _scores, reward_folder, LAYOUTS[name])
     for got in results:
-        assert np.abs(got["kept"] - wanted).max() <= 2e-6
+        # Relative where a score is large: fp32 is spaced by 5e-7 at 7, and CPUs sum in different orders.
+        assert (np.abs(got["kept"] - wanted) / np.maximum(1, np.abs(wanted))).max() <= 2e-6
         assert got["kept"].dtype == np.float32 and (got["kept"] == results[0]["kept"]).all()
         assert (got["again"] == got["kept"]).all()
         assert got["skipped"] == [5] and got["none"] == (0, 9) and got["first"] == 0

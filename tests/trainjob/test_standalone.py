@@ -235,7 +235,7 @@ def test_a_validation_that_is_asked_for_needs_data(files: TrainFiles, validation
 
 def test_data_of_another_kind_names_the_command_that_makes_it(files: TrainFiles) -> None:
     records = {
-        "reward": {key: LINE[key] for key in ("conversations", "system", "mask", "type")},
+        "reward": {key: LINE[key] for key in ("conversations", "type")},
         "sft": {key: LINE[key] for key in ("text", "label")},
     }
     for objective, command in (("reward", "steerlm data regression makes"), ("sft", "a conversation was expected")):

@@ -91,11 +91,12 @@ class MessagesSource(SourceSettings):
     def _valid(self) -> Self:
         for key in self.columns or ():
             if key not in COLUMNS:
-                swapped = self.columns and self.columns[key] in COLUMNS
-                remedy = (
-                    f"write {self.columns[key]}={key}" if swapped and self.columns else "known: " + ", ".join(COLUMNS)
-                )
-                raise ValueError(f"columns: unknown key {key!r}; {remedy}")
+                if self.columns and self.columns[key] in COLUMNS:
+                    remedy = f"; write {self.columns[key]}={key}"
+                else:
+                    hint, known = nearest(key, COLUMNS), "known: " + ", ".join(COLUMNS)
+                    remedy = hint if known in hint else f"{hint} {known}"
+                raise ValueError(f"columns: unknown key {key!r}{remedy}")
         if self.scale is not None and not self.limits:
             raise ValueError("scale needs the key from, such as {from: [1, 10]}")
         if self.limits and not self.limits[0] < self.limits[1]:
