@@ -86,9 +86,10 @@ def _machine(profile: Profile, plans: Plans) -> Iterator[Finding]:
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if accelerator else 0
-    built = f", built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    _, _, built_for = torch.__version__.partition("+")
+    built = f", built for {built_for}" if built_for else ""
     yield right("torch", f"torch {torch.__version__}{built}")
-    has = f"{count} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else f"{count} GPUs"
+    has = f"{count} x {torch.get_device_module().get_device_name(0)}" if count else f"{count} GPUs"
     if profile.gpu is not None and count < devices:
         text = f"{has}; a layout of the profile {profile.name} has {devices}"
         yield wrong("gpu", text, "nvidia-smi; or another profile, such as --profile laptop")
