@@ -146,4 +146,4 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-STAGE: Stage[PrepareConfig] = Stage("prepare_data", "data", make, code=(__name__,), method=method)
+STAGE: Stage[PrepareConfig] = Stage("prepare_data", "data", make, code=(__name__,), method=method, version=2)
