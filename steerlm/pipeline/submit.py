@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.images import reference
 from steerlm.jobs.kubernetes.launcher_job import COMPONENT, config_map, launcher_job
 from steerlm.jobs.kubernetes.pods import never_starts, waiting
@@ -222,8 +223,7 @@ def check_store(profile: Profile) -> None:
 
 
 def _ended(job: Json) -> bool:
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
+    return not true_conditions(job).keys().isdisjoint(("Complete", "Failed"))
 
 
 def _active(pod: Json) -> bool:
@@ -236,6 +236,6 @@ def _waits(pods: list[Json]) -> str:
 
 def _code(job: Json | None, codes: dict[str, int]) -> int:
     """Return the exit code of the newest pod whose code is known; that of a canceled run if there is none."""
-    if job is not None and any(one["type"] == "Complete" for one in job.get("status", {}).get("conditions", [])):
+    if job is not None and "Complete" in true_conditions(job):
         return 0
     return list(codes.values())[-1] if codes else Interrupted.exit_code

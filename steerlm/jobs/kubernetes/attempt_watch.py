@@ -17,6 +17,7 @@ from steerlm.jobs.backend import JobStatus
 from steerlm.jobs.kubernetes import pods
 from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.informer import Informer
 from steerlm.jobs.kubernetes.kinds import Kind
 from steerlm.jobs.kubernetes.labels import selector
@@ -49,8 +50,8 @@ class AttemptWatch:
         attempt: Attempt,
     ) -> None:
         self.number, self.suspects, self.heartbeat = attempt.number, list[str](), 0.0
-        self._cluster, self._kind, self._core, self._name = cluster, kind, core, name
-        self._folder, self._place = folder, attempt_folder(folder, attempt.number)
+        self._cluster, self._kind, self._core = cluster, kind, core
+        self._place = attempt_folder(folder, attempt.number)
         self._nodes_expected = attempt.nodes
         selected = selector(name, attempt.number)
         self._objects = Informer(cluster, jobs_path, selected)
@@ -164,11 +165,12 @@ class AttemptWatch:
 
 
 def _workload_message(workload: Json) -> str:
-    conditions = {one["type"]: one for one in workload.get("status", {}).get("conditions", [])}
+    true = true_conditions(workload)
     for kind in ("Evicted", "Preempted"):
-        if kind in conditions and conditions[kind]["status"] == "True":
-            return str(conditions[kind].get("message", kind))
-    reserved = conditions.get("QuotaReserved", {})
+        if kind in true:
+            return str(true[kind].get("message", kind))
+    conditions = workload.get("status", {}).get("conditions", [])
+    reserved: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
     return str(reserved.get("message") or "waits for its queue")
 
 

@@ -27,6 +27,7 @@ from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
 from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch, heartbeat
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.entry_spec import EntrySpec
 from steerlm.jobs.kubernetes.images import reference
@@ -166,12 +167,11 @@ class KubernetesBackend:
         if name is None:
             return False
         try:
-            pod = self._cluster.find(f"{self._core}/pods/{name}") or {}
+            pod = self._cluster.find(f"{self._core}/pods/{name}")
         except ClusterError as error:
             log.warning("%s; not known whether this launcher is moved, so the job goes on", error)
             return True
-        conditions = pod.get("status", {}).get("conditions", [])
-        return any(one["type"] == "DisruptionTarget" and one["status"] == "True" for one in conditions)
+        return pod is not None and "DisruptionTarget" in true_conditions(pod)
 
     @property
     def _core(self) -> str:

@@ -15,6 +15,7 @@ from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.permissions import USER, Access, single
 from steerlm.jobs.kubernetes.pod import POD_SECURITY, resources
+from steerlm.jobs.kubernetes.pods import node_ready
 from steerlm.jobs.kubernetes.quantity import amount
 
 OLDEST = (1, 33)
@@ -234,8 +235,6 @@ def check_nodes(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
 
 def _admits(node: Json, settings: ClusterSettings) -> bool:
     """Whether a node is ready, matches the node selector, and has no taint that the pods do not tolerate."""
-    conditions = node["status"].get("conditions", [])
-    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
     labels = node["metadata"].get("labels") or {}
     selected = all(labels.get(key) == value for key, value in settings.placement.node_selector.items())
     taints = node["spec"].get("taints", [])
@@ -244,7 +243,7 @@ def _admits(node: Json, settings: ClusterSettings) -> bool:
         or any(_tolerates(toleration, taint) for toleration in settings.placement.tolerations)
         for taint in taints
     )
-    return ready and selected and open_ and not node["spec"].get("unschedulable", False)
+    return node_ready(node) and selected and open_ and not node["spec"].get("unschedulable", False)
 
 
 def _tolerates(toleration: Mapping[str, str], taint: Mapping[str, str]) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the `conditions` of a job object say, in the words that are the same for each kind of job object."""
+"""What the `conditions` of an object say, and for job objects in words that are the same for each kind of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

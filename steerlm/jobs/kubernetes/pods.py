@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from steerlm.jobs.kubernetes.client import Json
+from steerlm.jobs.kubernetes.condition import true_conditions
 
 MAX_NAMED = 3
 """Pods that a message names; more are counted."""
@@ -102,8 +103,7 @@ def lost_nodes(pods: Sequence[Json], nodes: Mapping[str, Json]) -> list[str]:
 
 def node_ready(node: Json | None) -> bool:
     """Return whether a node responds; False for one that is gone."""
-    conditions = node.get("status", {}).get("conditions", []) if node else []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return node is not None and "Ready" in true_conditions(node)
 
 
 def failures(pods: Sequence[Json]) -> list[PodFailure]:
@@ -114,8 +114,7 @@ def failures(pods: Sequence[Json]) -> list[PodFailure]:
 
 def _failure(pod: Json) -> PodFailure | None:
     name, status, node = pod["metadata"]["name"], pod.get("status", {}), pod["spec"].get("nodeName")
-    disruption = next((one for one in status.get("conditions", []) if one["type"] == "DisruptionTarget"), None)
-    if disruption and disruption["status"] == "True":
+    if disruption := true_conditions(pod).get("DisruptionTarget"):
         text = f"{name} was evicted from node {node}: {disruption.get('message') or disruption.get('reason')}"
         return PodFailure(Rank.NODE, name, text)
     if status.get("phase") == "Failed" and status.get("reason"):
