@@ -14,7 +14,7 @@ from steerlm.jobs.kubernetes.client import Cluster, ClusterError
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.images import reference
 from steerlm.jobs.kubernetes.labels import COMPONENT, MANAGED_BY, STEERLM
-from steerlm.jobs.kubernetes.pod import POD_SECURITY, Manifest
+from steerlm.jobs.kubernetes.pod import Manifest, container_security, needs_root, pod_security
 from steerlm.jobs.kubernetes.probe import ProbeSpec
 from steerlm.jobs.kubernetes.queue_checks import check_queue
 
@@ -115,7 +115,6 @@ def probe_pod(spec: ProbeSpec, settings: ClusterSettings) -> Manifest:
     """Return the pod that runs `probe.py`: as the launcher where it writes, as a worker where it reads."""
     launcher = spec.write
     name = "launcher" if launcher else "worker"
-    root = not launcher and POD_SECURITY[settings.fabric] == "privileged"
     mounts = {"workspace": str(settings.workspace.path), "scratch": "/scratch", "temporary": "/tmp"}
     container = {
         "name": "probe",
@@ -126,11 +125,7 @@ def probe_pod(spec: ProbeSpec, settings: ClusterSettings) -> Manifest:
         "envFrom": [{"secretRef": {"name": secret}} for secret in settings.launcher.secrets] if launcher else [],
         "resources": {"requests": SIZE, "limits": SIZE},
         "volumeMounts": [{"name": volume, "mountPath": path} for volume, path in mounts.items()],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
     }
     pod_spec = {
         "restartPolicy": "Never",
@@ -141,14 +136,7 @@ def probe_pod(spec: ProbeSpec, settings: ClusterSettings) -> Manifest:
         "imagePullSecrets": [{"name": secret} for secret in settings.images.pull_secrets],
         "tolerations": [] if launcher else [dict(toleration) for toleration in settings.placement.tolerations],
         "nodeSelector": {} if launcher else dict(settings.placement.node_selector),
-        "securityContext": {
-            "runAsNonRoot": not root,
-            "runAsUser": 0 if root else settings.uid,
-            "runAsGroup": settings.gid,
-            "fsGroup": settings.gid,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(settings, root=not launcher and needs_root(settings)),
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": settings.workspace.claim}},
             {"name": "scratch", "emptyDir": {}},

@@ -6,10 +6,10 @@ has failed or was canceled ends the Job. The new pod attaches to the jobs that t
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.config import ClusterSettings
+from steerlm.jobs.kubernetes.pod import KEEP_SECONDS, Manifest, container_security, pod_security
 
 COMPONENT = "launcher"
 CONTAINER = "launcher"
@@ -22,7 +22,6 @@ MARGIN_SECONDS = 120
 RESTARTS = 6
 ENDED = (1, 2, 130, 143)
 """Exit codes with which a pipeline has ended: failed, bad input, canceled."""
-Manifest = dict[str, Any]
 
 
 def launcher_labels(run: str) -> dict[str, str]:
@@ -72,7 +71,7 @@ def launcher_job(run: str, settings: ClusterSettings, image: str, grace_seconds:
                 ]
             },
             "activeDeadlineSeconds": settings.deadline_hours * 3600,
-            "ttlSecondsAfterFinished": 24 * 3600,
+            "ttlSecondsAfterFinished": KEEP_SECONDS,
             "template": {
                 "metadata": {
                     "labels": launcher_labels(run),
@@ -107,14 +106,7 @@ def _pod(run: str, settings: ClusterSettings, image: str, grace_seconds: float) 
         "automountServiceAccountToken": True,  # the account itself hands none out
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": round(grace_seconds) + MARGIN_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": settings.uid,
-            "runAsGroup": settings.gid,
-            "fsGroup": settings.gid,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(settings),
         "containers": [
             {
                 "name": CONTAINER,
@@ -132,11 +124,7 @@ def _pod(run: str, settings: ClusterSettings, image: str, grace_seconds: float) 
                     {"name": "workspace", "mountPath": workspace},
                     {"name": "temporary", "mountPath": "/tmp"},
                 ],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": container_security(),
                 "terminationMessagePolicy": "FallbackToLogsOnError",
             }
         ],

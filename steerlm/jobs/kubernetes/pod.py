@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from steerlm.jobs.kubernetes import labels
+from steerlm import attempt
+from steerlm.jobs.kubernetes import labels, scratch
 from steerlm.jobs.kubernetes.attempts import object_name
 from steerlm.jobs.kubernetes.config import ClusterSettings, Fabric
 
@@ -18,8 +19,6 @@ Manifest = dict[str, Any]
 """A Kubernetes object, or part of one, as its JSON."""
 PodSecurityLevel = Literal["privileged", "baseline", "restricted"]
 
-ATTEMPT_FOLDER = "STEERLM_ATTEMPT_FOLDER"
-"""Variable of the container that names the attempt's folder."""
 SCRATCH = "/scratch"
 """Where the pod's own volume is mounted: home folder and caches. Nothing there may be needed by another pod."""
 TEMPORARY = "/tmp"
@@ -161,7 +160,7 @@ def _pod_spec(plan: PodPlan, container: str, module: str) -> Manifest:
                 "emptyDir": {"medium": "Memory", "sizeLimit": settings.resources.shared_memory},
             },
         ],
-        securityContext=_pod_security(settings),
+        securityContext=pod_security(settings, root=needs_root(settings)),
         # training-operator looks at a job's own deadline only when the job changes, and a hanging one does not.
         activeDeadlineSeconds=plan.deadline_seconds,
         terminationGracePeriodSeconds=round(plan.grace_seconds) + GRACE_MARGIN_SECONDS,
@@ -196,7 +195,7 @@ def _container(plan: PodPlan, name: str, module: str) -> Manifest:
             {"name": "temporary", "mountPath": TEMPORARY},
             {"name": "shared-memory", "mountPath": SHARED_MEMORY},
         ],
-        "securityContext": _container_security(settings),
+        "securityContext": container_security(pins_memory=needs_root(settings)),
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
     }
@@ -216,11 +215,16 @@ def resources(settings: ClusterSettings, devices: int) -> dict[str, str]:
 
 def _environment(plan: PodPlan) -> dict[str, str]:
     """Return the container's variables; the entry sets home and caches, which are in the scratch folder."""
-    return {ATTEMPT_FOLDER: plan.folder, "STEERLM_SCRATCH": SCRATCH, "PYTHONUNBUFFERED": "1", **plan.environment}
+    return {attempt.FOLDER: plan.folder, scratch.SCRATCH: SCRATCH, "PYTHONUNBUFFERED": "1", **plan.environment}
 
 
-def _pod_security(settings: ClusterSettings) -> Manifest:
-    root = POD_SECURITY[settings.fabric] == "privileged"
+def needs_root(settings: ClusterSettings) -> bool:
+    """Return whether the pods of jobs run as root, as the fabric asks."""
+    return POD_SECURITY[settings.fabric] == "privileged"
+
+
+def pod_security(settings: ClusterSettings, *, root: bool = False) -> Manifest:
+    """Return the security context of a pod; that of root has the group of all other pods."""
     return {
         "runAsNonRoot": not root,
         "runAsUser": 0 if root else settings.uid,
@@ -231,12 +235,12 @@ def _pod_security(settings: ClusterSettings) -> Manifest:
     }
 
 
-def _container_security(settings: ClusterSettings) -> Manifest:
-    root = POD_SECURITY[settings.fabric] == "privileged"
+def container_security(*, pins_memory: bool = False) -> Manifest:
+    """Return the security context of a container: no capability, but IPC_LOCK if it pins memory."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if root else {})},
+        "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if pins_memory else {})},
     }
 
 

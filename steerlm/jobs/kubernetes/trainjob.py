@@ -13,10 +13,11 @@ What differs between jobs and between attempts is in the TrainJob. Two limits of
 from collections.abc import Mapping
 from typing import Any
 
+from steerlm import attempt
 from steerlm.checksums import digest_json
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.condition import ObjectState, state, true_conditions
-from steerlm.jobs.kubernetes.pod import ATTEMPT_FOLDER, Manifest, PodPlan, metadata, pod_template
+from steerlm.jobs.kubernetes.pod import Manifest, PodPlan, metadata, pod_template
 
 CONTAINER = "node"
 """The Trainer looks for a container and a replicated job of this name."""
@@ -31,7 +32,7 @@ def manifests(plan: PodPlan) -> list[Manifest]:
     template = pod_template(plan, CONTAINER, "pod_entry")
     container = template["spec"]["containers"][0]
     command = container.pop("command")
-    own = {ATTEMPT_FOLDER, *plan.environment}
+    own = {attempt.FOLDER, *plan.environment}
     environment = [entry for entry in container["env"] if entry["name"] in own]
     container["env"] = [entry for entry in container["env"] if entry["name"] not in own]
     patch: Manifest = {
