@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from steerlm.errors import SupersededError
 from steerlm.files import partial_path, unique_writer
@@ -55,6 +56,15 @@ def report(phase: str, step: int) -> None:
     """Tell the launcher what the job does. Writes at once if the phase has changed, else at most every second."""
     if attempt := _attempt():
         attempt.report(phase, step)
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    """Return what rank 0 has reported in an attempt's folder: `phase` and `step`; empty if it has not."""
+    try:
+        content: dict[str, Any] = json.loads((folder / HEARTBEAT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 def stop_requested() -> bool:

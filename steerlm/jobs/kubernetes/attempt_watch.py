@@ -11,8 +11,8 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from steerlm.attempt import reported
 from steerlm.jobs.backend import JobStatus
 from steerlm.jobs.kubernetes import pods
 from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
@@ -99,7 +99,7 @@ class AttemptWatch:
             return JobStatus("failed", f"the pod {gone} was deleted; pods are not restarted alone")
         if reason := pods.never_starts(all_pods):
             return JobStatus("failed", reason, final=True)
-        beat = heartbeat(self._place)
+        beat = reported(self._place)
         if not beat and (not pods.running(all_pods, expected) or state.phase == "created"):
             return JobStatus("starting", pods.waiting(all_pods, expected))
         if not beat:
@@ -172,12 +172,3 @@ def _workload_message(workload: Json) -> str:
     conditions = workload.get("status", {}).get("conditions", [])
     reserved: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
     return str(reserved.get("message") or "waits for its queue")
-
-
-def heartbeat(place: Path) -> dict[str, Any]:
-    """Return the content of heartbeat.json; empty before it is written."""
-    try:
-        content: dict[str, Any] = json.loads((place / "heartbeat.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content

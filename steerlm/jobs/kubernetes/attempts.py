@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from steerlm.files import write_json
 
-ATTEMPTS, CURRENT, RECORD = "attempts", "current", "attempt.json"
+ATTEMPTS, RECORD = "attempts", "attempt.json"
 OBJECT_NAME_LENGTH = 45
 """Longest name of a job object: operators add suffixes such as `-worker-31`, and pod names end at 63 characters."""
 Outcome = Literal["succeeded", "failed", "interrupted"]

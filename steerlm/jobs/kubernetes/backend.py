@@ -19,13 +19,14 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from steerlm.attempt import CURRENT, STOP, reported
 from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import atomic_writer, write_json
 from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
-from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch, heartbeat
+from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
 from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.config import ClusterSettings
@@ -146,7 +147,7 @@ class KubernetesBackend:
             return
         place = attempts.attempt_folder(folder, newest.number)
         newest.model_copy(update={"canceled": True}).write(place)
-        (place / "stop").touch()
+        (place / STOP).touch()
         followed = self._follow(name, folder, newest)
         if force or followed.status().state != "running":
             self._remove(name, newest, followed)
@@ -226,31 +227,30 @@ class KubernetesBackend:
             grace_seconds=self._jobs.grace_seconds,
             environment=dict(job.environment),
         )
-        write_json(place / "entry.json", entry.model_dump(mode="json"))
+        entry.write(place)
         attempt.write(place)
-        with atomic_writer(job.folder / attempts.ATTEMPTS / attempts.CURRENT) as file:
+        with atomic_writer(job.folder / attempts.ATTEMPTS / CURRENT) as file:
             file.write(f"{number}\n")
         *others, object_ = self._manifests(job, attempt, fingerprint)
         for one in others:
-            self._create(f"{_collection(one, self._settings.namespace)}", one)
+            self._create(_collection(one, self._settings.namespace), one)
         self._create(self._jobs_path, object_)
         self._follow(job.name, job.folder, attempt)
 
     def _create(self, path: str, body: Json) -> None:
         """Create an object; one that exists under its name is the same, since the name says what it is."""
-        with contextlib.suppress(_Exists):
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    self._cluster.create(path, body)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self._cluster.create(path, body)
+                return
+            except ClusterError as error:
+                if error.status == 409:
                     return
-                except ClusterError as error:
-                    if error.status == 409:
-                        raise _Exists from None
-                    if not error.transient or time.monotonic() > deadline:
-                        raise
-                    log.warning("%s; trying again", error)
-                    time.sleep(1)
+                if not error.transient or time.monotonic() > deadline:
+                    raise
+                log.warning("%s; trying again", error)
+                time.sleep(1)
 
     def _manifests(self, job: Job, attempt: attempts.Attempt, fingerprint: str) -> list[Json]:
         plan = dataclasses.replace(
@@ -331,7 +331,7 @@ class KubernetesBackend:
                 "exit_code": status.exit_code,
                 "tail": list(status.tail),
                 "suspects": suspects or [],
-                "step": int(heartbeat(place).get("step", 0)),
+                "step": int(reported(place).get("step", 0)),
             }
         )
         ended.write(place)
@@ -346,10 +346,6 @@ class KubernetesBackend:
             self._cluster.delete(f"{self._jobs_path}/{attempts.object_name(name, attempt.number)}")
             for pod in gone:
                 self._cluster.delete(f"{self._core}/pods/{pod}", grace_seconds=0)
-
-
-class _Exists(Exception):  # noqa: N818
-    pass
 
 
 def _collection(manifest: Json, namespace: str) -> str:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a node's part of a job has ended: one termination message of the statuses that its workers have written."""
 
-import json
 import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from steerlm.attempt import HEARTBEAT
+from steerlm.attempt import reported
 from steerlm.jobs.kubernetes.entry_spec import NodeRecord, TerminationMessage
 from steerlm.jobs.worker import SAVED, WorkerStatus, cause, read_statuses, signal_text
 
@@ -28,7 +27,7 @@ def node_outcome(
         if rank not in statuses and not (stopping and number == signal.SIGTERM):
             code = 1 if number == signal.SIGTERM else 128 + number  # 143 would say that it has saved
             statuses[rank] = WorkerStatus(code=code, error=f"was killed by {signal_text(number)}")
-    step = reported_step(folder)
+    step = reported(folder).get("step")
     if found := cause(statuses):
         rank, status = found
         return TerminationMessage(
@@ -59,12 +58,3 @@ def job_outcome(records: Iterable[NodeRecord], nodes: int) -> TerminationMessage
     if len(ended) < nodes:
         return None
     return next((message for message in ended if message.exit_code == SAVED), ended[0])
-
-
-def reported_step(folder: Path) -> int | None:
-    """Return the newest step that rank 0 has reported; None if it has reported none."""
-    try:
-        step: int = json.loads((folder / HEARTBEAT).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return step
