@@ -109,6 +109,19 @@ class JobStatus:
         return self.state in ("succeeded", "failed", "interrupted")
 
 
+def complete_lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield the complete lines of a log from byte `start` on, each with the offset behind it, if it exists."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            yield start, line.decode("utf-8", "replace").rstrip("\n")
+
+
 class Backend(Protocol):
     """Where jobs run. Every verb may be called by another process than the one that called `ensure`."""
 

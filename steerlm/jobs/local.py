@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from steerlm import processes
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import cache_folder, write_json
-from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.backend import Job, JobStatus, complete_lines
 from steerlm.jobs.environment import process_environment
 from steerlm.jobs.worker import SAVED, WorkerProcess, cause, read_statuses, signal_text
 
@@ -92,15 +92,8 @@ class LocalBackend:
     def logs(self, name: str, since: int = 0) -> Iterator[tuple[int, str]]:
         """See `Backend.logs`. Offsets are bytes of the log file."""
         _, record = self._find(name)
-        if record is None or not record.log.exists():
-            return
-        with open(record.log, "rb") as file:
-            file.seek(since)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                since += len(line)
-                yield since, line.decode("utf-8", "replace").rstrip("\n")
+        if record is not None:
+            yield from complete_lines(record.log, since)
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`. torchrun passes the signal on; `force` kills it and its workers, stopped ones too."""

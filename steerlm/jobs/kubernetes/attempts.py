@@ -13,6 +13,7 @@ Only the launcher writes the first three; it holds the lock of the stage's key m
 
 import hashlib
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -51,6 +52,7 @@ class Attempt(BaseModel):
         hash: What a job must share with this attempt to be attached to.
         log_start: Sum of the sizes of the earlier attempts' logs of rank 0, so that an offset stays valid.
         nodes: Number of its pods that compute.
+        log: The job's log, to which this attempt's is appended when it has ended.
         avoid: Nodes that its pods keep away from.
         suspects: Nodes that are to blame for its end; the next attempt avoids them too.
         step: The newest step that its workers reported.
@@ -65,6 +67,7 @@ class Attempt(BaseModel):
     run: str
     hash: str
     nodes: int
+    log: Path | None = None
     log_start: int = 0
     avoid: list[str] = []
     suspects: list[str] = []
@@ -83,12 +86,26 @@ class Attempt(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `attempt.json` into an attempt's folder."""
-        write_json(folder / RECORD, self.model_dump())
+        write_json(folder / RECORD, self.model_dump(mode="json"))
 
 
 def attempt_folder(job_folder: Path, number: int) -> Path:
     """Return the folder of an attempt."""
     return job_folder / ATTEMPTS / str(number)
+
+
+def main_log(job_folder: Path, number: int) -> Path:
+    """Return the log of an attempt's rank 0."""
+    return attempt_folder(job_folder, number) / "rank-0.log"
+
+
+def append_log(attempt: Attempt, main: Path) -> None:
+    """Append the log of an attempt's rank 0 to the job's log, which the stage keeps and its messages name."""
+    if attempt.log is None or not main.exists():
+        return
+    attempt.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(main, "rb") as source, open(attempt.log, "ab") as target:
+        shutil.copyfileobj(source, target)
 
 
 def attempts(job_folder: Path) -> list[Attempt]:

@@ -23,7 +23,7 @@ from steerlm.attempt import CURRENT, STOP, reported
 from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import atomic_writer, write_json
-from steerlm.jobs.backend import Job, JobStatus
+from steerlm.jobs.backend import Job, JobStatus, complete_lines
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
 from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch
@@ -126,18 +126,13 @@ class KubernetesBackend:
     def logs(self, name: str, since: int = 0) -> Iterator[tuple[int, str]]:
         """See `Backend.logs`. Offsets are bytes of rank 0's logs of all attempts, one after the other."""
         folder = self._folder(name)
-        for attempt in attempts.attempts(folder) if folder else []:
-            path = attempts.attempt_folder(folder, attempt.number) / "rank-0.log" if folder else None
-            if path is None or not path.exists():
-                continue
-            with open(path, "rb") as file:
-                file.seek(max(0, since - attempt.log_start))
-                since = max(since, attempt.log_start)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    since += len(line)
-                    yield since, line.decode("utf-8", "replace").rstrip("\n")
+        if folder is None:
+            return
+        for attempt in attempts.attempts(folder):
+            for end, line in complete_lines(
+                attempts.main_log(folder, attempt.number), max(0, since - attempt.log_start)
+            ):
+                yield attempt.log_start + end, line
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`. A job whose processes work reads the stop file; another one is deleted."""
@@ -204,13 +199,14 @@ class KubernetesBackend:
         place = attempts.attempt_folder(job.folder, number)
         place.mkdir(parents=True, exist_ok=True)
         again = newest is not None and newest.outcome == "failed"
-        previous = attempts.attempt_folder(job.folder, newest.number) / "rank-0.log" if newest else None
+        previous = attempts.main_log(job.folder, newest.number) if newest else None
         logged = previous.stat().st_size if previous and previous.exists() else 0
         attempt = attempts.Attempt(
             number=number,
             run=run,
             hash=fingerprint,
             nodes=job.nodes,
+            log=job.log.resolve(),
             log_start=newest.log_start + logged if newest else 0,
             avoid=sorted({*newest.avoid, *newest.suspects}) if newest and again and newest.run == run else [],
         )
@@ -335,6 +331,7 @@ class KubernetesBackend:
             }
         )
         ended.write(place)
+        attempts.append_log(ended, attempts.main_log(folder, attempt.number))
         return ended
 
     def _remove(self, name: str, attempt: attempts.Attempt, followed: AttemptWatch) -> None:

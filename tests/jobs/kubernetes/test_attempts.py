@@ -2,11 +2,20 @@
 """Attempts are counted over launchers: by the run that started them, and by the steps that they reached."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steerlm.jobs.kubernetes.attempts import OBJECT_NAME_LENGTH, Attempt, idle_starts, object_name, starts_of_run
+from steerlm.jobs.kubernetes.attempts import (
+    OBJECT_NAME_LENGTH,
+    Attempt,
+    append_log,
+    idle_starts,
+    main_log,
+    object_name,
+    starts_of_run,
+)
 
 
 def attempts(*rows: tuple[str, int], **more: Any) -> list[Attempt]:
@@ -50,3 +59,14 @@ def test_the_starts_of_another_run_do_not_count() -> None:
 )
 def test_starts_that_reach_no_new_step_are_idle(rows: list[tuple[str, int]], idle: int) -> None:
     assert idle_starts(attempts(*rows)) == idle
+
+
+def test_the_jobs_log_has_the_lines_of_every_attempt(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "train.log"
+    for attempt in attempts(("one", 1), ("one", 2), ("one", 2)):
+        main = main_log(tmp_path, attempt.number)
+        if attempt.number < 3:
+            main.parent.mkdir(parents=True)
+            main.write_text(f"attempt {attempt.number}\n")
+        append_log(attempt.model_copy(update={"log": log}), main)
+    assert log.read_text() == "attempt 1\nattempt 2\n", "the third ended before its first line"
