@@ -171,7 +171,7 @@ def _run(command: Sequence[str], quiet: bool) -> str:
 
 def _uv_cache() -> Path | None:
     """Return the folder in which uv keeps packages on this machine, if there is one."""
-    done = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True, check=False)
     folder = Path(done.stdout.strip()) if done.returncode == 0 else None
     return folder if folder and folder.is_dir() else None
 

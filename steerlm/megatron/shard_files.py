@@ -38,9 +38,13 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], ranges: Mapping[str, 
     Raises `OSError`, `SafetensorError`, `SupersededError`.
     """
     text = json.dumps({name: list(kept) for name, kept in ranges.items()})
-    with atomic_path(path) as partial:
-        save_file(dict(tensors), partial, metadata={"ranges": text})
-        check_current()  # a later attempt may have written the same file meanwhile
+    try:
+        with atomic_path(path) as partial:
+            save_file(dict(tensors), partial, metadata={"ranges": text})
+            check_current()  # a later attempt may have written the same file meanwhile
+    except OSError:
+        check_current()  # or it has emptied the folder
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,14 +117,15 @@ class NodeAgent:
                 os.killpg(pid, number)
 
     def deaths(self) -> Mapping[int, int]:
-        """Return the signals that ended workers, by rank, but those that the agent sent after a first failure."""
+        """Return the signals that ended workers, by rank, but those that the agent sent after a first failure.
+
+        The agent sends SIGTERM at once and SIGKILL after the grace period.
+        """
         failures = self.result.failures if self.result else {}
         first = min((failure.timestamp for failure in failures.values()), default=0)
-        return {
-            rank: -failure.exitcode
-            for rank, failure in failures.items()
-            if failure.exitcode < 0 and failure.timestamp <= first + 1
-        }
+        ends = {rank: failure.exitcode for rank, failure in failures.items() if failure.timestamp <= first + 1}
+        by_agent = {-signal.SIGTERM} if {*ends.values()} - {-signal.SIGTERM} else set()
+        return {rank: -code for rank, code in ends.items() if code < 0 and code not in by_agent}
 
     def _run(self) -> None:
         try:

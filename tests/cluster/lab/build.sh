@@ -9,8 +9,9 @@ mkdir -p "$CACHE/bin"
 
 packages=(conntrack containerd containernetworking-plugins curl ebtables ethtool iproute2 ipset iptables jq kmod
   mmdebstrap openssl podman runc skopeo socat)
-missing=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
-  awk '$2 == "installed" {print $1}' | sort | comm -13 - <(printf '%s\n' "${packages[@]}" | sort))
+# dpkg-query fails when it has never heard of one of them.
+installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null || true)
+missing=$(awk '$2 == "installed" {print $1}' <<<"$installed" | sort | comm -13 - <(printf '%s\n' "${packages[@]}" | sort))
 if [ -n "$missing" ]; then
   apt-get update -qq
   # shellcheck disable=SC2086 # one word a package

@@ -4,16 +4,21 @@
 import json
 import os
 import re
+import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steerlm import attempt, processes
 from steerlm.checksums import digest_folder
+from steerlm.errors import SupersededError
 from steerlm.jobs.kubernetes.visible import wait_until_visible
+from steerlm.megatron import shard_files
 from steerlm.trainjob import token_index
 from tests.jobs.kubernetes.pods import Pods, wait_for
 from tests.megatron.material import weights
@@ -100,11 +105,12 @@ def _stop_at(point: str) -> None:
     def stopping(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         hang = len(calls) == 2 or "model" in point
+        # Sent to this thread: sent to the process, another may take it while this one goes on for a moment.
         if hang and not after:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         result = real(*args, **kwargs)
         if hang and after:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         return result
 
     setattr(module, name, stopping)
@@ -140,6 +146,23 @@ def test_a_superseded_attempt_publishes_nothing(training: Training, point: str) 
     codes, (said,) = old.ends()
     assert codes == [1] and re.search(r"attempts/1: attempt 2 of this job is the current one", said), said
     assert _published(training.folder / point) == published
+
+
+def test_a_shard_whose_folder_a_later_attempt_has_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_pod(tmp_path, 1)
+    monkeypatch.setenv(attempt.FOLDER, str(tmp_path / "attempts" / "1"))
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+
+    def checked(check: Callable[[], None] = attempt.check_current) -> None:
+        check()
+        if checkpoint.exists():
+            shutil.rmtree(checkpoint)
+            in_pod(tmp_path, 2)
+
+    monkeypatch.setattr(shard_files, "check_current", checked)
+    with pytest.raises(SupersededError, match="attempt 2 of this job is the current one"):
+        shard_files.write(checkpoint / "shard", {"weight/w": torch.ones(2)}, {"w": (0, 2)})
 
 
 def _published(folder: Path) -> dict[str, Any]:
