@@ -10,8 +10,9 @@ import time
 from typing import IO
 
 EVERY = 15.0
-"""Seconds between progress lines where the output is not a terminal."""
-_POSITION = re.compile(r"(?P<before>.*?)\b(?P<done>\d+)/(?P<total>\d+)\b(?P<after>.*)", re.DOTALL)
+"""Seconds between lines of the same progress where the output is not a terminal."""
+# Not "unschedulable: 0/32 nodes are available", which a cluster says.
+_POSITION = re.compile(r"(?P<before>.*?)(?<!: )\b(?P<done>\d+)/(?P<total>\d+)\b(?P<after>.*)", re.DOTALL)
 
 
 class Pace:
@@ -47,6 +48,8 @@ class Pace:
 class ProgressLine:
     """A line that is written over in a terminal, and printed now and then elsewhere.
 
+    A text that says something else than the last one, not only other numbers, is printed at once.
+
     Args:
         out: Where it goes.
         live: Whether that is a terminal; None: ask it.
@@ -55,7 +58,7 @@ class ProgressLine:
     def __init__(self, out: IO[str], *, live: bool | None = None) -> None:
         self.out = out
         self.live = out.isatty() if live is None else live
-        self._pace, self._last, self._shown = Pace(), float("-inf"), False
+        self._pace, self._last, self._shown, self._words = Pace(), float("-inf"), False, ""
 
     def show(self, text: str, *, head: str = "", now: float | None = None) -> None:
         """Show the progress `text` after `head`, in place of what was shown before."""
@@ -64,8 +67,8 @@ class ProgressLine:
         if self.live:
             self.out.write(f"\r\x1b[K{fitted(line, width())}")
             self._shown = True
-        elif now - self._last >= EVERY:
-            self._last = now
+        elif now - self._last >= EVERY or _words(text) != self._words:
+            self._last, self._words = now, _words(text)
             self.out.write(f"{line}\n")
         self.out.flush()
 
@@ -77,6 +80,11 @@ class ProgressLine:
         if text:
             self.out.write(f"{fitted(text, width()) if self.live else text}\n")
         self.out.flush()
+
+
+def _words(text: str) -> str:
+    """Return what a text says before its first number."""
+    return re.split(r"\d", text, maxsplit=1)[0]
 
 
 def width() -> int:

@@ -39,3 +39,23 @@ def test_what_follows_a_progress_line_stands_alone() -> None:
     line.end("done")
     line.end()
     assert out.getvalue() == "\r\x1b[Kstep 1/2  50 %\r\x1b[Kdone\n"
+
+
+def test_words_that_are_new_are_printed_at_once_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    line = ProgressLine(out, live=False)
+    texts = [
+        "queued: insufficient quota",
+        "starting: unschedulable: 0/32 nodes are available",
+        "starting: unschedulable: 1/32 nodes are available",
+        "step 1/300 loss=2.5",
+        "step 2/300 loss=2.4",
+    ]
+    for second, text in enumerate(texts):
+        line.show(text, now=float(second))
+    line.show("step 40/300 loss=2.3", now=20.0)
+    assert out.getvalue().splitlines() == [
+        *texts[:2],
+        "step 1/300  0 %  loss=2.5",
+        "step 40/300  13 %  2.3/s  1:53 left  loss=2.3",
+    ]
