@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
+.PHONY: help demo demo-real test test-long test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
 .PHONY: imports docs lock compile images manifests goldens clean
 
 help: ## List the targets.
@@ -35,7 +35,10 @@ demo-real: $(READY) ## The same pipeline on real input: make demo-real DATA=fold
 	$(BIN)/python -m demos.real --data $(DATA) --output runs/demo-real
 
 test: $(READY) ## The test suite, files side by side.
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not long"
+
+test-long: $(READY) ## The rest of it: trainings of several processes and whole pipelines.
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m long
 
 test-s3: $(READY) $(MINIO) ## The store against a real MinIO server, which is built with the Go toolchain once.
 	STEERLM_MINIO=$(abspath $(MINIO)) $(BIN)/pytest tests/s3

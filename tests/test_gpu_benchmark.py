@@ -33,6 +33,7 @@ def _rows(page: str, title: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
 
 
+@pytest.mark.long
 def test_a_dry_run(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--page", str(tmp_path / "page.md")])
     gpu.main()

@@ -146,6 +146,7 @@ def test_interrupted_it_goes_on(signum: int, status: int, source: Path, tmp_path
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.long
 def test_a_job_with_a_killed_worker_goes_on_in_one_process(
     tmp_path: Path,
     reward_folder: Path,  # noqa: F811

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.docs.shell import Shell, blocks, working_in
 from tests.tiny_models import tiny_base
 
-pytestmark = pytest.mark.timeout(900)  # a minute where nothing else runs
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # a minute where nothing else runs
 DOCUMENT = ROOT / "docs" / "tutorial.md"
 WINDOW = 1024
 """Bytes, which are the tiny model's tokens."""

@@ -26,6 +26,8 @@ from steerlm.training.objectives.text import TextObjective
 from steerlm.training.schedule import learning_rate
 from tests.megatron.training_ranks import SETTINGS, Ranks, Training, checkpoints, curve, metrics
 
+pytestmark = pytest.mark.long
+
 OPTIMIZER = OptimizerSettings.model_validate(SETTINGS["optimizer"])
 
 DP2 = {"devices": 2}

@@ -21,6 +21,8 @@ from steerlm.training.layout import LayoutSettings
 from tests.megatron.forked import ranks
 from tests.megatron.material import FAMILY_SHAPES, GQA, OUTPUTS, SHAPES, curve, engine
 
+pytestmark = pytest.mark.long
+
 BUCKET = 3000
 DP1: dict[str, Any] = {}
 DP2, DP3, DP6 = ({"devices": n} for n in (2, 3, 6))

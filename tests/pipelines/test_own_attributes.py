@@ -21,7 +21,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from tests.tiny_models import tiny_base
 
-pytestmark = pytest.mark.timeout(900)  # three trainings and two more runs
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # three trainings and two more runs
 SCHEMA = AttributeSchema(names=("warm", "brief", "bold"), low=0, high=9, defaults={"brief": 2})
 WORDS = ("cold", "long", "shy"), ("kind", "short", "brave")
 

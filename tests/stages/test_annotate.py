@@ -37,6 +37,7 @@ def context(folder: Path, profile: Profile, progress: list[str]) -> StageContext
     return StageContext("annotate", "key", folder, folder / "annotated", profile, progress.append)
 
 
+@pytest.mark.long
 def test_a_job_of_two_processes_labels_like_one_process(tmp_path: Path, inputs: dict[str, Artifact]) -> None:
     one, two = Profile(name="one"), Profile(name="two", layouts=Layouts(annotate=LayoutSettings(devices=2, threads=1)))
     progress: list[str] = []

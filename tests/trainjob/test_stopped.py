@@ -21,6 +21,8 @@ from steerlm.processes import start_time
 from tests.conftest import ROOT
 from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
+pytestmark = pytest.mark.long
+
 TIMEOUT, GRACE = 4.0, 20.0
 FAULTS = {"collective_timeout_minutes": TIMEOUT / 60, "straggler_every": 10}
 SETTINGS: dict[str, Any] = {"max_steps": 60, "save_every": 20, "optimizer": {"lr": 5e-4, "min_lr": 5e-5, "eps": 1e-5}}

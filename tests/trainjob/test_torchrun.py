@@ -19,6 +19,8 @@ from steerlm.trainjob import token_index
 from tests.conftest import ROOT
 from tests.megatron.training_ranks import Ranks, Training, checkpoints, curve
 
+pytestmark = pytest.mark.long
+
 STEPS = 200
 # A low rate: at a high one, roundings of another layout would grow over so many steps.
 SETTINGS: dict[str, Any] = {

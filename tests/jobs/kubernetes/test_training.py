@@ -24,6 +24,8 @@ from tests.jobs.kubernetes.pods import Pods, wait_for
 from tests.megatron.material import weights
 from tests.megatron.training_ranks import Ranks, Training, curve
 
+pytestmark = pytest.mark.long
+
 STEPS = 20
 SETTINGS: dict[str, Any] = {
     "max_steps": STEPS,
