@@ -32,7 +32,7 @@ def wait_for_files(folder: Path, expected: Mapping[str, FileDigest], memory: Pat
         ConfigError: STEERLM_VISIBLE_SECONDS is no number.
         StorageError: A file is missing or differs at the limit; names it.
     """
-    limit, start, waited = _limit(), time.monotonic(), False
+    limit, start, waited = limit_seconds(), time.monotonic(), False
     while problem := _problem(folder, expected, memory):
         if time.monotonic() - start > limit:
             raise StorageError(f"{problem}; it did not become right within {limit:g} seconds; run again")
@@ -42,7 +42,8 @@ def wait_for_files(folder: Path, expected: Mapping[str, FileDigest], memory: Pat
         time.sleep(POLL_SECONDS)
 
 
-def _limit() -> float:
+def limit_seconds() -> float:
+    """Return how long to wait for files that another machine has written. Raises `ConfigError` if it is no number."""
     try:
         return float(os.environ.get(LIMIT, LIMIT_SECONDS))
     except ValueError:

@@ -21,6 +21,7 @@ from steerlm.jobs.preflight_spec import PreflightReport, PreflightSpec, problems
 from steerlm.jobs.registry import LOCAL
 from steerlm.recipe import Profile
 from steerlm.training.layout import LayoutSettings
+from steerlm.visibility import limit_seconds
 
 PREFLIGHT = "preflight.json"
 """The launcher's file with `PreflightOptions`."""
@@ -28,8 +29,6 @@ REPORT = "preflight report: "
 """What the launcher's line with the report begins with."""
 LEAST_SHM = 1 << 30
 """Bytes of /dev/shm with which NCCL works between the GPUs of a machine."""
-VISIBLE_SECONDS = 60.0
-"""How long a shared file system may take to show the result of another node."""
 log = logging.getLogger(__name__)
 
 
@@ -80,10 +79,13 @@ def run_preflight(profile: Profile, options: PreflightOptions, on_line: Callable
         write_bytes=options.write_bytes,
     )
     place.run("steerlm.jobs.preflight_worker", spec, options.layout, on_line, repeat=True, on_wait=on_line)
-    end = time.monotonic() + VISIBLE_SECONDS
+    limit = limit_seconds()
+    end = time.monotonic() + limit
     while not result.exists():
         if time.monotonic() > end:
-            raise TrainingError(f"{result}: the job has succeeded, but its result did not appear within a minute")
+            raise TrainingError(
+                f"{result}: the job has succeeded, but its result did not appear within {limit:g} seconds"
+            )
         time.sleep(0.1)
     return PreflightReport.model_validate_json(result.read_bytes())
 

@@ -36,7 +36,7 @@ from steerlm.jobs.kubernetes.kinds import KINDS, Kind
 from steerlm.jobs.kubernetes.labels import ATTEMPT, FOLDER, HEARTBEAT, selector
 from steerlm.jobs.kubernetes.pod import PodPlan
 from steerlm.jobs.kubernetes.visible import wait_until_visible
-from steerlm.visibility import LIMIT_SECONDS
+from steerlm.visibility import limit_seconds
 
 HEARTBEAT_SECONDS = 60
 RUN = "STEERLM_RUN"
@@ -151,7 +151,7 @@ class KubernetesBackend:
         """See `Backend.written`."""
         folder = self._folders[name]
         newest = attempts.attempts(folder)[-1]
-        return wait_until_visible(attempts.attempt_folder(folder, newest.number), root, LIMIT_SECONDS)
+        return wait_until_visible(attempts.attempt_folder(folder, newest.number), root, limit_seconds())
 
     def wait(self, seconds: float) -> None:
         """See `Backend.wait`. Files in the workspace announce no change, so this is a pause."""

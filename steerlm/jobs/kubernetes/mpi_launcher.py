@@ -19,12 +19,13 @@ from steerlm import attempt
 from steerlm.errors import ConfigError, SteerLMError
 from steerlm.jobs.kubernetes.entry_spec import EntrySpec, NodeRecord, TerminationMessage
 from steerlm.jobs.kubernetes.outcome import job_outcome
-from steerlm.jobs.kubernetes.pod_entry import POLL_SECONDS, read_entry, visible_seconds
+from steerlm.jobs.kubernetes.pod_entry import POLL_SECONDS, read_entry
 from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
 from steerlm.jobs.kubernetes.rendezvous import HOST_FILE, PORT, hosts
 from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
 from steerlm.jobs.kubernetes.ssh import SSH_PORT, check_user, client_options
 from steerlm.training.layout import STARTUP_TIMEOUT_MINUTES
+from steerlm.visibility import limit_seconds
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _outcome(entry: EntrySpec, folder: Path, code: int, last: str) -> Terminatio
 
     mpirun's own exit status is 0 also if agents have failed, as it was told not to end the others.
     """
-    end = time.monotonic() + visible_seconds()
+    end = time.monotonic() + limit_seconds()
     while True:
         records = NodeRecord.read_all(folder)
         late = entry.nodes - sum(record.ended is not None for record in records)

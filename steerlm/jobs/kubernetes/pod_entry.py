@@ -28,11 +28,10 @@ from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
 from steerlm.jobs.kubernetes.rendezvous import Rendezvous, rendezvous
 from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
 from steerlm.jobs.worker import LOG_FOLDER, WorkerProcess
+from steerlm.visibility import limit_seconds
 
 AGENT = "agent.json"
 """In the scratch folder: this process, by which the first process of an MPIJob's pod finds it."""
-VISIBLE = "STEERLM_VISIBLE_SECONDS"
-"""Environment variable: how long to wait for files that another machine has written."""
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
 
@@ -81,11 +80,11 @@ def read_entry(folder: Path, check: Callable[[], None]) -> EntrySpec:
     """Read `entry.json`, waiting until a late file system shows it; calls `check` meanwhile.
 
     Raises:
-        NotVisibleError: It is not there after a minute.
+        NotVisibleError: It is not there in time (`limit_seconds`).
         ConfigError: It is not what was expected.
     """
     path = folder / ENTRY
-    seconds = visible_seconds()
+    seconds = limit_seconds()
     end = time.monotonic() + seconds
     while True:
         check()
@@ -135,11 +134,6 @@ def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: StopSi
     if agent.error is not None:
         problem = f"the nodes of this job did not find each other at {place.address}:{place.port} ({agent.error})"
     return node_outcome(folder, ranks, agent.deaths(), stopping=bool(stop), problem=problem)
-
-
-def visible_seconds() -> float:
-    """Return how long to wait for files that another machine has written."""
-    return float(os.environ.get(VISIBLE, attempt.VISIBLE_SECONDS))
 
 
 if __name__ == "__main__":
