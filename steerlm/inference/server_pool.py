@@ -174,7 +174,9 @@ class ServerPool:
                 server.failures += 1
                 delay = BACKOFF.pause(server.failures)
                 server.retry_at = time.monotonic() + max(delay, pause)
-                log.warning("%s%s: %s; retrying in %.1f s", server.url, path, problem, max(delay, pause))
+                left = max(0.0, give_up - time.monotonic())
+                words = "%s%s: %s; retrying in %.1f s, for %.0f s more at most"
+                log.warning(words, server.url, path, problem, max(delay, pause), left)
             if min(other.retry_at for other in self.servers) > give_up:
                 at = f"{server.url}{path}" if len(self.servers) == 1 else f"{path} of {self.names}"
                 raise SteerLMError(f"{at}: no answer within {self.patience:g} s; the last was: {problem}")
