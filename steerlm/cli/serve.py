@@ -7,40 +7,117 @@ from typing import Any, Literal
 
 import typer
 
+from steerlm.cli.panels import SectionedCommand
+
+LogFormat = Literal["text", "json"]
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Serve a reward model or a steerable model over HTTP.\n\nExample: steerlm serve generate MODEL --port 1427",
 )
 
+NETWORK, SECURITY, LIMITS, OPERATION = "Network", "Security", "Limits", "Operation"
+
 Model = typer.Argument(..., help="Model folder.")
-Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.")
 Name = typer.Option(None, "--name", help="Model id in responses. Default: the folder's name.")
 Strip = typer.Option(False, "--strip-markers", help="Remove the template's marks from texts instead of refusing them.")
-Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.")
-Total = typer.Option(256, "--max-total-mib", min=1, help="Bodies of all requests together, in MiB; more is a 429.")
-Flight = typer.Option(1024, "--max-in-flight", min=1, help="Answers being generated or waiting; one more is a 429.")
-Connections = typer.Option(4096, "--max-connections", min=1, help="Connections; one more ends the longest waiting one.")
-Receive = typer.Option(30.0, "--receive-seconds", min=0.001, help="Time for a client to send a whole request.")
-Cors = typer.Option([], "--cors-origin", help="Let pages of this origin call the server from a browser; repeatable.")
-Drain = typer.Option(30, "--drain-seconds", min=1, help="Time for requests in flight to finish after SIGTERM.")
+
+Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.", rich_help_panel=NETWORK)
+Connections = typer.Option(
+    4096,
+    "--max-connections",
+    min=1,
+    help="Connections; one more ends the longest waiting one.",
+    rich_help_panel=NETWORK,
+)
+Receive = typer.Option(
+    30.0,
+    "--receive-seconds",
+    min=0.001,
+    help="Time for a client to send a whole request.",
+    rich_help_panel=NETWORK,
+)
+Cors = typer.Option(
+    [],
+    "--cors-origin",
+    help="Let pages of this origin call the server from a browser; repeatable.",
+    rich_help_panel=NETWORK,
+)
+
+Keys = typer.Option(
+    None,
+    "--api-keys",
+    help="YAML file of API keys, with their limits; every request must carry one.",
+    rich_help_panel=SECURITY,
+)
+OpenMetrics = typer.Option(False, "--open-metrics", help="Answer /metrics without a key.", rich_help_panel=SECURITY)
+TlsCert = typer.Option(None, "--tls-cert", help="Certificate chain in PEM: serve HTTPS.", rich_help_panel=SECURITY)
+TlsKey = typer.Option(None, "--tls-key", help="The certificate's private key in PEM.", rich_help_panel=SECURITY)
+
+Body = typer.Option(16, "--max-body-mib", min=1, help="Largest request, in MiB.", rich_help_panel=LIMITS)
+Total = typer.Option(
+    256,
+    "--max-total-mib",
+    min=1,
+    help="Bodies of all requests together, in MiB; more is a 429.",
+    rich_help_panel=LIMITS,
+)
+Flight = typer.Option(
+    1024,
+    "--max-in-flight",
+    min=1,
+    help="Answers being generated or waiting; one more is a 429.",
+    rich_help_panel=LIMITS,
+)
+Seconds = typer.Option(
+    None,
+    "--request-seconds",
+    min=0.001,
+    help="Time to answer a request, then it is canceled with a 504. Default: no limit.",
+    rich_help_panel=LIMITS,
+)
+
+Drain = typer.Option(
+    30,
+    "--drain-seconds",
+    min=1,
+    help="Time for requests in flight to finish after SIGTERM.",
+    rich_help_panel=OPERATION,
+)
+Format = typer.Option("text", "--log-format", help="Form of the log's lines.", rich_help_panel=OPERATION)
+Prompts = typer.Option(
+    False,
+    "--log-prompts",
+    help="Write the bodies of requests, with their prompts, to the log.",
+    rich_help_panel=OPERATION,
+)
 
 
-@app.command()
+@app.command(cls=SectionedCommand)
 def reward(
     model: Path = Model,
-    port: int = typer.Option(1424, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
-    host: str = Host,
+    port: int = typer.Option(
+        1424, "--port", min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=NETWORK
+    ),
     name: str | None = Name,
     max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts in a batch at most."),
     wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others to share its batch."),
     strip_markers: bool = Strip,
-    max_body_mib: int = Body,
-    max_total_mib: int = Total,
-    max_in_flight: int = Flight,
+    host: str = Host,
     max_connections: int = Connections,
     receive_seconds: float = Receive,
     cors_origin: list[str] = Cors,
+    api_keys: Path | None = Keys,
+    open_metrics: bool = OpenMetrics,
+    tls_cert: Path | None = TlsCert,
+    tls_key: Path | None = TlsKey,
+    max_body_mib: int = Body,
+    max_total_mib: int = Total,
+    max_in_flight: int = Flight,
+    request_seconds: float | None = Seconds,
     drain_seconds: int = Drain,
+    log_format: LogFormat = Format,
+    log_prompts: bool = Prompts,
 ) -> None:
     """Score texts and conversations with a reward model.
 
@@ -54,11 +131,12 @@ def reward(
     )
 
 
-@app.command()
+@app.command(cls=SectionedCommand)
 def generate(
     model: Path = Model,
-    port: int = typer.Option(1427, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
-    host: str = Host,
+    port: int = typer.Option(
+        1427, "--port", min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=NETWORK
+    ),
     name: str | None = Name,
     max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests in a batch at most."),
     cache_tokens: int | None = typer.Option(
@@ -71,13 +149,21 @@ def generate(
     max_tokens: int | None = typer.Option(
         None, "--max-tokens", min=1, help="Tokens of an answer at most. Default: as many as the window leaves."
     ),
-    max_body_mib: int = Body,
-    max_total_mib: int = Total,
-    max_in_flight: int = Flight,
+    host: str = Host,
     max_connections: int = Connections,
     receive_seconds: float = Receive,
     cors_origin: list[str] = Cors,
+    api_keys: Path | None = Keys,
+    open_metrics: bool = OpenMetrics,
+    tls_cert: Path | None = TlsCert,
+    tls_key: Path | None = TlsKey,
+    max_body_mib: int = Body,
+    max_total_mib: int = Total,
+    max_in_flight: int = Flight,
+    request_seconds: float | None = Seconds,
     drain_seconds: int = Drain,
+    log_format: LogFormat = Format,
+    log_prompts: bool = Prompts,
 ) -> None:
     """Answer with dials. Routes: PUT /generate, OpenAI's completions and chat completions.
 
@@ -95,25 +181,30 @@ def generate(
 
 def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a command's options that both servers have."""
-    names = ("host", "port", "name", "strip_markers", "max_in_flight", "max_connections", "receive_seconds")
+    names = (
+        *("host", "port", "name", "strip_markers", "max_in_flight", "max_connections", "receive_seconds"),
+        *("api_keys", "open_metrics", "tls_cert", "tls_key", "request_seconds", "drain_seconds", "log_prompts"),
+        "log_format",
+    )
     return {
-        **{name: options[name] for name in (*names, "drain_seconds")},
+        **{name: options[name] for name in names},
         "max_body_bytes": options["max_body_mib"] << 20,
         "max_total_bytes": options["max_total_mib"] << 20,
         "cors_origins": options["cors_origin"],
     }
 
 
-def _serve(model: Path, server: Literal["reward", "generate"], **settings: Any) -> None:
+def _serve(model: Path, server: Literal["reward", "generate"], *, log_format: LogFormat, **settings: Any) -> None:
     import logging
 
     from steerlm.errors import InputError
     from steerlm.serving.config import ServeSettings
 
     try:
+        from steerlm.serving.operations.logs import configure
         from steerlm.serving.run import serve
     except ImportError as error:
         raise InputError(f"serving needs {error.name}: pip install 'steerlm[serve]'") from None
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(log_format)
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
     serve(model, server, ServeSettings(**settings))

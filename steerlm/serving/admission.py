@@ -2,7 +2,6 @@
 """How a request enters the server and leaves it: limits on its body, slots in the queue, cancellation on disconnect."""
 
 import asyncio
-import json
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -13,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerlm.serving.compression import WINDOW_BITS, Decompressor
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.errors import ApiError, body_for, headers_for
+from steerlm.serving.errors import ApiError, refuse
+from steerlm.serving.health import HEALTH_PATHS
+from steerlm.serving.request_record import current
 
 Result = TypeVar("Result")
 
@@ -65,6 +66,7 @@ class HeldBytes:
             raise ApiError(
                 f"the bodies of all requests would exceed this server's limit of {self._limit} bytes; try again later",
                 status=429,
+                reason="body_memory",
             )
         self._state.body_bytes += count
         self._held += count
@@ -84,11 +86,12 @@ class RequestLimits:
     A body counts from its first byte to the end of the response.
     """
 
-    ALWAYS_OPEN = ("/health", "/ready", "/v2/health/live")
+    ALWAYS_OPEN = HEALTH_PATHS | {"/metrics"}
 
     def __init__(self, app: ASGIApp, state: State, settings: ServeSettings) -> None:
         self._app, self._state = app, state
         self._max_bytes = min(settings.max_body_bytes, settings.max_total_bytes)
+        self._keep_bodies = settings.log_prompts
         self._max_total_bytes, self._max_in_flight = settings.max_total_bytes, settings.max_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,12 +111,17 @@ class RequestLimits:
         try:
             self._check_draining(scope)
             if scope["method"] in ("POST", "PUT"):
-                receive = _replayed(await self._body(scope, receive, held), receive)
+                body = await self._body(scope, receive, held)
+                record = current()
+                record.received = time.monotonic()
+                if self._keep_bodies:
+                    record.body = body
+                receive = _replayed(body, receive)
                 self._check_draining(scope)
                 slot.acquire(1)
                 scope.setdefault("state", {})["slot"] = slot
         except ApiError as refusal:
-            await _refuse(send, scope["path"], str(refusal), refusal.status)
+            await refuse(send, scope["path"], refusal)
             return
         except ClientDisconnect:
             return
@@ -159,16 +167,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return replayed
-
-
-async def _refuse(send: Send, path: str, message: str, status: int) -> None:
-    body = json.dumps(body_for(path, message, status)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), value.encode()) for name, value in headers_for(status).items()]
-    if status == 503:
-        headers.append((b"connection", b"close"))  # the next request on it would be cut off
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

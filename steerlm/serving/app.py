@@ -4,66 +4,37 @@
 Here is the life of a service (start, self-test, stop). Running the app under uvicorn is `run.py`.
 """
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 import steerlm
-from steerlm.attributes import AttributeSchema
 from steerlm.serving import errors, health, pages
 from steerlm.serving.admission import RequestLimits
 from steerlm.serving.config import ServeSettings
-
-
-class Service(Protocol):
-    """What an app serves: a scorer or a generation engine, with everything its routes need."""
-
-    @property
-    def name(self) -> str:
-        """Name of the served model, which clients send as `model`."""
-
-    @property
-    def kind(self) -> str:
-        """Kind of model: "reward", "policy" or "base"."""
-
-    @property
-    def schema(self) -> AttributeSchema | None:
-        """Attributes that the model rates or follows; None for a base model."""
-
-    @property
-    def window(self) -> int:
-        """Context window in tokens: of a text to score, or of prompt and answer together."""
-
-    @property
-    def identity(self) -> str | None:
-        """Digest that identifies the model, see `model_identity`; None if unknown."""
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the thread that computes is alive and makes progress."""
-
-    async def start(self) -> None:
-        """Start and test the service.
-
-        Raises:
-            ModelError: The self-test failed.
-        """
-
-    async def stop(self) -> None:
-        """Stop the computing thread; also called after a failed start."""
+from steerlm.serving.operations import logs, metrics, tracing
+from steerlm.serving.operations.authentication import Authentication
+from steerlm.serving.operations.deadline import Deadline
+from steerlm.serving.operations.keys import KeyRing
+from steerlm.serving.operations.observer import Reporter, RequestObserver
+from steerlm.serving.service import Service
 
 
 def create_app(service: Service, routers: list[APIRouter], settings: ServeSettings) -> FastAPI:
     """Create the app of a service.
 
-    Its `state` has `service`, `settings`, `started`, `draining`, `created` (Unix time), `in_flight` (slots held, see
-    `AdmissionSlot`), `body_bytes` (bodies of requests being received or answered) and `refused_at` (monotonic time of
-    the last request refused while draining).
+    Its `state` has `service`, `settings`, `metrics`, `started`, `draining`, `created` (Unix time), `in_flight` (slots
+    held, see `AdmissionSlot`), `body_bytes` (bodies of requests being received or answered) and `refused_at` (monotonic
+    time of the last request refused while draining).
+
+    Raises:
+        ConfigError: The file of API keys cannot be used.
     """
+    provider = tracing.provider_from_environment()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -73,17 +44,28 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
         finally:
             app.state.draining = True
             await service.stop()
+            if provider:
+                await asyncio.to_thread(provider.shutdown)  # sends the last spans
 
     app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.settings, app.state.draining = service, settings, False
     app.state.started, app.state.in_flight, app.state.body_bytes, app.state.refused_at = False, 0, 0, 0.0
     app.state.created = int(time.time())
+    app.state.metrics = measured = metrics.ServingMetrics(service, app.state)
     errors.install(app)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(pages.router)
     for router in routers:
         app.include_router(router)
+    # From the inside out.
+    if settings.request_seconds:
+        app.add_middleware(Deadline, seconds=settings.request_seconds)
     app.add_middleware(RequestLimits, state=app.state, settings=settings)
+    if settings.api_keys:
+        failures = measured.reload_failures.labels("api_keys")
+        ring = KeyRing(settings.api_keys, failures.inc)
+        app.add_middleware(Authentication, ring=ring, open_metrics=settings.open_metrics)
     if settings.cors_origins:
         # Outside the limits: a page must be able to read a refusal too.
         app.add_middleware(
@@ -91,8 +73,14 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["retry-after"],
+            expose_headers=["retry-after", "x-request-id"],
         )
+    reporters: list[Reporter] = [measured.finished, logs.log_request]
+    if provider:
+        reporters.append(tracing.describe_request)
+    app.add_middleware(RequestObserver, reporters=reporters, sink=measured)
+    if provider:
+        tracing.trace_requests(app, provider)
     return app
 
 

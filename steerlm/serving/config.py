@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server. Imports no torch."""
 
+from pathlib import Path
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from steerlm.inference.engine.config import EngineSettings
@@ -14,11 +16,13 @@ class ScoreSettings(Settings):
         wait_ms: How long the first text of a batch waits for texts of other requests.
         max_batch: Texts scored together at most.
         max_texts: Texts of one request at most.
+        stall_seconds: The scorer is unhealthy if `max_batch` texts take longer; more of them have as much time more.
     """
 
     wait_ms: NonNegativeFloat = 2.0
     max_batch: PositiveInt = 64
     max_texts: PositiveInt = 4096
+    stall_seconds: PositiveFloat = 300.0
 
 
 class ServeSettings(Settings):
@@ -41,6 +45,12 @@ class ServeSettings(Settings):
         max_connections: Connections at most. One more closes the one that has been waiting longest for its client.
         cors_origins: Origins of pages that may call the server from a browser; `*` for all.
         drain_seconds: How long requests in flight may take to finish after SIGTERM.
+        api_keys: File of API keys, one of which every request must carry; None: no keys.
+        open_metrics: Answer `/metrics` without a key.
+        tls_cert: Certificate chain in PEM; None: no TLS.
+        tls_key: Its private key in PEM.
+        request_seconds: How long a request may be worked on; then a 504. None: as long as it takes.
+        log_prompts: Write the bodies of requests to the log.
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
@@ -58,5 +68,11 @@ class ServeSettings(Settings):
     max_connections: PositiveInt = 4096
     cors_origins: tuple[str, ...] = ()
     drain_seconds: PositiveInt = 30
+    api_keys: Path | None = None
+    open_metrics: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    request_seconds: PositiveFloat | None = None
+    log_prompts: bool = False
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()

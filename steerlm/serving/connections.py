@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import resource
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import body_for, headers_for
+from steerlm.serving.operations.metrics import REASONS
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class GuardedProtocol(H11Protocol):
 
     receive_seconds: float
     max_connections: int
+    refused: Callable[[str], None]
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -95,6 +98,7 @@ class GuardedProtocol(H11Protocol):
         answerable = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         if answerable and (self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]):
             self.transport.write(self._error_response(message, status))
+            self.refused(REASONS[status])
         if self.cycle:
             self.cycle.disconnected = True
         self.transport.close()
@@ -147,6 +151,7 @@ class GuardedProtocol(H11Protocol):
             longest.finish(f"no whole request yet, and the server has {self.max_connections} connections", 408)
         else:
             self.transport.write(self._error_response(f"the server has {self.max_connections} connections", 503))
+            self.refused("connections")
             self.transport.close()
         # At once: more may be accepted before the loop reports the loss.
         self.connections.discard(longest if waiting else self)
@@ -161,8 +166,13 @@ class GuardedProtocol(H11Protocol):
         return b"".join(self.conn.send(event) or b"" for event in (head, h11.Data(data=body), h11.EndOfMessage()))
 
 
-def guarded_protocol(settings: ServeSettings) -> type[GuardedProtocol]:
-    """Return the protocol with the limits of a server, whose process gets enough file descriptors for them."""
+def guarded_protocol(settings: ServeSettings, refused: Callable[[str], None]) -> type[GuardedProtocol]:
+    """Return the protocol with the limits of a server, whose process gets enough file descriptors for them.
+
+    Args:
+        settings: The limits.
+        refused: Called with the reason of every request that is refused before the app sees it.
+    """
     limit = settings.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = limit + SPARE_FILES
@@ -172,5 +182,9 @@ def guarded_protocol(settings: ServeSettings) -> type[GuardedProtocol]:
         if allowed < needed:
             limit = max(1, allowed - SPARE_FILES)
             logger.warning("open files are limited to %d (ulimit -n): at most %d connections", allowed, limit)
-    limits = {"receive_seconds": settings.receive_seconds, "max_connections": limit}
+    limits = {
+        "receive_seconds": settings.receive_seconds,
+        "max_connections": limit,
+        "refused": staticmethod(refused),
+    }
     return type("GuardedProtocol", (GuardedProtocol,), limits)

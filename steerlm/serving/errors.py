@@ -14,13 +14,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Send
 
 from steerlm.errors import InputError, SteerLMError, problem
+from steerlm.serving.request_record import current
 
 logger = logging.getLogger(__name__)
 
 ERROR_TYPES = {
     400: "BadRequestError",
+    401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     408: "RequestTimeoutError",
@@ -28,6 +31,7 @@ ERROR_TYPES = {
     415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
     503: "ServiceUnavailableError",
+    504: "DeadlineExceededError",
 }
 
 RETRY_AFTER = {429: 1, 503: 5}
@@ -40,11 +44,21 @@ class ApiError(InputError):
     Attributes:
         param: The parameter at fault.
         status: The HTTP status.
+        reason: Why, for metrics and log; None: what the status means (`operations.metrics.REASONS`).
+        retry_after: Seconds; None: those of the status.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        reason: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(message)
-        self.param, self.status = param, status
+        self.param, self.status, self.reason, self.retry_after = param, status, reason, retry_after
 
 
 class ErrorResponse(JSONResponse):
@@ -70,14 +84,38 @@ def body_for(path: str, message: str, status: int, param: str | None = None) -> 
     return {"error": message} if path == "/v2" or path.startswith("/v2/") else error_body(message, status, param)
 
 
-def headers_for(status: int) -> dict[str, str]:
-    """Return the headers of an error response."""
-    return {"retry-after": str(RETRY_AFTER[status])} if status in RETRY_AFTER else {}
+def headers_for(status: int, retry_after: int | None = None) -> dict[str, str]:
+    """Return the headers of an error response.
+
+    Args:
+        status: Its status.
+        retry_after: Seconds for a client to wait; None: those of the status.
+    """
+    headers = {"retry-after": str(retry_after or RETRY_AFTER[status])} if status in RETRY_AFTER else {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status == 504:
+        headers["x-should-retry"] = "false"  # to OpenAI's client, which would send the same work again
+    return headers
+
+
+async def refuse(send: Send, path: str, error: ApiError) -> None:
+    """Send the response of a middleware that refuses a request."""
+    current().reason = error.reason or current().reason
+    body = json.dumps(body_for(path, str(error), error.status, error.param)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    more = headers_for(error.status, error.retry_after)
+    headers += [(name.encode(), value.encode()) for name, value in more.items()]
+    if error.status == 503:
+        headers.append((b"connection", b"close"))  # the next request on it would be cut off
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def error_event(error: Exception) -> str:
     """Return the server-sent event of an error in the middle of a stream, whose HTTP status is already sent."""
-    status = 400 if isinstance(error, InputError) else 500
+    status = error.status if isinstance(error, ApiError) else 400 if isinstance(error, InputError) else 500
+    current().reason = current().reason or ("bad_request" if status == 400 else "failure")
     return f"data: {json.dumps(error_body(str(error), status))}\n\n"
 
 
@@ -128,6 +166,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def _api(request: Request, error: ApiError) -> ErrorResponse:
+        current().reason = error.reason or current().reason
         return respond(request, str(error), error.status, error.param)
 
     @app.exception_handler(InputError)
@@ -167,4 +206,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> ErrorResponse:
         logger.exception("%s %s failed", request.method, request.url.path)
-        return respond(request, f"unexpected {type(error).__name__}; see the server's log", 500)
+        response = respond(request, f"unexpected {type(error).__name__}; see the server's log", 500)
+        response.headers["x-request-id"] = request.state.record.id  # this response bypasses the middleware
+        return response

@@ -17,6 +17,8 @@ from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
 from steerlm.serving.prompts import Prompt, check_token_ids
+from steerlm.serving.request_record import current
+from steerlm.serving.service import ServiceLoad
 
 SCHEMA_PLACE = "response_format.json_schema.schema"
 
@@ -39,12 +41,17 @@ class Submission:
         async def collect(answer: AsyncGenerator[GenerationChunk, None]) -> Completion:
             return Completion.from_chunks([chunk async for chunk in answer])
 
+        record = current()
+        record.prompted(sum(map(len, self.prompts)))
         tasks = [asyncio.create_task(collect(answer)) for answer in self.answers]
         try:
-            return await asyncio.gather(*tasks)
+            completions = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
+        for one in completions:
+            record.answered(len(one.tokens), one.finish_reason)
+        return completions
 
     async def chunks(self) -> AsyncGenerator[tuple[int, GenerationChunk], None]:
         """Yield (index of the answer, chunk) as they arrive; if one answer fails, the others are canceled."""
@@ -57,6 +64,8 @@ class Submission:
             except Exception as error:
                 arrived.put_nowait(error)
 
+        record = current()
+        record.prompted(sum(map(len, self.prompts)))
         tasks = [asyncio.create_task(forward(index, answer)) for index, answer in enumerate(self.answers)]
         try:
             unfinished = len(tasks)
@@ -64,7 +73,9 @@ class Submission:
                 item = await arrived.get()
                 if isinstance(item, Exception):
                     raise item
-                unfinished -= item[1].finish_reason is not None
+                index, chunk = item
+                record.streamed(index, finish_reason=chunk.finish_reason)
+                unfinished -= chunk.finish_reason is not None
                 yield item
         finally:
             for task in tasks:
@@ -86,6 +97,10 @@ class GenerationService:
     def healthy(self) -> bool:
         """Whether the engine runs and makes progress."""
         return self.engine.healthy
+
+    def load(self) -> ServiceLoad:
+        """Return how many requests are in the batch and wait for a place in it."""
+        return ServiceLoad(*self.engine.load())
 
     @property
     def kind(self) -> str:

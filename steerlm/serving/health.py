@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health, readiness and the model's description.
+"""Probes and the model's description.
 
-A draining server is healthy but not ready; a server that makes no progress is not healthy.
+A draining server is alive but not ready; a server that makes no progress is not alive. The socket is opened when the
+model has passed its self-test, so that before it every probe is refused a connection.
 """
 
 from typing import Any
@@ -14,6 +15,9 @@ from steerlm.errors import nearest
 from steerlm.serving.errors import ApiError, body_for, headers_for
 
 router = APIRouter()
+
+HEALTH_PATHS = frozenset(("/health", "/ready", "/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready"))
+"""Paths of probes: they need no key, are answered while the server drains, and are not logged one by one."""
 
 
 class ModelDescription(BaseModel):
@@ -45,9 +49,36 @@ async def health(request: Request) -> Response:
 @router.get("/ready", tags=["health"], summary="Ready for new requests: alive and not draining")
 async def ready(request: Request) -> Response:
     """Answer readiness probes."""
+    if not request.app.state.started:
+        return _not_started(request)
     if request.app.state.draining:
         return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, headers_for(503))
     return _status(request, "ready")
+
+
+@router.get("/livez", tags=["health"], summary="Alive: the engine is idle or makes progress; else restart it")
+async def livez(request: Request) -> Response:
+    """Answer liveness probes, as `/health`."""
+    return _status(request, "alive")
+
+
+@router.get("/readyz", tags=["health"], summary="Ready: self-test passed, alive and not draining")
+async def readyz(request: Request) -> Response:
+    """Answer readiness probes, as `/ready`."""
+    return await ready(request)
+
+
+@router.get("/startupz", tags=["health"], summary="Started: model loaded and self-test passed")
+async def startupz(request: Request) -> Response:
+    """Answer startup probes."""
+    if request.app.state.started:
+        return JSONResponse({"status": "started"})
+    return _not_started(request)
+
+
+def _not_started(request: Request) -> Response:
+    message = "the model is being loaded or tested"
+    return JSONResponse(body_for(request.url.path, message, 503), 503, headers_for(503))
 
 
 @router.get("/v1/model", tags=["model"], summary="What is served: kind, attribute schema, window")

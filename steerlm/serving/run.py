@@ -30,6 +30,8 @@ from steerlm.serving.connections import guarded_protocol
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.kserve import routes as kserve
 from steerlm.serving.openai import chat, completions
+from steerlm.serving.operations.files import check_files
+from steerlm.serving.operations.tls import TlsFiles
 from steerlm.serving.scoring import ScoringService
 
 logger = logging.getLogger(__name__)
@@ -75,9 +77,11 @@ def serve(folder: str | Path, server: ServerKind, settings: ServeSettings) -> No
     """
     listener = bind(settings.host, settings.port)  # before the model is loaded: an occupied port fails at once
     with listener:
+        check_files(settings)
         app = build_app(folder, server, settings)
         port = listener.getsockname()[1]
-        logger.info("serving %s on http://%s:%d", app.state.service.name, settings.host, port)
+        scheme = "https" if settings.tls_cert else "http"
+        logger.info("serving %s on %s://%s:%d", app.state.service.name, scheme, settings.host, port)
         DrainingServer(app, settings).run([listener])
 
 
@@ -103,12 +107,17 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
         config = uvicorn.Config(
             app,
-            http=guarded_protocol(settings),
+            http=guarded_protocol(settings, app.state.metrics.refused),
             ws="none",
             log_config=None,
+            access_log=False,  # `operations.observer` logs requests
             timeout_graceful_shutdown=settings.drain_seconds,
         )
         super().__init__(config)
+        if settings.tls_cert and settings.tls_key:
+            failures = app.state.metrics.reload_failures.labels("tls")
+            config.load()
+            config.ssl = TlsFiles(settings.tls_cert, settings.tls_key, failures.inc).context
         self._app, self._drain_seconds = app, settings.drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

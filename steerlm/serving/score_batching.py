@@ -5,6 +5,7 @@ One worker thread owns the scorer.
 """
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from steerlm.errors import SteerLMError
 from steerlm.serving.config import ScoreSettings
+from steerlm.serving.request_record import current
+from steerlm.serving.service import ServiceLoad
 
 Scores = npt.NDArray[np.float32]
 
@@ -30,7 +33,7 @@ class BatchScorer(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Request:
     texts: list[list[int]]
     alone: bool
@@ -51,6 +54,8 @@ class ScoreBatcher:
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="score-batcher", daemon=True)
         self.batches = 0
+        self._unfinished: set[_Request] = set()
+        self._late_at = math.inf
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,8 +69,14 @@ class ScoreBatcher:
 
     @property
     def healthy(self) -> bool:
-        """Whether the thread is alive."""
-        return self._thread.is_alive()
+        """Whether the thread is alive and its batch does not take too long."""
+        return self._thread.is_alive() and time.monotonic() < self._late_at
+
+    def load(self) -> ServiceLoad:
+        """Return how many requests are being scored and wait. To be called where `score` is."""
+        running = sum(request.future.running() for request in self._unfinished)
+        texts = sum(len(request.texts) for request in self._unfinished)
+        return ServiceLoad(running, len(self._unfinished) - running, texts)
 
     async def score(self, texts: Sequence[list[int]], *, alone: bool = False) -> Scores:
         """Return [n, attributes] fp32 scores.
@@ -78,10 +89,18 @@ class ScoreBatcher:
             SteerLMError: The thread is not running, or what the scorer raised.
         """
         if not self.healthy:
-            raise SteerLMError("the scoring thread is not running")
+            raise SteerLMError("the scoring thread is not running, or makes no progress")
+        record = current()
+        record.prompted(sum(map(len, texts)))
         request = _Request(list(texts), alone)
+        self._unfinished.add(request)
         self._queue.put(request)
-        return await asyncio.wrap_future(request.future)
+        try:
+            scores = await asyncio.wrap_future(request.future)
+        finally:
+            self._unfinished.discard(request)
+        record.scored(scores)
+        return scores
 
     def _work(self) -> None:
         while True:
@@ -114,8 +133,11 @@ class ScoreBatcher:
 
     def _score(self, batch: list[_Request]) -> None:
         self.batches += 1
+        texts = [text for request in batch for text in request.texts]
+        allowed = math.ceil(max(1, len(texts)) / self._settings.max_batch) * self._settings.stall_seconds
+        self._late_at = time.monotonic() + allowed
         try:
-            scores = np.asarray(self._scorer.score_tokens([text for request in batch for text in request.texts]))
+            scores = np.asarray(self._scorer.score_tokens(texts))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -124,6 +146,8 @@ class ScoreBatcher:
             for request in batch:
                 self._score([request])
             return
+        finally:
+            self._late_at = math.inf
         start = 0
         for request in batch:
             request.future.set_result(scores[start : start + len(request.texts)])

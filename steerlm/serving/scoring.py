@@ -23,6 +23,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.errors import ApiError
 from steerlm.serving.score_batching import ScoreBatcher
 from steerlm.serving.score_inputs import ScoreRequest, TurnIndex, score_inputs
+from steerlm.serving.service import ServiceLoad
 
 router = APIRouter(tags=["scoring"])
 
@@ -40,8 +41,12 @@ class ScoringService:
 
     @property
     def healthy(self) -> bool:
-        """Whether the scoring thread is alive."""
+        """Whether the scoring thread is alive and makes progress."""
         return self.batcher.healthy
+
+    def load(self) -> ServiceLoad:
+        """Return how many requests are being scored and wait."""
+        return self.batcher.load()
 
     async def start(self) -> None:
         """Start the scoring thread and score two texts.

@@ -110,6 +110,13 @@ class GenerationEngine:
         stalled = time.monotonic() - self._last_step >= self.settings.stall_seconds
         return self.running and not (self.requests and stalled)
 
+    def load(self) -> tuple[int, int]:
+        """Return how many requests are in the batch, and how many wait for a place in it."""
+        processor = self._manager.batch_processor if self._manager is not None else None
+        total = len(self.requests)
+        running = min(total, len(processor.scheduler.active_requests)) if processor else 0
+        return running, total - running
+
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of a prompt as in training: tokenized whole, without special tokens added.
 

@@ -24,6 +24,7 @@ from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
 from steerlm.serving.openai.response_format import schema_of
+from steerlm.serving.request_record import current
 
 router = APIRouter(tags=["openai"])
 
@@ -63,6 +64,7 @@ async def chat(request: Request, body: ChatRequest) -> Any:
     strip = service.settings.strip_markers
     dials = requested_dials(body.attributes, body.chat_template_kwargs, service.schema)
     prompt = build_prompt(body.messages, dials, service.schema, strip_markers=strip)
+    current().asked({name: prompt.attributes[name] for name in dials})
     params = body.sampling_params(body.token_limit(), body.logprob_count())
     schema = schema_of(body.response_format)
     submission = await service.submit(
