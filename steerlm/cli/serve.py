@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steerlm serve`: a reward model or a steerable model over HTTP."""
 
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,14 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Serve a reward model or a steerable model over HTTP.\n\nExample: steerlm serve generate MODEL --port 1427",
 )
+
+
+class EngineName(enum.StrEnum):
+    """Who runs the model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+
 
 Model = typer.Argument(..., help="Model folder.")
 Host = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0 for all.")
@@ -23,6 +32,11 @@ Connections = typer.Option(4096, "--max-connections", min=1, help="Connections; 
 Receive = typer.Option(30.0, "--receive-seconds", min=0.001, help="Time for a client to send a whole request.")
 Cors = typer.Option([], "--cors-origin", help="Let pages of this origin call the server from a browser; repeatable.")
 Drain = typer.Option(30, "--drain-seconds", min=1, help="Time for requests in flight to finish after SIGTERM.")
+Engine = typer.Option(EngineName.transformers, "--engine", help="Who runs the model: this process, or vLLM.")
+Upstream = typer.Option(None, "--upstream", help="With --engine vllm: the address of the server that runs the model.")
+UpstreamModel = typer.Option(None, "--upstream-model", help="The model's id there. Default: the folder's, or the only.")
+UpstreamKey = typer.Option(None, "--upstream-key-file", help="File with the API key that it asks for.")
+UpstreamSeconds = typer.Option(600.0, "--upstream-seconds", min=0.001, help="How long to wait for it at the start.")
 
 
 @app.command()
@@ -31,6 +45,11 @@ def reward(
     port: int = typer.Option(1424, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
     host: str = Host,
     name: str | None = Name,
+    engine: EngineName = Engine,
+    upstream: str | None = Upstream,
+    upstream_model: str | None = UpstreamModel,
+    upstream_key_file: Path | None = UpstreamKey,
+    upstream_seconds: float = UpstreamSeconds,
     max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts in a batch at most."),
     wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others to share its batch."),
     strip_markers: bool = Strip,
@@ -60,6 +79,14 @@ def generate(
     port: int = typer.Option(1427, "--port", min=0, max=65535, help="Port; 0 takes a free one."),
     host: str = Host,
     name: str | None = Name,
+    engine: EngineName = Engine,
+    upstream: str | None = Upstream,
+    upstream_model: str | None = UpstreamModel,
+    upstream_key_file: Path | None = UpstreamKey,
+    upstream_seconds: float = UpstreamSeconds,
+    presets: Path | None = typer.Option(None, "--presets", help="YAML file of named attributes: model NAME:PRESET."),
+    reward_url: str | None = typer.Option(None, "--reward-url", help="Reward server, which ranks answers (best_of)."),
+    reward_key_file: Path | None = typer.Option(None, "--reward-key-file", help="File with the API key it asks for."),
     max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests in a batch at most."),
     cache_tokens: int | None = typer.Option(
         None, "--cache-tokens", min=1, help="Tokens the key/value cache holds. Default: from the model, up to 1 GiB."
@@ -83,11 +110,15 @@ def generate(
 
     Example: steerlm serve generate runs/demo/policy --port 1427
     """
+    if reward_url is not None:
+        _check_url("--reward-url", reward_url)
     _serve(
         model,
         "generate",
         upstream_errors=upstream_errors,
         max_tokens=max_tokens,
+        presets=presets,
+        reward_server={"url": reward_url, "key_file": reward_key_file},
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
         **_shared(locals()),
     )
@@ -98,10 +129,40 @@ def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
     names = ("host", "port", "name", "strip_markers", "max_in_flight", "max_connections", "receive_seconds")
     return {
         **{name: options[name] for name in (*names, "drain_seconds")},
+        "upstream": _upstream(options),
         "max_body_bytes": options["max_body_mib"] << 20,
         "max_total_bytes": options["max_total_mib"] << 20,
         "cors_origins": options["cors_origin"],
     }
+
+
+def _upstream(options: Mapping[str, Any]) -> dict[str, Any]:
+    from steerlm.errors import InputError
+
+    url = options["upstream"]
+    if options["engine"] == EngineName.transformers:
+        if url is not None:
+            raise InputError("--upstream is the server that runs the model: give --engine vllm too")
+        return {}
+    if url is None:
+        raise InputError("--engine vllm needs --upstream: the address of vLLM, such as http://127.0.0.1:8000")
+    _check_url("--upstream", url)
+    names = {"model": "upstream_model", "key_file": "upstream_key_file", "seconds": "upstream_seconds"}
+    return {"url": url, **{name: options[option] for name, option in names.items()}}
+
+
+def _check_url(option: str, url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from steerlm.errors import InputError
+
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InputError(f"{option} {url}: an address such as http://127.0.0.1:8000 was expected")
 
 
 def _serve(model: Path, server: Literal["reward", "generate"], **settings: Any) -> None:

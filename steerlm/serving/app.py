@@ -6,7 +6,7 @@ Here is the life of a service (start, self-test, stop). Running the app under uv
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from fastapi import APIRouter, FastAPI
@@ -17,6 +17,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.serving import errors, health, pages
 from steerlm.serving.admission import RequestLimits
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.presets import Preset
 
 
 class Service(Protocol):
@@ -45,6 +46,14 @@ class Service(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the thread that computes is alive and makes progress."""
+
+    @property
+    def available(self) -> bool:
+        """Whether requests can be answered now. An upstream may be away while this server is healthy."""
+
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        """Attributes by name, which requests may choose by the model's id."""
 
     async def start(self) -> None:
         """Start and test the service.

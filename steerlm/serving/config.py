@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server. Imports no torch."""
 
+from pathlib import Path
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from steerlm.inference.engine.config import EngineSettings
@@ -19,6 +21,34 @@ class ScoreSettings(Settings):
     wait_ms: NonNegativeFloat = 2.0
     max_batch: PositiveInt = 64
     max_texts: PositiveInt = 4096
+
+
+class UpstreamSettings(Settings):
+    """A server that runs the model instead of this process.
+
+    Attributes:
+        url: Its address. None: the model runs in this process.
+        model: The model's id there. None: the folder's name, or the only one.
+        key_file: File with the API key that it asks for.
+        seconds: How long to wait for it at the start: it may be loading its model.
+    """
+
+    url: str | None = None
+    model: str | None = None
+    key_file: Path | None = None
+    seconds: PositiveFloat = 600.0
+
+
+class RewardServerSettings(Settings):
+    """A reward server of ours, which scores candidates.
+
+    Attributes:
+        url: Its address. None: there is none.
+        key_file: File with the API key that it asks for.
+    """
+
+    url: str | None = None
+    key_file: Path | None = None
 
 
 class ServeSettings(Settings):
@@ -41,6 +71,9 @@ class ServeSettings(Settings):
         max_connections: Connections at most. One more closes the one that has been waiting longest for its client.
         cors_origins: Origins of pages that may call the server from a browser; `*` for all.
         drain_seconds: How long requests in flight may take to finish after SIGTERM.
+        presets: YAML file of named attributes (`presets.py`).
+        upstream: The server that runs the model, if it is not this one.
+        reward_server: What ranks candidates.
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
@@ -58,5 +91,8 @@ class ServeSettings(Settings):
     max_connections: PositiveInt = 4096
     cors_origins: tuple[str, ...] = ()
     drain_seconds: PositiveInt = 30
+    presets: Path | None = None
+    upstream: UpstreamSettings = UpstreamSettings()
+    reward_server: RewardServerSettings = RewardServerSettings()
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()
