@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`steerlm serve`: a reward model or a steerable model over HTTP."""
 
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,14 @@ app = typer.Typer(
 )
 
 NETWORK, SECURITY, LIMITS, OPERATION = "Network", "Security", "Limits", "Operation"
+
+
+class EngineName(enum.StrEnum):
+    """Who runs the model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+
 
 Model = typer.Argument(..., help="Model folder.")
 Name = typer.Option(None, "--name", help="Model id in responses. Default: the folder's name.")
@@ -92,6 +101,12 @@ Prompts = typer.Option(
     rich_help_panel=OPERATION,
 )
 
+Engine = typer.Option(EngineName.transformers, "--engine", help="Who runs the model: this process, or vLLM.")
+Upstream = typer.Option(None, "--upstream", help="With --engine vllm: the address of the server that runs the model.")
+UpstreamModel = typer.Option(None, "--upstream-model", help="The model's id there. Default: the folder's, or the only.")
+UpstreamKey = typer.Option(None, "--upstream-key-file", help="File with the API key that it asks for.")
+UpstreamSeconds = typer.Option(600.0, "--upstream-seconds", min=0.001, help="How long to wait for it at the start.")
+
 
 @app.command(cls=SectionedCommand)
 def reward(
@@ -100,6 +115,11 @@ def reward(
         1424, "--port", min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=NETWORK
     ),
     name: str | None = Name,
+    engine: EngineName = Engine,
+    upstream: str | None = Upstream,
+    upstream_model: str | None = UpstreamModel,
+    upstream_key_file: Path | None = UpstreamKey,
+    upstream_seconds: float = UpstreamSeconds,
     max_batch: int = typer.Option(64, "--max-batch", min=1, help="Texts in a batch at most."),
     wait_ms: float = typer.Option(2.0, "--wait-ms", min=0, help="How long a text waits for others to share its batch."),
     strip_markers: bool = Strip,
@@ -138,6 +158,14 @@ def generate(
         1427, "--port", min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=NETWORK
     ),
     name: str | None = Name,
+    engine: EngineName = Engine,
+    upstream: str | None = Upstream,
+    upstream_model: str | None = UpstreamModel,
+    upstream_key_file: Path | None = UpstreamKey,
+    upstream_seconds: float = UpstreamSeconds,
+    presets: Path | None = typer.Option(None, "--presets", help="YAML file of named attributes: model NAME:PRESET."),
+    reward_url: str | None = typer.Option(None, "--reward-url", help="Reward server, which ranks answers (best_of)."),
+    reward_key_file: Path | None = typer.Option(None, "--reward-key-file", help="File with the API key it asks for."),
     max_requests: int = typer.Option(64, "--max-requests", min=1, help="Requests in a batch at most."),
     cache_tokens: int | None = typer.Option(
         None, "--cache-tokens", min=1, help="Tokens the key/value cache holds. Default: from the model, up to 1 GiB."
@@ -169,11 +197,15 @@ def generate(
 
     Example: steerlm serve generate runs/demo/policy --port 1427
     """
+    if reward_url is not None:
+        _check_url("--reward-url", reward_url)
     _serve(
         model,
         "generate",
         upstream_errors=upstream_errors,
         max_tokens=max_tokens,
+        presets=presets,
+        reward_server={"url": reward_url, "key_file": reward_key_file},
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
         **_shared(locals()),
     )
@@ -188,10 +220,40 @@ def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         **{name: options[name] for name in names},
+        "upstream": _upstream(options),
         "max_body_bytes": options["max_body_mib"] << 20,
         "max_total_bytes": options["max_total_mib"] << 20,
         "cors_origins": options["cors_origin"],
     }
+
+
+def _upstream(options: Mapping[str, Any]) -> dict[str, Any]:
+    from steerlm.errors import InputError
+
+    url = options["upstream"]
+    if options["engine"] == EngineName.transformers:
+        if url is not None:
+            raise InputError("--upstream is the server that runs the model: give --engine vllm too")
+        return {}
+    if url is None:
+        raise InputError("--engine vllm needs --upstream: the address of vLLM, such as http://127.0.0.1:8000")
+    _check_url("--upstream", url)
+    names = {"model": "upstream_model", "key_file": "upstream_key_file", "seconds": "upstream_seconds"}
+    return {"url": url, **{name: options[option] for name, option in names.items()}}
+
+
+def _check_url(option: str, url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from steerlm.errors import InputError
+
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InputError(f"{option} {url}: an address such as http://127.0.0.1:8000 was expected")
 
 
 def _serve(model: Path, server: Literal["reward", "generate"], *, log_format: LogFormat, **settings: Any) -> None:

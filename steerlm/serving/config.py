@@ -25,6 +25,34 @@ class ScoreSettings(Settings):
     stall_seconds: PositiveFloat = 300.0
 
 
+class UpstreamSettings(Settings):
+    """A server that runs the model instead of this process.
+
+    Attributes:
+        url: Its address. None: the model runs in this process.
+        model: The model's id there. None: the folder's name, or the only one.
+        key_file: File with the API key that it asks for.
+        seconds: How long to wait for it at the start: it may be loading its model.
+    """
+
+    url: str | None = None
+    model: str | None = None
+    key_file: Path | None = None
+    seconds: PositiveFloat = 600.0
+
+
+class RewardServerSettings(Settings):
+    """A reward server of ours, which scores candidates.
+
+    Attributes:
+        url: Its address. None: there is none.
+        key_file: File with the API key that it asks for.
+    """
+
+    url: str | None = None
+    key_file: Path | None = None
+
+
 class ServeSettings(Settings):
     """One server.
 
@@ -51,6 +79,9 @@ class ServeSettings(Settings):
         tls_key: Its private key in PEM.
         request_seconds: How long a request may be worked on; then a 504. None: as long as it takes.
         log_prompts: Write the bodies of requests to the log.
+        presets: YAML file of named attributes (`presets.py`).
+        upstream: The server that runs the model, if it is not this one.
+        reward_server: What ranks candidates.
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
@@ -74,5 +105,8 @@ class ServeSettings(Settings):
     tls_key: Path | None = None
     request_seconds: PositiveFloat | None = None
     log_prompts: bool = False
+    presets: Path | None = None
+    upstream: UpstreamSettings = UpstreamSettings()
+    reward_server: RewardServerSettings = RewardServerSettings()
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()

@@ -8,15 +8,18 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
-from steerlm.inference.engine.engine import STOPPED, GenerationEngine
+from steerlm.inference.engine.engine import STOPPED
 from steerlm.inference.engine.json_schema import JsonGrammar
 from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.engines import AnswerEngine
 from steerlm.serving.errors import ApiError
+from steerlm.serving.presets import Preset
 from steerlm.serving.prompts import Prompt, check_token_ids
+from steerlm.serving.ranking import Ranker
 from steerlm.serving.request_record import current
 from steerlm.serving.service import ServiceLoad
 
@@ -89,18 +92,31 @@ class GenerationService:
     identity = None
 
     def __init__(
-        self, engine: GenerationEngine, schema: AttributeSchema | None, name: str, settings: ServeSettings
+        self,
+        engine: AnswerEngine,
+        schema: AttributeSchema | None,
+        name: str,
+        settings: ServeSettings,
+        *,
+        presets: Mapping[str, Preset] | None = None,
+        ranker: Ranker | None = None,
     ) -> None:
         self.engine, self.schema, self.name, self.settings = engine, schema, name, settings
+        self.presets, self.ranker = presets or {}, ranker
 
     @property
     def healthy(self) -> bool:
         """Whether the engine runs and makes progress."""
         return self.engine.healthy
 
-    def load(self) -> ServiceLoad:
-        """Return how many requests are in the batch and wait for a place in it."""
-        return ServiceLoad(*self.engine.load())
+    def load(self) -> ServiceLoad | None:
+        """See `ServedEngine.load`."""
+        return self.engine.load()
+
+    @property
+    def available(self) -> bool:
+        """Whether the engine can answer now."""
+        return self.engine.available
 
     @property
     def kind(self) -> str:
@@ -116,13 +132,14 @@ class GenerationService:
         """Start the engine and generate one token, so that a broken model fails here and not at its first user.
 
         Raises:
-            ModelError: The window has no room for an answer.
+            ModelError: The window has no room for an answer, or the engine has another model.
         """
-        self.engine.start()
+        await self.engine.launch()
+        if self.ranker:
+            await self.ranker.open()
         label = self.schema.format(self.schema.complete({})) if self.schema else ""
         ids = self.engine.encode(render_prompt([Turn(value="Hello", speaker=USER)], label))
         if len(ids) >= self.window and self.schema:
-            await self.stop()
             raise ModelError(
                 f"the shortest prompt with all attributes has {len(ids)} tokens and leaves no room in the model's "
                 f"window of {self.window}"
@@ -131,7 +148,9 @@ class GenerationService:
 
     async def stop(self) -> None:
         """Stop the engine."""
-        await asyncio.to_thread(self.engine.stop)
+        await self.engine.shutdown()
+        if self.ranker:
+            await self.ranker.close()
 
     async def submit(
         self,
@@ -201,6 +220,8 @@ class GenerationService:
             params = dataclasses.replace(params, max_tokens=min(rest, limit))
         try:
             return self.engine.stream(prompt, params, whole=not stream)
+        except ApiError:
+            raise
         except InputError as error:
             fits = 0 < len(prompt) < self.window
             raise ApiError(f"{prefix}{error}", param=max_tokens_name if fits else name) from None

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from steerlm.errors import nearest
 from steerlm.serving.errors import ApiError, body_for, headers_for
+from steerlm.serving.presets import Preset, model_ids
 
 router = APIRouter()
 
@@ -25,6 +26,7 @@ class ModelDescription(BaseModel):
 
     `attributes`: the schema (names, low, high, defaults, trained); null for a base model. `window`: in tokens.
     `identity`: equal for the same reward model, so that a resumed annotation can check that it uses the same one.
+    `presets`: attributes by name; the model `id:name` has them.
     """
 
     id: str
@@ -32,6 +34,7 @@ class ModelDescription(BaseModel):
     attributes: dict[str, Any] | None
     window: int
     identity: str | None = None
+    presets: dict[str, Preset] = {}
 
 
 def _status(request: Request, status: str) -> Response:
@@ -53,6 +56,9 @@ async def ready(request: Request) -> Response:
         return _not_started(request)
     if request.app.state.draining:
         return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, headers_for(503))
+    if not request.app.state.service.available and request.app.state.service.healthy:
+        message = "the upstream that runs the model does not answer"
+        return JSONResponse(body_for(request.url.path, message, 503), 503, headers_for(503))
     return _status(request, "ready")
 
 
@@ -92,30 +98,35 @@ async def model(request: Request) -> ModelDescription:
         attributes=schema,
         window=service.window,
         identity=service.identity,
+        presets=dict(service.presets),
     )
 
 
-@router.get("/v1/models", tags=["model"], summary="The model in the form OpenAI clients expect")
+@router.get("/v1/models", tags=["model"], summary="The model and its presets in the form OpenAI clients expect")
 async def models(request: Request) -> dict[str, Any]:
-    """List the one model."""
-    return {"object": "list", "data": [_entry(request)]}
-
-
-@router.get("/v1/models/{model_id:path}", tags=["model"], summary="The same for one model, by its id")
-async def one_model(request: Request, model_id: str) -> dict[str, Any]:
-    """Return the one model."""
-    name = request.app.state.service.name
-    if model_id != name:
-        raise ApiError(f"no model {model_id!r} here{nearest(model_id, [name])}", param="model", status=404)
-    return _entry(request)
-
-
-def _entry(request: Request) -> dict[str, Any]:
+    """List the model, then its presets."""
     service = request.app.state.service
-    return {
-        "id": service.name,
+    ids = model_ids(service.name, service.presets)
+    return {"object": "list", "data": [_entry(request, name, preset) for name, preset in ids.items()]}
+
+
+@router.get("/v1/models/{model_id:path}", tags=["model"], summary="The same for one of them, by its id")
+async def one_model(request: Request, model_id: str) -> dict[str, Any]:
+    """Return the model or a preset."""
+    service = request.app.state.service
+    ids = model_ids(service.name, service.presets)
+    if model_id not in ids:
+        raise ApiError(f"no model {model_id!r} here{nearest(model_id, ids)}", param="model", status=404)
+    return _entry(request, model_id, ids[model_id])
+
+
+def _entry(request: Request, name: str, preset: Preset | None) -> dict[str, Any]:
+    service = request.app.state.service
+    entry = {
+        "id": name,
         "object": "model",
         "created": request.app.state.created,
         "owned_by": "steerlm",
         "max_model_len": service.window,
     }
+    return entry if preset is None else {**entry, "parent": service.name, **preset.model_dump()}

@@ -20,13 +20,12 @@ from fastapi.responses import JSONResponse
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, nearest
-from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.engine.request import Completion
-from steerlm.inference.engine.sampling import MIN_LOGPROB
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import TURN_MARK
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.dials import RAW_PLACE, is_dial, misplaced
+from steerlm.serving.engines import AnswerEngine
 from steerlm.serving.errors import ApiError, error_body
 from steerlm.serving.generation import GenerationService, Submission
 
@@ -150,6 +149,7 @@ def parse_request(body: Any, schema: AttributeSchema | None = None, *, lenient: 
         min_tokens=int(values["min_tokens_to_generate"]),
         seed=None if values["random_seed"] is None else int(values["random_seed"]),
         stop=(*filter(None, values["end_strings"]), TURN_MARK),
+        logprobs=0 if values["compute_logprob"] else None,
     )
     return NemoRequest(sentences, params, values["add_BOS"], values["compute_logprob"], values["all_probs"])
 
@@ -198,7 +198,10 @@ async def generate(request: Request) -> Any:
         return JSONResponse(error_body(str(error), 400, param), 400)
     request.state.slot.acquire(len(submission.answers))
     answers = await cancel_on_disconnect(request, submission.completions())
-    return await asyncio.to_thread(_response, nemo_request, submission.prompts, answers, service.engine)
+    logprob, full_logprob = await _logprobs(nemo_request, submission.prompts, answers, service.engine)
+    return await asyncio.to_thread(
+        _response, nemo_request, submission.prompts, answers, service.engine, logprob, full_logprob
+    )
 
 
 async def _submit(request: NemoRequest, service: GenerationService) -> Submission:
@@ -226,8 +229,37 @@ async def _submit(request: NemoRequest, service: GenerationService) -> Submissio
     return submission
 
 
+async def _logprobs(
+    request: NemoRequest, prompts: list[list[int]], answers: list[Completion], engine: AnswerEngine
+) -> tuple[list[list[float]] | None, list[list[list[float]]] | None]:
+    """Return the log-probabilities of every token after the first, and those of the vocabulary there, if asked for.
+
+    Shorter rows are filled with 0 up to the longest: the filling was not generated.
+    """
+    pairs = list(zip(prompts, answers, strict=True))
+    longest = max(len(prompt) + len(answer.tokens) for prompt, answer in pairs)
+    logprob: list[list[float]] | None = None
+    full: list[list[list[float]]] | None = None
+    if request.logprob:
+        logprob = []
+        for prompt, answer in pairs:
+            row = [one.logprob for one in [*await engine.logprobs(prompt), *answer.logprobs]]
+            logprob.append(row + [0.0] * (longest - 1 - len(row)))
+    if request.all_probs:
+        full = []
+        for prompt, answer in pairs:
+            values = await engine.full_logprobs(prompt + answer.tokens)
+            full.append(values + [[0.0] * engine.vocabulary_size] * (longest - 1 - len(values)))
+    return logprob, full
+
+
 def _response(
-    request: NemoRequest, prompts: list[list[int]], answers: list[Completion], engine: GenerationEngine
+    request: NemoRequest,
+    prompts: list[list[int]],
+    answers: list[Completion],
+    engine: AnswerEngine,
+    logprob: list[list[float]] | None,
+    full_logprob: list[list[list[float]]] | None,
 ) -> dict[str, Any]:
     """Return upstream's response body: shorter rows are filled with end-of-text up to the longest."""
     rows = [prompt + answer.tokens for prompt, answer in zip(prompts, answers, strict=True)]
@@ -238,19 +270,8 @@ def _response(
     return {
         "sentences": [sentence + answer.text + (answer.stop_string or "") for sentence, answer in pairs],
         "tokens": [engine.tokenizer.convert_ids_to_tokens(row) for row in filled],
-        "logprob": [_logprobs(engine, row, longest) for row in rows] if request.logprob else None,
-        "full_logprob": [_full_logprobs(engine, row, longest) for row in rows] if request.all_probs else None,
+        "logprob": logprob,
+        "full_logprob": full_logprob,
         "token_ids": filled,
         "offsets": [engine.vocabulary.offsets(row) for row in filled],
     }
-
-
-def _logprobs(engine: GenerationEngine, row: list[int], longest: int) -> list[float]:
-    """Return the log-probability of every token after the first; 0 for the filling, which was not generated."""
-    return [one.logprob for one in engine.prompt_logprobs(row)] + [0.0] * (longest - len(row))
-
-
-def _full_logprobs(engine: GenerationEngine, row: list[int], longest: int) -> list[list[float]]:
-    """Return the vocabulary's log-probabilities at every token after the first; 0 for the filling."""
-    values: list[list[float]] = engine.distributions(row).clamp(min=MIN_LOGPROB).tolist()
-    return values + [[0.0] * engine.vocabulary_size] * (longest - len(row))

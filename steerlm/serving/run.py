@@ -12,27 +12,32 @@ import socket
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from steerlm.errors import InputError, ModelError
-from steerlm.inference.engine.engine import GenerationEngine
 from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
-from steerlm.models.folder import load_tokenizer, read_info
+from steerlm.models.folder import read_info
 from steerlm.serving import classify, nemo, scoring
 from steerlm.serving.app import create_app, start
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.connections import guarded_protocol
+from steerlm.serving.engines import AnswerEngine, ScoreEngine
 from steerlm.serving.generation import GenerationService
+from steerlm.serving.in_process import InProcessEngine, InProcessScorer
 from steerlm.serving.kserve import routes as kserve
 from steerlm.serving.openai import chat, completions
 from steerlm.serving.operations.files import check_files
 from steerlm.serving.operations.tls import TlsFiles
+from steerlm.serving.presets import load_presets
+from steerlm.serving.ranking import Ranker
 from steerlm.serving.scoring import ScoringService
+from steerlm.serving.upstream.generation import UpstreamEngine
+from steerlm.serving.upstream.scoring import UpstreamScorer
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +59,35 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     if (kind == "reward") != (server == "reward"):
         other = "generate" if server == "reward" else "reward"
         raise ModelError(f"{folder} is a {kind} model; serve it with: steerlm serve {other} {folder}")
+    upstream = settings.upstream.url is not None
     if server == "reward":
-        scorer = TransformersScorer(folder)
-        service = ScoringService(scorer, load_tokenizer(folder), name, settings)
+        scorer, tokenizer = _upstream_scorer(folder, settings) if upstream else _in_process_scorer(folder, settings)
+        service = ScoringService(scorer, tokenizer, name, settings)
         app = create_app(service, [scoring.router, classify.router, kserve.router], settings)
         # Higher levels hardly compress scores further. Answers are not compressed: they are small, or streamed.
         app.add_middleware(GZipMiddleware, compresslevel=1)
         return app
+    schema = read_info(folder).attributes if kind == "policy" else None
+    presets = load_presets(settings.presets, schema) if settings.presets else {}
+    ranker = Ranker(settings.reward_server) if settings.reward_server.url else None
+    engine: AnswerEngine = UpstreamEngine(folder, settings) if upstream else _in_process_engine(folder, settings)
+    answers = GenerationService(engine, schema, name, settings, presets=presets, ranker=ranker)
+    return create_app(answers, [nemo.router, chat.router, completions.router], settings)
+
+
+def _in_process_engine(folder: Path, settings: ServeSettings) -> AnswerEngine:
     loaded = load(folder, head=False)
-    engine = GenerationEngine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
-    schema = loaded.info.attributes if loaded.info.kind == "policy" else None
-    routers = [nemo.router, chat.router, completions.router]
-    return create_app(GenerationService(engine, schema, name, settings), routers, settings)
+    return InProcessEngine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
+
+
+def _in_process_scorer(folder: Path, settings: ServeSettings) -> tuple[ScoreEngine, Any]:
+    scorer = TransformersScorer(folder)
+    return InProcessScorer(scorer, settings.score), scorer.tokenizer
+
+
+def _upstream_scorer(folder: Path, settings: ServeSettings) -> tuple[ScoreEngine, Any]:
+    scorer = UpstreamScorer(folder, settings)
+    return scorer, scorer.tokenizer
 
 
 def serve(folder: str | Path, server: ServerKind, settings: ServeSettings) -> None:
@@ -122,7 +144,15 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the service, then uvicorn, which would log a failed self-test as a traceback."""
-        await start(self._app)
+        starting = asyncio.ensure_future(start(self._app))
+        # A signal ends the wait for an upstream that is still loading its model.
+        while not self.should_exit and not (await asyncio.wait({starting}, timeout=0.1))[0]:
+            pass
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        await starting
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -6,7 +6,7 @@ The input is texts that end with the read-out mark, or conversations, chat messa
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from pydantic import BaseModel
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError, nearest
-from steerlm.inference.scorer import TransformersScorer
 from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.engines import ScoreEngine
 from steerlm.serving.errors import ApiError
-from steerlm.serving.score_batching import ScoreBatcher
+from steerlm.serving.presets import Preset
 from steerlm.serving.score_inputs import ScoreRequest, TurnIndex, score_inputs
 from steerlm.serving.service import ServiceLoad
 
@@ -29,40 +29,60 @@ router = APIRouter(tags=["scoring"])
 
 
 class ScoringService:
-    """A reward model behind micro-batching."""
+    """A reward model."""
 
     kind = "reward"
 
-    def __init__(self, scorer: TransformersScorer, tokenizer: Any, name: str, settings: ServeSettings) -> None:
-        self.schema, self.window, self.identity = scorer.schema, scorer.window, scorer.identity
-        self.name, self.settings = name, settings
+    presets: Mapping[str, Preset] = {}
+
+    def __init__(self, engine: ScoreEngine, tokenizer: Any, name: str, settings: ServeSettings) -> None:
+        self.engine, self.name, self.settings = engine, name, settings
         self._tokenizer = tokenizer
-        self.batcher = ScoreBatcher(scorer, settings.score)
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """Attributes that the model rates."""
+        return self.engine.schema
+
+    @property
+    def window(self) -> int:
+        """Tokens of a text at most."""
+        return self.engine.window
+
+    @property
+    def identity(self) -> str | None:
+        """See `ScoreEngine.identity`."""
+        return self.engine.identity
 
     @property
     def healthy(self) -> bool:
-        """Whether the scoring thread is alive and makes progress."""
-        return self.batcher.healthy
+        """Whether this process does its part."""
+        return self.engine.healthy
 
-    def load(self) -> ServiceLoad:
-        """Return how many requests are being scored and wait."""
-        return self.batcher.load()
+    @property
+    def available(self) -> bool:
+        """Whether the engine can score now."""
+        return self.engine.available
+
+    def load(self) -> ServiceLoad | None:
+        """See `ServedEngine.load`."""
+        return self.engine.load()
 
     async def start(self) -> None:
-        """Start the scoring thread and score two texts.
+        """Start the engine and score two texts.
 
         Raises:
-            ModelError: The scores cannot be those of a regression head.
+            ModelError: The scores cannot be those of a regression head, or the engine has another model.
         """
-        self.batcher.start()
+        await self.engine.launch()
         turns = [Turn(value="What is it?", speaker="User"), Turn(value="It is a test.", speaker="Assistant")]
         probe = Conversation(conversations=turns)
         texts = self.encode([render_readout(probe, 1), render_readout(probe, 0)])
-        check_scores(await self.batcher.score(texts), self.schema)
+        check_scores(await self.engine.score(texts), self.schema)
 
     async def stop(self) -> None:
-        """Stop the scoring thread."""
-        await asyncio.to_thread(self.batcher.stop)
+        """Stop the engine."""
+        await self.engine.shutdown()
 
     def check_model(self, model: str | None) -> None:
         """Raise `ApiError` if a request is for another model."""
@@ -151,7 +171,7 @@ async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
     service.check_lengths(rows, inputs.names)
     scores: list[list[float]] = []
     if rows:
-        scores = (await cancel_on_disconnect(request, service.batcher.score(rows, alone=body.alone))).tolist()
+        scores = (await cancel_on_disconnect(request, service.engine.score(rows, alone=body.alone))).tolist()
     return ScoreResponse(
         model=service.name,
         attributes=list(service.schema.names),

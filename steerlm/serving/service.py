@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an app serves, as the app and its metrics know it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from steerlm.attributes import AttributeSchema
+from steerlm.serving.presets import Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,14 @@ class Service(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the thread that computes is alive and makes progress."""
+
+    @property
+    def available(self) -> bool:
+        """Whether requests can be answered now. An upstream may be away while this server is healthy."""
+
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        """Attributes by name, which requests may choose by the model's id."""
 
     def load(self) -> ServiceLoad | None:
         """Return what the service is doing now; None if only another server knows."""

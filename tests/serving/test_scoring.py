@@ -84,9 +84,9 @@ def test_concurrent_clients_share_batches_and_get_their_own_scores(
 ) -> None:
     expected = TransformersScorer(reward_folder).score(texts(64))
     with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(32) as pool:
-        before = app.state.service.batcher.batches
+        before = app.state.service.engine.batches
         got = list(pool.map(lambda t: post(url, {"texts": [t]})[1]["scores"][0], texts(64)))
-        batches = app.state.service.batcher.batches - before
+        batches = app.state.service.engine.batches - before
     np.testing.assert_allclose(np.array(got), expected, atol=1e-5)
     assert batches < 64
 
@@ -98,7 +98,7 @@ def test_texts_of_a_disconnected_client_are_not_scored(
     tensor = {"name": "sentences", "datatype": "BYTES", "shape": [1, 1], "data": texts(1)}
     body = {"texts": texts(1)} if route == "/v1/score" else {"inputs": [tensor]}
     with serving(reward_folder, "reward") as (url, app), ThreadPoolExecutor(1) as pool:
-        batcher = app.state.service.batcher
+        batcher = app.state.service.engine
         score, busy, go = batcher._scorer.score_tokens, threading.Event(), threading.Event()
 
         def slow(rows: list[list[int]]) -> Any:

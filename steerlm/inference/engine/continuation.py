@@ -4,9 +4,10 @@
 Used by the server's requests and by offline generation alike.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+from steerlm.errors import InputError
 from steerlm.inference.engine.detokenizer import Detokenizer, Vocabulary
 from steerlm.inference.engine.sampling import SamplingState
 from steerlm.inference.engine.stop_strings import StopStringMatcher
@@ -43,13 +44,40 @@ class Continuation:
         is_end = no_text or (matcher is not None and matcher.complete)
         text = self._stop_strings.push("" if no_text else self._detokenizer.push(token))
         if self.stop_string is None and (is_end or len(self.state.tokens) >= self._max_tokens):
-            text += self._stop_strings.push(self._detokenizer.flush())
-            self.finish_reason = "stop" if is_end else "length"
-            if self.stop_string is None:
-                text += self._stop_strings.finish(cut_short=not is_end)
+            text += self.end("stop" if is_end else "length")
         if self.stop_string is not None:
             self.finish_reason = "stop"
         return text
+
+    def end(self, reason: FinishReason) -> str:
+        """End the text where it is; return what was held back and is a part of it."""
+        self.finish_reason = reason
+        text = self._stop_strings.push(self._detokenizer.flush())
+        if self.stop_string is None:
+            return text + self._stop_strings.finish(cut_short=reason == "length")
+        self.finish_reason = "stop"
+        return text
+
+
+def token_limit(prompt: Sequence[int], max_tokens: int | None, window: int) -> int:
+    """Return the number of tokens to generate at most.
+
+    Args:
+        prompt: Token ids.
+        max_tokens: The number asked for; None: as many as the window leaves.
+        window: Tokens of prompt and continuation at most.
+
+    Raises:
+        InputError: The prompt is empty, or prompt and continuation do not fit the window.
+    """
+    if not prompt:
+        raise InputError("the prompt is empty; a model needs at least one token to continue")
+    limit = max(1, window - len(prompt)) if max_tokens is None else max_tokens
+    if len(prompt) + limit > window:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens and {limit} more are requested; the model's window is {window}"
+        )
+    return limit
 
 
 def end_of_text_ids(model: Any) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from steerlm.errors import InputError, SteerLMError
 from steerlm.inference.engine import paged_attention
 from steerlm.inference.engine.cache_size import cache_size
 from steerlm.inference.engine.config import EngineSettings
-from steerlm.inference.engine.continuation import Continuation, end_of_text_ids
+from steerlm.inference.engine.continuation import Continuation, end_of_text_ids, token_limit
 from steerlm.inference.engine.continuous_batching import ContinuousBatchingConfig
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.json_schema import JsonSchemas
@@ -110,7 +110,7 @@ class GenerationEngine:
         stalled = time.monotonic() - self._last_step >= self.settings.stall_seconds
         return self.running and not (self.requests and stalled)
 
-    def load(self) -> tuple[int, int]:
+    def queue_sizes(self) -> tuple[int, int]:
         """Return how many requests are in the batch, and how many wait for a place in it."""
         processor = self._manager.batch_processor if self._manager is not None else None
         total = len(self.requests)
@@ -149,23 +149,11 @@ class GenerationEngine:
             InputError: Prompt and continuation do not fit the window. Raised by the call, before the first chunk.
             SteerLMError: The engine failed.
         """
-        return self._chunks(prompt, params, self._check_length(prompt, params.max_tokens), whole)
+        return self._chunks(prompt, params, token_limit(prompt, params.max_tokens, self.window), whole)
 
     async def complete(self, prompt: list[int], params: SamplingParams) -> Completion:
         """Return the whole continuation; see `stream`."""
         return Completion.from_chunks([chunk async for chunk in self.stream(prompt, params, whole=True)])
-
-    def _check_length(self, prompt: Sequence[int], max_tokens: int | None) -> int:
-        """Return the number of tokens to generate at most."""
-        if not prompt:
-            raise InputError("the prompt is empty; a model needs at least one token to continue")
-        limit = max(1, self.window - len(prompt)) if max_tokens is None else max_tokens
-        if len(prompt) + limit > self.window:
-            raise InputError(
-                f"the prompt has {len(prompt)} tokens and {limit} more are requested; "
-                f"the model's window is {self.window}"
-            )
-        return limit
 
     async def _chunks(
         self, prompt: list[int], params: SamplingParams, max_tokens: int, whole: bool

@@ -83,14 +83,14 @@ class JsonSchemas:
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise InputError(_short(matcher.get_error()))
-        return JsonGrammar(self, matcher)
+        return JsonGrammar(self, matcher, schema)
 
 
 class JsonGrammar:
-    """A compiled schema, which any number of answers share."""
+    """A compiled schema, which any number of answers share. `schema`: what it was compiled from."""
 
-    def __init__(self, schemas: JsonSchemas, matcher: LLMatcher) -> None:
-        self._schemas, self._matcher = schemas, matcher
+    def __init__(self, schemas: JsonSchemas, matcher: LLMatcher, schema: Mapping[str, Any]) -> None:
+        self._schemas, self._matcher, self.schema = schemas, matcher, schema
 
     def start(self) -> "JsonMatcher":
         """Return the state of a new answer."""

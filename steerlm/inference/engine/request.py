@@ -16,14 +16,14 @@ class GenerationChunk:
 
     Attributes:
         text: Final text; may be empty.
-        token: The token of the step.
+        token: The token of the step; None for the rest of the text, where another engine ends it without a token.
         finish_reason: Set on the last chunk.
         stop_string: On the last chunk, what was cut off up to the end of the stop string that ended the text.
         logprobs: Of the token, if the request asks for log-probabilities.
     """
 
     text: str
-    token: int
+    token: int | None
     finish_reason: FinishReason | None = None
     stop_string: str | None = None
     logprobs: TokenLogprobs | None = None
@@ -54,7 +54,7 @@ class Completion:
         assert last.finish_reason is not None
         return cls(
             text="".join(chunk.text for chunk in chunks),
-            tokens=[chunk.token for chunk in chunks],
+            tokens=[chunk.token for chunk in chunks if chunk.token is not None],
             finish_reason=last.finish_reason,
             stop_string=last.stop_string,
             logprobs=[chunk.logprobs for chunk in chunks if chunk.logprobs is not None],

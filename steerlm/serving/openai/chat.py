@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/chat/completions`: the answer to a conversation with the attributes set, whole or streamed.
 
-Attributes are in `chat_template_kwargs.attributes`, which stock engines accept too, or where they mean the same
-(`dials.py`); the `steerlm` field of the response has the values used. Wire format: docs/upstream.md#openai-wire-format.
+Attributes are in `chat_template_kwargs.attributes`, which stock engines accept too, where they mean the same
+(`dials.py`), or in a preset that `model` names. Of several answers the best can be chosen (`ranking.py`). The `steerlm`
+field of the response has the values used. Wire format: docs/upstream.md#openai-wire-format.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from steerlm.serving.dials import chat_place, requested_dials
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
-from steerlm.serving.openai.protocol import MAX_LOGPROBS, GenerationBody
-from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, chat_logprobs
+from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
+from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, begun, chat_logprobs
 from steerlm.serving.openai.response_format import schema_of
 from steerlm.serving.request_record import current
 
@@ -30,15 +31,24 @@ router = APIRouter(tags=["openai"])
 
 DIALS = WithJsonSchema({"type": ["object", "null"], "additionalProperties": {"type": "integer"}})
 
+_WEIGHTS = {"type": "object", "additionalProperties": {"type": "number"}}
+RANKING = WithJsonSchema({"anyOf": [{"type": "string"}, _WEIGHTS, {"type": "null"}]})
+
 
 class ChatRequest(GenerationBody):
-    """The request body: OpenAI's fields and the attributes."""
+    """The request body: OpenAI's fields and the attributes.
+
+    `best_of`: how many answers to generate, of which the best `n` are returned. `rank_by`: which are the best: those
+    with the highest score of an attribute, or the highest sum of scores with these weights.
+    """
 
     messages: list[ChatMessage]
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     attributes: Annotated[Any, DIALS] = None
+    best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    rank_by: Annotated[Any, RANKING] = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def token_limit(self) -> int | None:
@@ -53,16 +63,36 @@ class ChatRequest(GenerationBody):
             raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    def candidates(self) -> int | None:
+        """Return how many answers to generate and rank; None if answers are not ranked.
+
+        Raises:
+            ApiError: The fields do not fit together.
+        """
+        n = self.answers_per_prompt
+        if self.rank_by is None:
+            if self.best_of not in (None, n):
+                raise ApiError('best_of needs rank_by: an attribute such as "quality", or weights', param="rank_by")
+            return None
+        if self.stream:
+            raise ApiError("ranked answers cannot be streamed: they are compared when all are complete", param="stream")
+        if self.best_of is not None and self.best_of < n:
+            raise ApiError(f"best_of is {self.best_of}, fewer than the {n} answers of n", param="best_of")
+        return self.best_of or n
+
 
 @router.post("/v1/chat/completions", summary="The answer to a conversation, with the attributes set")
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service
     body.check(service, chat_place(service.schema))
-    n = body.answers_per_prompt
+    n = body.candidates() or body.answers_per_prompt
     request.state.slot.acquire(n)
+    weights = await _weights(service, body.rank_by)
     strip = service.settings.strip_markers
     dials = requested_dials(body.attributes, body.chat_template_kwargs, service.schema)
+    preset = body.preset(service)
+    dials = {**(preset.attributes if preset else {}), **dials}
     prompt = build_prompt(body.messages, dials, service.schema, strip_markers=strip)
     current().asked({name: prompt.attributes[name] for name in dials})
     params = body.sampling_params(body.token_limit(), body.logprob_count())
@@ -71,17 +101,28 @@ async def chat(request: Request, body: ChatRequest) -> Any:
         [prompt.text], params, n, stream=bool(body.stream), names=["messages"], schema=schema
     )
 
-    extra = {"steerlm": {"attributes": prompt.attributes}}
+    extra: dict[str, Any] = {"attributes": prompt.attributes}
     objects = ("chat.completion", "chat.completion.chunk")
-    writer = ResponseWriter(service.name, "chatcmpl", objects, len(submission.prompts[0]), extra)
+    model = body.model or service.name
+    writer = ResponseWriter(model, "chatcmpl", objects, len(submission.prompts[0]), {"steerlm": extra})
     vocabulary = service.engine.vocabulary
     if body.stream:
         opening = [_delta(index, {"role": "assistant", "content": ""}) for index in range(n)]
+        chunks = await begun(request, submission.chunks())
         events = writer.events(
-            opening, submission.chunks(), lambda i, chunk: _chunk_choices(i, chunk, vocabulary), body.include_usage
+            opening, chunks, lambda i, chunk: _chunk_choices(i, chunk, vocabulary), body.include_usage
         )
         return StreamingResponse(events, media_type="text/event-stream")
     answers = await cancel_on_disconnect(request, submission.completions())
+    shown = answers
+    if weights is not None and service.ranker:
+        texts = [answer.text for answer in answers]
+        ranked = await cancel_on_disconnect(request, service.ranker.rank(body.messages, texts, weights))
+        extra["candidates"] = [
+            {"index": place if place < body.answers_per_prompt else None, "scores": one.scores, "value": one.value}
+            for place, one in enumerate(ranked)
+        ]
+        shown = [answers[one.index] for one in ranked[: body.answers_per_prompt]]
     choices = [
         {
             "index": index,
@@ -89,9 +130,17 @@ async def chat(request: Request, body: ChatRequest) -> Any:
             "logprobs": _logprobs(answer.logprobs, vocabulary),
             "finish_reason": answer.finish_reason,
         }
-        for index, answer in enumerate(answers)
+        for index, answer in enumerate(shown)
     ]
     return writer.whole(choices, answers)
+
+
+async def _weights(service: GenerationService, rank_by: Any) -> dict[str, float] | None:
+    if rank_by is None:
+        return None
+    if service.ranker is None:
+        raise ApiError("rank_by: this server has no reward server to ask (--reward-url)", param="rank_by")
+    return await service.ranker.weights(rank_by)
 
 
 def _chunk_choices(index: int, chunk: GenerationChunk, vocabulary: Vocabulary) -> list[ResponseChoice]:

@@ -5,7 +5,6 @@ There is no template and there are no attributes: the caller writes the exact pr
 routes, the mark of the next turn ends an answer. Wire format: docs/upstream.md#openai-wire-format.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ from steerlm.serving.dials import RAW_PLACE
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
-from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, completion_logprobs
+from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, begun, completion_logprobs
 from steerlm.serving.openai.response_format import schema_of
 from steerlm.serving.prompts import PROMPTS_SCHEMA, Prompt, read_prompts
 
@@ -33,12 +32,15 @@ class CompletionRequest(GenerationBody):
 
     `prompt`: a text, texts, token ids, or lists of token ids; each gets `n` answers. `logprobs`: how many of the most
     likely tokens to report with each token. `echo`: put the prompt before the answer, and its tokens before those of
-    `logprobs`.
+    `logprobs`. `return_token_ids`: report the ids of the prompt and of the answer. `return_tokens_as_token_ids`: name
+    the tokens of `logprobs` by their ids, as `token_id:5`. Both as in vLLM.
     """
 
     prompt: Annotated[Any, WithJsonSchema(PROMPTS_SCHEMA)]
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool | None = False
+    return_token_ids: bool | None = False
+    return_tokens_as_token_ids: bool | None = False
 
 
 @router.post("/v1/completions", summary="Continuations of prompts as they are")
@@ -46,6 +48,8 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
     """Continue prompts."""
     service: GenerationService = request.app.state.service
     body.check(service, RAW_PLACE)
+    if body.preset(service):
+        raise ApiError(f"model {body.model!r}: a preset sets the dials of a chat; {RAW_PLACE}", param="model")
     (prompts, names), n = read_prompts(body.prompt, "prompt"), body.answers_per_prompt
     if not 0 < len(prompts) * n <= MAX_ANSWERS:
         raise ApiError(
@@ -62,11 +66,17 @@ async def completions(request: Request, body: CompletionRequest) -> Any:
     echoes = [Echo() for _ in prompts]
     if body.echo:
         pairs = zip(prompts, submission.prompts, strict=True)
-        echoes = [await asyncio.to_thread(Echo.create, service, *pair, body.logprobs) for pair in pairs]
-    formatter = ChoiceFormatter(service.engine.vocabulary, [echo for echo in echoes for _ in range(n)])
+        echoes = [await Echo.create(service, *pair, body.logprobs) for pair in pairs]
+    formatter = ChoiceFormatter(
+        service.engine.vocabulary,
+        [echo for echo in echoes for _ in range(n)],
+        submission.prompts if body.return_token_ids else None,
+        token_names=bool(body.return_tokens_as_token_ids),
+    )
     if body.stream:
         opening = formatter.echoes() if body.echo else []
-        events = writer.events(opening, submission.chunks(), formatter.chunk, body.include_usage)
+        chunks = await begun(request, submission.chunks())
+        events = writer.events(opening, chunks, formatter.chunk, body.include_usage)
         return StreamingResponse(events, media_type="text/event-stream")
     answers = await cancel_on_disconnect(request, submission.completions())
     return writer.whole([formatter.answer(index, answer) for index, answer in enumerate(answers)], answers)
@@ -79,40 +89,69 @@ class Echo:
         self.text, self.logprobs = text, logprobs
 
     @classmethod
-    def create(cls, service: GenerationService, prompt: Prompt, ids: list[int], top: int | None) -> "Echo":
+    async def create(cls, service: GenerationService, prompt: Prompt, ids: list[int], top: int | None) -> "Echo":
         """Return the echo of a prompt; log-probabilities (`top` is not None) take a forward pass."""
         text = prompt if isinstance(prompt, str) else service.engine.vocabulary.decode(ids)
-        return cls(text, [] if top is None else [ids[0], *service.engine.prompt_logprobs(ids, top)])
+        return cls(text, [] if top is None else [ids[0], *await service.engine.logprobs(ids, top)])
 
 
 class ChoiceFormatter:
     """Formats the choices of a response; in a stream it keeps the text offset of each answer."""
 
-    def __init__(self, vocabulary: Vocabulary, echoes: list[Echo]) -> None:
-        """Start a response with the echo of each answer."""
-        self._vocabulary, self._echoes = vocabulary, echoes
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        echoes: list[Echo],
+        prompts: list[list[int]] | None = None,
+        *,
+        token_names: bool = False,
+    ) -> None:
+        """Start a response.
+
+        Args:
+            vocabulary: Decodes tokens.
+            echoes: The echo of each answer.
+            prompts: Token ids of each prompt, to report them and those of the answers; None: report none.
+            token_names: Name the tokens of log-probabilities by their ids.
+        """
+        self._vocabulary, self._echoes, self._prompts, self._token_names = vocabulary, echoes, prompts, token_names
         self._offsets = [0] * len(echoes)
+        self._begun: set[int] = set()
 
     def answer(self, index: int, answer: Completion) -> ResponseChoice:
         """Return the choice of a whole answer."""
         echo = self._echoes[index]
-        return self._choice(index, echo.text + answer.text, [*echo.logprobs, *answer.logprobs], answer.finish_reason)
+        logprobs = [*echo.logprobs, *answer.logprobs]
+        return self._choice(index, echo.text + answer.text, logprobs, answer.finish_reason, answer.tokens)
 
     def echoes(self) -> list[ResponseChoice]:
         """Return the choices that open a stream."""
-        return [self._choice(index, echo.text, echo.logprobs, None) for index, echo in enumerate(self._echoes)]
+        return [self._choice(index, echo.text, echo.logprobs, None, []) for index, echo in enumerate(self._echoes)]
 
     def chunk(self, index: int, chunk: GenerationChunk) -> list[ResponseChoice]:
         """Return the choices of a chunk; none if it adds nothing."""
-        if not chunk.text and chunk.logprobs is None and chunk.finish_reason is None:
+        if not chunk.text and chunk.logprobs is None and chunk.finish_reason is None and self._prompts is None:
             return []
-        return [self._choice(index, chunk.text, [chunk.logprobs] if chunk.logprobs else [], chunk.finish_reason)]
+        logprobs = [chunk.logprobs] if chunk.logprobs else []
+        tokens = [] if chunk.token is None else [chunk.token]
+        return [self._choice(index, chunk.text, logprobs, chunk.finish_reason, tokens)]
 
     def _choice(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprobs | int], finish_reason: str | None
+        self,
+        index: int,
+        text: str,
+        logprobs: Sequence[TokenLogprobs | int],
+        finish_reason: str | None,
+        tokens: list[int],
     ) -> ResponseChoice:
         formatted = None
         if logprobs:
-            formatted = completion_logprobs(logprobs, self._vocabulary, self._offsets[index])
-            self._offsets[index] += sum(map(len, formatted["tokens"]))
-        return {"index": index, "text": text, "logprobs": formatted, "finish_reason": finish_reason}
+            offset = self._offsets[index]
+            formatted = completion_logprobs(logprobs, self._vocabulary, offset, token_names=self._token_names)
+            self._offsets[index] = formatted.pop("end")
+        choice = {"index": index, "text": text, "logprobs": formatted, "finish_reason": finish_reason}
+        if self._prompts is None:
+            return choice
+        prompt = None if index in self._begun else self._prompts[index * len(self._prompts) // len(self._offsets)]
+        self._begun.add(index)
+        return {**choice, "token_ids": tokens, "prompt_token_ids": prompt}

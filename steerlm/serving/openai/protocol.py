@@ -12,6 +12,7 @@ from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.fields import check_extra
 from steerlm.serving.openai.response_format import ResponseFormat
+from steerlm.serving.presets import Preset, model_ids
 
 MAX_ANSWERS = 128
 """Answers to one request."""
@@ -81,12 +82,16 @@ class GenerationBody(BaseModel):
         Raises:
             ApiError: The request is for another model, or has a field that could change the answer and is not used.
         """
-        if self.model is not None and self.model != service.name:
-            hint = nearest(self.model, [service.name])
-            raise ApiError(f"no model {self.model!r} here{hint}", param="model", status=404)
+        ids = model_ids(service.name, service.presets)
+        if self.model is not None and self.model not in ids:
+            raise ApiError(f"no model {self.model!r} here{nearest(self.model, ids)}", param="model", status=404)
         check_extra(self.model_extra or {}, type(self).model_fields, service.schema, place)
         if not all(self._stop_list):
             raise ApiError("a stop string is empty", param="stop")
+
+    def preset(self, service: GenerationService) -> Preset | None:
+        """Return the preset that `model` names; None if it names the model itself. `check` comes before."""
+        return model_ids(service.name, service.presets)[self.model] if self.model else None
 
     @property
     def _stop_list(self) -> list[str]:

@@ -11,9 +11,12 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
+from starlette.requests import Request
+
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import error_event
 
 ResponseChoice = dict[str, Any]
@@ -64,7 +67,7 @@ class ResponseWriter:
         try:
             async with contextlib.aclosing(chunks):
                 async for index, chunk in chunks:
-                    tokens += 1
+                    tokens += chunk.token is not None
                     for choice in choices(index, chunk):
                         yield self._event([choice])
         except Exception as error:
@@ -85,6 +88,28 @@ class ResponseWriter:
         }
 
 
+async def begun(
+    request: Request, chunks: AsyncGenerator[tuple[int, GenerationChunk], None]
+) -> AsyncGenerator[tuple[int, GenerationChunk], None]:
+    """Wait for the first chunk of a stream; return the stream with it.
+
+    A failure before it is raised here, where it still becomes an HTTP status; later ones are events.
+    """
+    first = await cancel_on_disconnect(request, _first(chunks))
+
+    async def all_chunks() -> AsyncGenerator[tuple[int, GenerationChunk], None]:
+        async with contextlib.aclosing(chunks):
+            yield first
+            async for item in chunks:
+                yield item
+
+    return all_chunks()
+
+
+async def _first(chunks: AsyncGenerator[tuple[int, GenerationChunk], None]) -> tuple[int, GenerationChunk]:
+    return await anext(chunks)
+
+
 def chat_logprobs(logprobs: Sequence[TokenLogprobs], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return `choices[].logprobs` of a chat completion: one entry per token, those of a stop string included."""
 
@@ -100,30 +125,35 @@ def chat_logprobs(logprobs: Sequence[TokenLogprobs], vocabulary: Vocabulary) -> 
 
 
 def completion_logprobs(
-    logprobs: Sequence[TokenLogprobs | int], vocabulary: Vocabulary, offset: int = 0
+    logprobs: Sequence[TokenLogprobs | int], vocabulary: Vocabulary, offset: int = 0, *, token_names: bool = False
 ) -> dict[str, Any]:
-    """Return `choices[].logprobs` of a completion.
+    """Return `choices[].logprobs` of a completion, and under `end` where the text of its last token ends.
 
     Args:
         logprobs: One per token; only the id for the first token of an echoed prompt, which has no probability.
         vocabulary: Decodes tokens.
         offset: Where the text of the first token starts.
+        token_names: Name tokens by their ids instead of their texts.
     """
     tokens: list[str] = []
     offsets: list[int] = []
     values: list[float | None] = []
     tops: list[dict[str, float] | None] = []
+
+    def name(token: int) -> str:
+        return f"token_id:{token}" if token_names else vocabulary.token_text(token)[0]
+
     for one in logprobs:
-        text = vocabulary.token_text(one if isinstance(one, int) else one.token)[0]
-        tokens.append(text)
+        token = one if isinstance(one, int) else one.token
+        tokens.append(name(token))
         offsets.append(offset)
-        offset += len(text)
+        offset += len(vocabulary.token_text(token)[0])
         if isinstance(one, int):
             values.append(None)
             tops.append(None)
         else:
             values.append(one.logprob)
             # Of tokens with equal text the most likely one is kept, and the chosen one before all others.
-            top = {vocabulary.token_text(token)[0]: value for token, value in reversed(one.top)}
-            tops.append(top | {text: one.logprob})
-    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+            top = {name(other): value for other, value in reversed(one.top)}
+            tops.append(top | {name(token): one.logprob})
+    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets, "end": offset}
