@@ -71,6 +71,14 @@ def generate(
     max_tokens: int | None = typer.Option(
         None, "--max-tokens", min=1, help="Tokens of an answer at most. Default: as many as the window leaves."
     ),
+    reward_url: str | None = typer.Option(None, "--reward-url", help="A reward server, which scores answers."),
+    no_studio: bool = typer.Option(False, "--no-studio", help="Do not serve the page for people at /studio."),
+    ratings: str | None = typer.Option(
+        None, "--ratings", help="Where ratings given in the studio are kept: a folder or s3://bucket/prefix."
+    ),
+    descriptions: Path | None = typer.Option(
+        None, "--descriptions", help="A sentence about each attribute for the studio (.yaml)."
+    ),
     max_body_mib: int = Body,
     max_total_mib: int = Total,
     max_in_flight: int = Flight,
@@ -88,6 +96,10 @@ def generate(
         "generate",
         upstream_errors=upstream_errors,
         max_tokens=max_tokens,
+        reward_url=reward_url,
+        studio=not no_studio,
+        ratings=ratings,
+        descriptions=descriptions,
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
         **_shared(locals()),
     )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of the server. Imports no torch."""
 
+from pathlib import Path
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from steerlm.inference.engine.config import EngineSettings
@@ -41,6 +43,10 @@ class ServeSettings(Settings):
         max_connections: Connections at most. One more closes the one that has been waiting longest for its client.
         cors_origins: Origins of pages that may call the server from a browser; `*` for all.
         drain_seconds: How long requests in flight may take to finish after SIGTERM.
+        studio: Serve the page for people at `/studio`.
+        ratings: Folder or `s3://` prefix that ratings given in the studio are appended to. None: nobody can rate.
+        descriptions: YAML file with a sentence about each attribute, for the studio.
+        reward_url: Address of a reward server, which scores answers for the studio.
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
@@ -58,5 +64,9 @@ class ServeSettings(Settings):
     max_connections: PositiveInt = 4096
     cors_origins: tuple[str, ...] = ()
     drain_seconds: PositiveInt = 30
+    studio: bool = True
+    ratings: str | None = None
+    descriptions: Path | None = None
+    reward_url: str | None = None
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()

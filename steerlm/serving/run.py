@@ -31,6 +31,8 @@ from steerlm.serving.generation import GenerationService
 from steerlm.serving.kserve import routes as kserve
 from steerlm.serving.openai import chat, completions
 from steerlm.serving.scoring import ScoringService
+from steerlm.serving.studio import about, files, ratings, scores
+from steerlm.serving.studio.parts import add_studio
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,10 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     engine = GenerationEngine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
     schema = loaded.info.attributes if loaded.info.kind == "policy" else None
     routers = [nemo.router, chat.router, completions.router]
-    return create_app(GenerationService(engine, schema, name, settings), routers, settings)
+    app = create_app(GenerationService(engine, schema, name, settings), routers, settings)
+    if settings.studio:
+        add_studio(app, [files.router, about.router, scores.router, ratings.router], settings)
+    return app
 
 
 def serve(folder: str | Path, server: ServerKind, settings: ServeSettings) -> None:
