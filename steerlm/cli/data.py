@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`steerlm data`: a command for each source, and convert, regression, merge and check; thin over `steerlm.datasets`."""
+"""`steerlm data`: a command for each source, and convert, regression, merge, check, collect; thin over its package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,6 +193,42 @@ def check(
         raise InputError(f"{file}: contains no conversations")
     if strict and (problems := report.label_problems()):
         raise InputError(f"{file}: {'; '.join(problems)}")
+
+
+@app.command()
+def collect(
+    ratings: str = typer.Argument(
+        ..., help="Where the studio appends ratings: a folder or s3://bucket/prefix.", show_default=False
+    ),
+    output: str = typer.Option(
+        ..., "--output", help="Store of the dataset: a folder or s3://bucket/prefix.", show_default=False
+    ),
+    attributes: Path | None = _Attributes,
+    validation_share: float = typer.Option(
+        0.1, "--validation-share", min=0.0, max=1.0, help="Share of the questions whose answers validate."
+    ),
+) -> None:
+    """Make a dataset of ratings. Of a person's ratings of one answer the latest counts; equal ratings, equal digest.
+
+    Example: steerlm data collect s3://steerlm/ratings --output s3://steerlm/store
+    """
+    from steerlm.datasets.collect import collect as collect_ratings
+
+    made = collect_ratings(ratings, output, schema=read_schema(attributes), validation_share=validation_share)
+    if made.with_system:
+        typer.echo(
+            f"note: {made.with_system:,} pairs were asked with a system prompt of their own; it is in their column "
+            "system, which `steerlm data helpsteer2 --preference` does not read",
+            err=True,
+        )
+    typer.echo(
+        f"{made.ratings:,} ratings and {made.preferences:,} preferences of {made.people:,} people; "
+        f"replaced by a later one {made.replaced:,}"
+    )
+    files = made.artifact.manifest.content.files
+    for name in sorted(files):
+        typer.echo(f"  {made.artifact.uri}/{made.artifact.kind}/{name}")
+    typer.echo(f"digest {made.artifact.digest}")
 
 
 @contextmanager

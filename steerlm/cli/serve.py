@@ -177,6 +177,13 @@ def generate(
     max_tokens: int | None = typer.Option(
         None, "--max-tokens", min=1, help="Tokens of an answer at most. Default: as many as the window leaves."
     ),
+    no_studio: bool = typer.Option(False, "--no-studio", help="Do not serve the page for people at /studio."),
+    ratings: str | None = typer.Option(
+        None, "--ratings", help="Where ratings given in the studio are kept: a folder or s3://bucket/prefix."
+    ),
+    descriptions: Path | None = typer.Option(
+        None, "--descriptions", help="A sentence about each attribute for the studio (.yaml)."
+    ),
     host: str = Host,
     max_connections: int = Connections,
     receive_seconds: float = Receive,
@@ -206,6 +213,9 @@ def generate(
         max_tokens=max_tokens,
         presets=presets,
         reward_server={"url": reward_url, "key_file": reward_key_file},
+        studio=not no_studio,
+        ratings=ratings,
+        descriptions=descriptions,
         engine={"max_requests": max_requests, "cache_tokens": cache_tokens},
         **_shared(locals()),
     )

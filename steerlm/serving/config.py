@@ -81,7 +81,10 @@ class ServeSettings(Settings):
         log_prompts: Write the bodies of requests to the log.
         presets: YAML file of named attributes (`presets.py`).
         upstream: The server that runs the model, if it is not this one.
-        reward_server: What ranks candidates.
+        reward_server: What ranks candidates, and scores answers for the studio.
+        studio: Serve the page for people at `/studio`.
+        ratings: Folder or `s3://` prefix that ratings given in the studio are appended to. None: nobody can rate.
+        descriptions: YAML file with a sentence about each attribute, for the studio.
         engine: Settings of the generation engine.
         score: Settings of scoring.
     """
@@ -108,5 +111,8 @@ class ServeSettings(Settings):
     presets: Path | None = None
     upstream: UpstreamSettings = UpstreamSettings()
     reward_server: RewardServerSettings = RewardServerSettings()
+    studio: bool = True
+    ratings: str | None = None
+    descriptions: Path | None = None
     engine: EngineSettings = EngineSettings()
     score: ScoreSettings = ScoreSettings()

@@ -43,6 +43,8 @@ async def index(request: Request) -> HTMLResponse:
         ]
         heading = ("dial", "values", "default") if service.kind == "policy" else ("attribute", "values", "")
         parts.append(_table(heading, rows))
+    if service.kind != "reward" and request.app.state.settings.studio:
+        parts.append('<p><a href="studio">Studio</a>: set the dials and look at the answers</p>')
     parts.append(f"<h2>Try it</h2><pre>{_text(_example(request))}</pre>")
     routes = [
         (f"{method.upper()} {path}", operation["summary"])

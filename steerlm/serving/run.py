@@ -36,6 +36,8 @@ from steerlm.serving.operations.tls import TlsFiles
 from steerlm.serving.presets import load_presets
 from steerlm.serving.ranking import Ranker
 from steerlm.serving.scoring import ScoringService
+from steerlm.serving.studio import about, files, ratings, scores
+from steerlm.serving.studio.parts import add_studio
 from steerlm.serving.upstream.generation import UpstreamEngine
 from steerlm.serving.upstream.scoring import UpstreamScorer
 
@@ -72,7 +74,10 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     ranker = Ranker(settings.reward_server) if settings.reward_server.url else None
     engine: AnswerEngine = UpstreamEngine(folder, settings) if upstream else _in_process_engine(folder, settings)
     answers = GenerationService(engine, schema, name, settings, presets=presets, ranker=ranker)
-    return create_app(answers, [nemo.router, chat.router, completions.router], settings)
+    app = create_app(answers, [nemo.router, chat.router, completions.router], settings)
+    if settings.studio:
+        add_studio(app, [files.router, about.router, scores.router, ratings.router], settings)
+    return app
 
 
 def _in_process_engine(folder: Path, settings: ServeSettings) -> AnswerEngine:
