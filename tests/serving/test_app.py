@@ -31,7 +31,8 @@ def test_routes_of_the_other_server_are_absent_and_errors_have_one_form(policy_s
 
 def test_documentation_is_served(policy_server: str, reward_server: str) -> None:
     assert set(httpx.get(f"{policy_server}/openapi.json").json()["paths"]) == {
-        "/health", "/ready", "/livez", "/readyz", "/startupz", "/metrics", "/v1/model", "/v1/models", "/v1/models/{model_id}",
+        "/health", "/ready", "/livez", "/readyz", "/startupz", "/metrics",
+        "/v1/model", "/v1/models", "/v1/models/{model_id}",
         "/generate", "/v1/chat/completions", "/v1/completions",
     }  # fmt: skip
     assert "/v1/score" in httpx.get(f"{reward_server}/openapi.json").json()["paths"]
