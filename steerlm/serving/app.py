@@ -20,7 +20,7 @@ from steerlm.serving.operations import logs, metrics, tracing
 from steerlm.serving.operations.authentication import Authentication
 from steerlm.serving.operations.deadline import Deadline
 from steerlm.serving.operations.keys import KeyRing
-from steerlm.serving.operations.observer import Reporter, RequestObserver
+from steerlm.serving.operations.observer import RequestObserver
 from steerlm.serving.service import Service
 
 
@@ -47,7 +47,14 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
             if provider:
                 await asyncio.to_thread(provider.shutdown)  # sends the last spans
 
-    app = FastAPI(title="SteerLM", version=steerlm.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="SteerLM",
+        version=steerlm.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=tracing.telemetry(provider),
+    )
     app.state.service, app.state.settings, app.state.draining = service, settings, False
     app.state.started, app.state.in_flight, app.state.body_bytes, app.state.refused_at = False, 0, 0, 0.0
     app.state.created = int(time.time())
@@ -75,12 +82,12 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
             allow_headers=["*"],
             expose_headers=["retry-after", "x-request-id"],
         )
-    reporters: list[Reporter] = [measured.finished, logs.log_request]
-    if provider:
-        reporters.append(tracing.describe_request)
-    app.add_middleware(RequestObserver, reporters=reporters, sink=measured)
-    if provider:
-        tracing.trace_requests(app, provider)
+    app.add_middleware(
+        RequestObserver,
+        reporters=[measured.finished, logs.log_request],
+        sink=measured,
+        describe=tracing.describe_request if provider else None,
+    )
     return app
 
 

@@ -168,13 +168,13 @@ class ServingMetrics(Collector):
             seconds -= record.received - record.started
         name = self._service.name
         self._requests.labels(name, record.method, record.route, str(record.status), record.key).inc()
-        if reason := record.reason or REASONS.get(record.status):
-            self.refused(reason)
+        if record.reason:
+            self.refused(record.reason)
         for attribute, value in record.attributes.items():
             self._asked.labels(name, attribute, str(value)).inc()
         for finish in record.finish_reasons:
             self._success.labels(**self._labels, finished_reason=finish).inc()
-        if record.status < 400 and record.reason is None and (record.prompts or record.texts):
+        if record.reason is None and (record.prompts or record.texts):
             self._latency.labels(**self._labels).observe(seconds)
             if record.generated:
                 answers = max(1, len(record.finish_reasons))
@@ -189,20 +189,18 @@ class ScoreHistogram:
         self._columns = [schema.names.index(name) for name in schema.active]
         self._bounds = np.array(score_buckets(schema))
         self._counts = np.zeros((len(self._names), len(self._bounds) + 1), dtype=np.int64)
-        self._sums = np.zeros(len(self._names))
 
     def add(self, scores: npt.NDArray[np.float32]) -> None:
         """Count [n, attributes] scores."""
         values = scores[:, self._columns]
         np.add.at(self._counts, (np.arange(len(self._names)), np.searchsorted(self._bounds, values)), 1)
-        self._sums += values.sum(axis=0, dtype=float)
 
     def family(self, model: str) -> Metric:
-        """Return the metric."""
+        """Return the metric, without a sum: with scores below 0 it would not grow, as Prometheus expects of sums."""
         family = HistogramMetricFamily("steerlm_score", "Raw scores, by attribute.", labels=("model_name", "attribute"))
         bounds = [*(repr(float(bound)) for bound in self._bounds), "+Inf"]
-        for name, counts, total in zip(self._names, self._counts.cumsum(axis=1), self._sums, strict=True):
-            family.add_metric((model, name), list(zip(bounds, counts.tolist(), strict=True)), float(total))
+        for name, counts in zip(self._names, self._counts.cumsum(axis=1), strict=True):
+            family.add_metric((model, name), list(zip(bounds, counts.tolist(), strict=True)), sum_value=None)
         return family
 
 

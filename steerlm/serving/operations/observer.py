@@ -24,10 +24,23 @@ Reporter = Callable[[RequestRecord, float], None]
 
 
 class RequestObserver:
-    """Middleware that reports every request to `reporters`."""
+    """Middleware that reports every request.
 
-    def __init__(self, app: ASGIApp, reporters: Sequence[Reporter], sink: TokenSink) -> None:
-        self._app, self._reporters, self._sink = app, reporters, sink
+    Args:
+        app: The app behind it.
+        reporters: Called when a response has ended.
+        sink: Where tokens are counted.
+        describe: Called before the end of a response is sent.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        reporters: Sequence[Reporter],
+        sink: TokenSink,
+        describe: Callable[[RequestRecord], None] | None,
+    ) -> None:
+        self._app, self._reporters, self._sink, self._describe = app, reporters, sink, describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -51,9 +64,13 @@ class RequestObserver:
             nonlocal complete
             if message["type"] == "http.response.start":
                 record.status = message["status"]
+                record.reason = record.reason or REASONS.get(record.status)
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
+                if complete and self._describe:
+                    record.route = _route(scope, record.route)
+                    self._describe(record)  # a span ends with its response
             await send(message)
 
         token = enter(record)
@@ -61,17 +78,22 @@ class RequestObserver:
             await self._app(scope, receive, watched)
         except Exception:
             record.status = record.status or 500
-            record.reason = record.reason or "failure"
+            record.reason = record.reason or REASONS[500]
             raise
         finally:
             record.status = record.status or 499
             if not complete and record.status < 500:
                 record.reason = record.reason or REASONS[499]
             leave(token)
-            record.route = getattr(scope.get("route"), "path", record.route)
+            record.route = _route(scope, record.route)
             seconds = time.monotonic() - record.started
             for report in self._reporters:
                 report(record, seconds)
+
+
+def _route(scope: Scope, otherwise: str) -> str:
+    path: str = getattr(scope.get("route"), "path", otherwise)
+    return path
 
 
 def _request_id(scope: Scope) -> str:

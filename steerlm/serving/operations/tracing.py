@@ -2,15 +2,17 @@
 """OpenTelemetry traces: a span per request, a child of the caller's (`traceparent`), with token counts.
 
 On if `OTEL_EXPORTER_OTLP_ENDPOINT` (or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`) is set; sent as OTLP over HTTP. The other
-variables of OpenTelemetry's SDK hold too. Needs `steerlm[telemetry]`.
+variables of OpenTelemetry's SDK hold too. Needs `steerlm[telemetry]`. The spans are FastAPI's.
 """
 
 import logging
 import os
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
 
+from steerlm.serving.health import HEALTH_PATHS
 from steerlm.serving.request_record import RequestRecord
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ def provider_from_environment() -> "TracerProvider | None":
     if endpoint is None or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     try:
-        import opentelemetry.instrumentation.asgi  # noqa: F401
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -45,29 +46,22 @@ def provider_from_environment() -> "TracerProvider | None":
     return provider
 
 
-def trace_requests(app: FastAPI, provider: "TracerProvider") -> None:
-    """Make a span of every request of an app but those of probes and metrics."""
-    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-
-    app.add_middleware(
-        OpenTelemetryMiddleware,
-        excluded_urls="/livez$,/readyz$,/startupz$,/health$,/ready$,/health/live$,/health/ready$,/metrics$",
-        tracer_provider=provider,
-        exclude_spans=["receive", "send"],  # one for each token of a stream
-    )
+def telemetry(provider: "TracerProvider | None") -> TelemetryConfig:
+    """Return what FastAPI traces: with a provider, every request but those of probes and metrics; nothing else."""
+    # FastAPI's log records would have the inputs of refused requests, its other spans the steps inside of a route.
+    off: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+    if provider is None:
+        return {**off, "tracing": False}
+    return {**off, "tracer_provider": provider, "exclude": lambda scope: scope["path"] in HEALTH_PATHS | {"/metrics"}}
 
 
-def describe_request(record: RequestRecord, seconds: float) -> None:
+def describe_request(record: RequestRecord) -> None:
     """Add what a request came to to its span."""
-    from opentelemetry import trace
-
     span = trace.get_current_span()
     if not span.is_recording():
         return
-    span.update_name(f"{record.method} {record.route}")
     span.set_attributes(
         {
-            "http.route": record.route,
             "gen_ai.usage.input_tokens": record.prompts,
             "gen_ai.usage.output_tokens": record.generated,
             "steerlm.request_id": record.id,
