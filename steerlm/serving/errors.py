@@ -77,7 +77,7 @@ def headers_for(status: int) -> dict[str, str]:
 
 def error_event(error: Exception) -> str:
     """Return the server-sent event of an error in the middle of a stream, whose HTTP status is already sent."""
-    status = 400 if isinstance(error, InputError) else 500
+    status = error.status if isinstance(error, ApiError) else 400 if isinstance(error, InputError) else 500
     return f"data: {json.dumps(error_body(str(error), status))}\n\n"
 
 
