@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
@@ -27,7 +27,7 @@ class Preset(Settings):
         description: For people.
     """
 
-    attributes: dict[str, int] = {}
+    attributes: dict[str, int] = Field(default_factory=dict)
     description: str = ""
 
 
