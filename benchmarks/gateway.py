@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the gateway adds to a request: the same request to an upstream directly and through `steerlm serve --engine vllm`.
+"""What the gateway adds to a request: one and the same sent to an upstream, and through `--engine vllm` before it.
 
 One client at a time, one connection to each, requests in turns in one run; prints the median and the 95th percentile
 of each, and the median of the differences of neighbors. Chat asks for one token, so that the upstream does little.
