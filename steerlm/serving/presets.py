@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 
 from steerlm.attributes import AttributeSchema
 from steerlm.configuration import load_settings
@@ -27,7 +27,7 @@ class Preset(Settings):
         description: For people.
     """
 
-    attributes: dict[str, int]
+    attributes: dict[str, int] = Field(default_factory=dict)
     description: str = ""
 
 
@@ -53,6 +53,8 @@ def load_presets(path: Path, schema: AttributeSchema | None) -> dict[str, Preset
     for name, preset in presets.items():
         if not NAME.match(name):
             raise ConfigError(f"{path}: {name!r}: a name has letters, digits, dots, dashes and underscores")
+        if not preset.attributes:
+            raise ConfigError(f"{path}: {name}: no attributes; a preset sets at least one")
         try:
             schema.complete(preset.attributes)
         except LabelError as error:

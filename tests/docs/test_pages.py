@@ -19,7 +19,7 @@ from steerlm.pipeline.local import PipelineRun
 from tests.cli import world
 from tests.conftest import ROOT
 from tests.datasets.raw import make_tree, write_lines
-from tests.docs.shell import Shell, commands, working_in
+from tests.docs.shell import Shell, blocks, commands, working_in
 from tests.docs.test_links import PAGES
 from tests.tiny_models import tiny_base
 
@@ -156,6 +156,27 @@ def serving(page: Path, folder: Path) -> None:
     run(page, shell, without=("steerlm chat",))  # reads the terminal: in tests/cli/test_chat.py
 
 
+def engines(page: Path, folder: Path) -> None:
+    """Servers of ours are the upstreams; tests/vllm has real ones."""
+    for kind, make in (("policy", world.policy), ("reward", world.reward)):
+        make(folder / "runs" / "demo" / kind, NINE)
+    ports = {"http://127.0.0.1:8000": "1480", "http://127.0.0.1:8001": "1481"}
+    shell = Shell(words={address: f"http://127.0.0.1:{port}" for address, port in ports.items()})
+    for block in blocks(page):
+        if block.name:
+            (folder / block.name).write_text(block.text, encoding="utf-8")
+    try:
+        shell.command(["steerlm", "serve", "generate", "runs/demo/policy", "--port", "1480", "&"])
+        shell.command(["steerlm", "serve", "reward", "runs/demo/reward", "--port", "1481", "&"])
+        for words in lines(page):
+            shell.command(words)
+        for block in blocks(page):
+            if block.language == "python":
+                assert len(shell.python(block.text).splitlines()) >= 5
+    finally:
+        shell.stop()
+
+
 def readme(page: Path, folder: Path) -> None:
     began: list[Any] = []
 
@@ -188,6 +209,7 @@ def store(page: Path, folder: Path) -> None:
 RUN: dict[str, Callable[[Path, Path], None]] = {
     "README.md": readme,
     "data.md": data,
+    "engines.md": engines,
     "models.md": models,
     "serving.md": serving,
     "store.md": store,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OpenAPI documents, tested by schemathesis: good and bad requests to every route, no server error."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,21 @@ EXAMPLES = settings(
 )
 
 
-@pytest.fixture(params=["generate", "reward"])
+@pytest.fixture(params=["generate", "reward", "generate with an upstream", "reward with an upstream"])
 def server(
     request: pytest.FixtureRequest, policy_folder: Path, reward_folder: Path, serving: Callable[..., Any]
 ) -> Iterator[str]:
-    if request.param == "reward":
-        with serving(reward_folder, "reward") as (url, _):
-            yield url
-    else:
-        with serving(policy_folder, "generate", max_tokens=64) as (url, _):
-            yield url
+    kind, _, upstream = request.param.partition(" with ")
+    folder, options = (reward_folder, {}) if kind == "reward" else (policy_folder, {"max_tokens": 64})
+    with contextlib.ExitStack() as stack:
+        if upstream:
+            url, _ = stack.enter_context(serving(folder, kind))
+            options["upstream"] = {"url": url}
+            if kind == "generate":
+                url, _ = stack.enter_context(serving(reward_folder, "reward"))
+                options["reward_server"] = {"url": url}
+        url, _ = stack.enter_context(serving(folder, kind, **options))
+        yield url
 
 
 def test_schemathesis_finds_no_server_error(server: str) -> None:
