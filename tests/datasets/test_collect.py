@@ -27,9 +27,8 @@ SCHEMA = AttributeSchema()
 def note(number: int, by: str = "Anna", **more: Any) -> RatingNote:
     """A rating given in a second of its own; later ones have higher numbers."""
     at = f"2026-11-27T12:00:{number:02}.000000Z"
-    return RatingNote(
-        **{"kind": "rating", "id": f"{number:032x}", "by": by, "at": at, "model": "m", "asked": {}} | more
-    )
+    usual = {"kind": "rating", "id": f"{number:032x}", "by": by, "at": at, "model": "m", "asked": {}}
+    return RatingNote(**usual | more)
 
 
 def rating(number: int, question: str = "q", answer: str = "a", by: str = "Anna", **labels: int) -> RatedConversation:
@@ -54,7 +53,7 @@ def made(place: str | Path, store: str | Path, share: float = 0.0) -> Collected:
 
 
 def lines(collected: Collected, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (collected.artifact.path / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (collected.artifact.path / name).read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_equal_ratings_have_one_digest_wherever_they_are_and_in_whatever_order_they_came(

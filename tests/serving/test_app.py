@@ -33,6 +33,7 @@ def test_documentation_is_served(policy_server: str, reward_server: str) -> None
     assert set(httpx.get(f"{policy_server}/openapi.json").json()["paths"]) == {
         "/health", "/ready", "/v1/model", "/v1/models", "/v1/models/{model_id}",
         "/generate", "/v1/chat/completions", "/v1/completions",
+        "/v1/studio", "/v1/studio/scores", "/v1/studio/ratings", "/v1/studio/preferences",
     }  # fmt: skip
     assert "/v1/score" in httpx.get(f"{reward_server}/openapi.json").json()["paths"]
     assert httpx.get(f"{policy_server}/docs").status_code == 200
