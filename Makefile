@@ -15,7 +15,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-long test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
+.PHONY: help demo demo-real test test-long test-s3 test-studio test-vllm cluster cluster-down test-cluster
+.PHONY: test-cluster-fast check lint types
 .PHONY: imports docs lock compile images manifests goldens clean
 
 help: ## List the targets.
@@ -45,6 +46,13 @@ test-s3: $(READY) $(MINIO) ## The store against a real MinIO server, which is bu
 
 $(MINIO):
 	GOBIN=$(abspath $(dir $(MINIO))) CGO_ENABLED=0 go install github.com/minio/minio@$(MINIO_VERSION)
+
+test-studio: $(READY) .tools/studio/.ready ## The studio in a real browser, with axe-core and eslint; writes its pictures for the docs.
+	.tools/studio/node_modules/.bin/eslint --config .tools/studio/eslint.config.js steerlm/serving/studio/static
+	STEERLM_STUDIO_TOOLS=$(abspath .tools/studio) STEERLM_STUDIO_IMAGES=1 $(BIN)/pytest tests/studio
+
+.tools/studio/.ready: $(addprefix tests/studio/,install.sh package.json package-lock.json eslint.config.js)
+	tests/studio/install.sh .tools/studio
 
 test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU build, in an environment of its own).
 	STEERLM_VLLM=$(abspath $(VLLM))/bin $(BIN)/pytest tests/vllm

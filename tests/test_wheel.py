@@ -50,4 +50,7 @@ def test_recipes_components_and_pipelines_travel(installed: Path) -> None:
     image = "from steerlm_kfp.components.images import image; print(image('train-reward'))"
     assert "/train-reward:" in python(installed, "-c", image)
     data_files = {str(p.relative_to(ROOT)) for p in (ROOT / "steerlm").rglob("*.jinja")}
+    studio = ROOT / "steerlm" / "serving" / "studio" / "static"
+    data_files |= {str(p.relative_to(ROOT)) for p in studio.iterdir()}
+    assert len(data_files) > 20
     assert data_files <= carried

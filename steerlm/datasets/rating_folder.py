@@ -47,6 +47,8 @@ class RatingFolder:
                 raise StorageError(f"{self.remote.uri(name)}: exists already; send the rating again")
             return self.remote.uri(name)
         path = local_path(self.uri) / name
+        if path.exists():
+            raise StorageError(f"{path}: exists already; send the rating again")
         try:
             with atomic_writer(path) as file:
                 file.write(text)

@@ -12,9 +12,17 @@ import yaml
 from steerlm.cli.main import call
 from steerlm.datasets.config import PrepareSettings
 from steerlm.datasets.sources.registry import SOURCES
+from tests.cli import world
 from tests.datasets.raw import make_tree, read_json, write_lines
 
-COMMANDS = [*(kind for kind, source in SOURCES.items() if source.help), "convert", "regression", "merge", "check"]
+COMMANDS = [
+    *(kind for kind, source in SOURCES.items() if source.help),
+    "convert",
+    "regression",
+    "merge",
+    "check",
+    "collect",
+]
 ROW = {"prompt": "p", "response": "r", "helpfulness": 3, "correctness": 2, "coherence": 4, "complexity": 1}
 ROW = {**ROW, "verbosity": 0}
 TALK = {
@@ -231,6 +239,7 @@ def test_the_commands_of_the_guide_run_in_order(tmp_path: Path, monkeypatch: pyt
     write_lines(tmp_path / "raw" / "helpsteer2" / "preference" / "preference.jsonl.gz", pair)
     for split in ("train", "val"):
         write_lines(tmp_path / "raw" / "chats" / f"{split}.jsonl", CHAT)
+    world.ratings(tmp_path / "ratings", {"quality": 3})
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks(guide, "bash") for line in block.splitlines() if line]
     assert {line.split()[2] for line in commands} == set(COMMANDS)

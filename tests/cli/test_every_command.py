@@ -84,6 +84,12 @@ ROWS = (
         ("made/all.jsonl",),
     ),
     Row("data check", ("data check own/train.jsonl --strict --attributes own.yaml",), r"conversations +8 \(0 dup"),
+    Row(
+        "data collect",
+        ("data collect ratings --output made/rated --attributes own.yaml",),
+        r"2 ratings and 1 preferences of 2 people; replaced by a later one 0\n[\s\S]*digest [0-9a-f]{64}",
+        ("made/rated/collect_ratings",),
+    ),
     Row("model fetch", ("model fetch models/base made/base",), r"made/base: complete", ("made/base/steerlm.json",)),
     Row("model show", ("model show models/policy",), r"attributes  0\.\.9: warm \(default 9\), brief \(default 2\)"),
     Row(

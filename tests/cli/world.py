@@ -7,8 +7,12 @@ from typing import Any
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
+from steerlm.datasets.rating_folder import RatingFolder
+from steerlm.datasets.ratings import RatingNote, rated_conversation
 from steerlm.models.folder import ModelInfo, finish_folder
 from steerlm.models.shape import ModelShape
+from steerlm.prompt import SYSTEM_PROMPT
+from steerlm.records import Turn
 from tests.datasets.raw import make_tree, write_lines
 from tests.tiny_models import tiny_base
 
@@ -30,6 +34,7 @@ def build(folder: Path) -> None:
     raw(folder / "raw")
     for name, count in (("train", 8), ("val", 4)):
         write_lines(folder / "own" / f"{name}.jsonl", *(talk(number) for number in range(count)))
+    ratings(folder / "ratings", {"warm": 3})
     (folder / "questions.txt").write_text("".join(f"Why {number}?\n" for number in range(8)))
     (folder / "own.yaml").write_text(RECIPE)
     tiny_base(folder / "models" / "base")
@@ -48,6 +53,18 @@ def talk(number: int) -> dict[str, Any]:
     label = f"warm:{number},brief:{9 - number},bold:{number % 3}"
     turns = [{"from": "User", "value": f"Why {number}?"}, {"from": "Assistant", "value": "So.", "label": label}]
     return {"system": "", "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns}
+
+
+def ratings(folder: Path, labels: dict[str, int]) -> None:
+    """What people said in the studio: two ratings of one answer and a preference."""
+    history = [Turn(value="Why?", speaker="User")]
+    for number, (by, strength) in enumerate((("Anna", None), ("Bo", None), ("Bo", 2))):
+        kind = "rating" if strength is None else "preference"
+        at = f"2026-11-27T12:00:0{number}.000000Z"
+        note = RatingNote(kind=kind, id=f"{number:032x}", by=by, at=at, model="policy", asked={}, strength=strength)
+        answers = ("So.",) if kind == "rating" else ("So.", "Because.")
+        given = labels if kind == "rating" else {}
+        RatingFolder(folder).append([rated_conversation(SYSTEM_PROMPT, history, one, given, note) for one in answers])
 
 
 def raw(folder: Path) -> None:

@@ -115,6 +115,7 @@ NINE = AttributeSchema(defaults={"toxicity": 0, "humor": 0})
 def data(page: Path, folder: Path) -> None:
     world.raw(folder / "raw")
     write_lines(folder / "raw" / "oasst_all.trees.jsonl.gz", *(make_tree(seed) for seed in range(40)))
+    world.ratings(folder / "ratings", {"quality": 3})
     rated = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}
     for split in ("train", "val"):
         write_lines(folder / "raw" / "chats" / f"{split}.jsonl", {**rated, "ratings": {"quality": 7}})

@@ -17,7 +17,10 @@ export function settingCard({ app, state, index, actions }) {
   const several = state.settings.length > 1;
   const dials = dialGroup({ ...app, attributes: setting.attributes, title, onMove: () => actions.moved(index) });
   const buttons = [el("button", { type: "button", onclick: () => actions.copy(index) }, "Copy as code")];
-  if (several) buttons.push(el("button", { type: "button", onclick: () => actions.remove(index) }, `Remove ${title}`));
+  if (several) {
+    const remove = { type: "button", onclick: () => actions.remove(index), "aria-label": `Remove ${title}` };
+    buttons.push(el("button", remove, "Remove"));
+  }
   const element = el(
     "article",
     { class: "card", "aria-label": title },

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A person's way through the studio: dials, answers, comparison, sweep, rating, link, code."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from steerlm.attributes import AttributeSchema
+from steerlm.datasets.check import check
+from steerlm.datasets.rating_folder import rating_files
+from steerlm.datasets.ratings import RatedConversation, read_rating
+from tests.studio.actions import again, answers, card, expected, move, send
+from tests.studio.conftest import Site, Watched, picture
+from tests.studio.world import QUESTION, SCHEMA
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+def test_a_moved_dial_gives_another_answer(watched: Watched) -> None:
+    page = watched.page
+    send(page)
+    assert answers(page, "A") == [expected()]
+    move(page, "A", "humor", 4)
+    again(page)
+    assert answers(page, "A") == [expected(humor=4)]
+    assert "humor 4, creativity 0, verbosity 2" in (card(page, "A").locator(".answer .who").text_content() or "")
+    card(page, "A").get_by_role("button", name="Defaults").click()
+    again(page)
+    assert answers(page, "A") == [expected()]
+
+
+def test_with_the_box_ticked_a_moved_dial_asks_by_itself(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_label("Ask again whenever a dial is moved").check()
+    send(page)
+    move(page, "A", "creativity", 4)
+    page.get_by_text(expected(creativity=4)).first.wait_for()
+
+
+def test_dials_have_the_schemas_range_default_and_description(watched: Watched) -> None:
+    slider = watched.page.get_by_role("slider", name="verbosity")
+    assert (slider.get_attribute("min"), slider.get_attribute("max"), slider.input_value()) == ("0", "4", "2")
+    described = watched.page.locator(f"#{slider.get_attribute('aria-describedby')}").text_content()
+    assert described == "How long and detailed the answer is. 0 to 4, normally 2."
+
+
+def test_settings_side_by_side_answer_one_prompt_and_show_what_they_obtained(watched: Watched) -> None:
+    page = watched.page
+    move(page, "A", "humor", 0)
+    page.get_by_role("button", name="Add a setting").click()
+    move(page, "B", "humor", 4)
+    move(page, "B", "creativity", 3)
+    send(page)
+    assert answers(page, "A") == [expected()]
+    assert answers(page, "B") == [expected(humor=4, creativity=3)]
+    table = card(page, "B").get_by_role("table")
+    table.wait_for()
+    rows = {
+        row.locator("th").text_content(): row.locator("td.number").all_text_contents()
+        for row in table.locator("tbody tr").all()
+    }
+    assert rows["humor"][0] == "4" and abs(float(rows["humor"][1]) - 4) < 1
+    assert rows["creativity"][0] == "3" and abs(float(rows["creativity"][1]) - 3) < 1
+    picture(page, "studio", full_page=True)
+    page.get_by_role("button", name="Remove Setting B").click()
+    assert card(page, "B").count() == 0
+
+
+def test_several_turns_and_continuing_all_from_one_answer(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Add a setting").click()
+    move(page, "B", "creativity", 1)
+    send(page)
+    page.get_by_role("button", name="Continue all from Setting B").click()
+    assert answers(page, "A") == answers(page, "B") == [expected(creativity=1)]
+    send(page)
+    assert len(answers(page, "A")) == 2
+    page.get_by_role("button", name="New conversation").click()
+    assert answers(page, "A") == []
+
+
+def test_a_sweep_shows_the_curve_its_numbers_and_a_csv(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    page.get_by_role("tab", name="Sweep a dial").click()
+    page.get_by_label("Prompt of the sweep").fill(QUESTION)
+    page.get_by_label("Dial to sweep").select_option("verbosity")
+    page.get_by_role("button", name="Sweep", exact=True).click()
+    page.get_by_role("img", name="obtained verbosity over asked verbosity").wait_for()
+    rows = page.locator("#view-sweep tbody tr").all()
+    assert [row.locator("td.text").text_content() for row in rows] == [expected(verbosity=n) for n in range(5)]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    download.value.save_as(tmp_path / "sweep.csv")
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["asked verbosity"] for row in table] == list("01234")
+    assert all(abs(float(row["obtained verbosity"]) - n) < 1 for n, row in enumerate(table))
+    picture(page, "studio-sweep", full_page=True)
+
+
+def records(site: Site) -> list[list[RatedConversation]]:
+    with rating_files(site.ratings) as files:
+        return [read_rating(path.read_text(), name, SCHEMA) for name, path in files.items()]
+
+
+def test_a_person_rates_an_answer_and_prefers_one_of_two(watched: Watched, site: Site) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Add a setting").click()
+    move(page, "B", "humor", 3)
+    send(page)
+    card(page, "B").get_by_text("Rate the answer of Setting B").click()
+    form = card(page, "B").locator("form")
+    form.get_by_label("humor").select_option("3")
+    form.get_by_label("verbosity").select_option("1")
+    form.get_by_label("Your name").fill("Anna")
+    picture(page, "studio-rate", full_page=True)
+    form.get_by_role("button", name="Save rating").click()
+    form.get_by_text("Saved.").wait_for()
+    better = page.get_by_role("form", name="Preference")
+    better.get_by_label("Verdict").select_option("2")
+    better.get_by_label("Your name").focus()
+    assert better.get_by_label("Your name").input_value() == "Anna", "it is asked once"
+    better.get_by_role("button", name="Save preference").click()
+    better.get_by_text("Saved.").wait_for()
+    (rating,), pair = records(site)[-2:]
+    assert (rating.rating.by, rating.labels, rating.answer) == ("Anna", {"humor": 3, "verbosity": 1}, expected(humor=3))
+    assert rating.rating.asked == {"humor": 3, "creativity": 0, "verbosity": 2}
+    assert [(one.answer, one.rating.strength) for one in pair] == [(expected(), 2), (expected(humor=3), 2)]
+    with rating_files(site.ratings) as files:
+        assert all(check(path, schema=AttributeSchema()).invalid == 0 for path in files.values())
+
+
+def test_a_shared_link_opens_prompt_dials_and_answers(watched: Watched, site: Site) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Add a setting").click()
+    move(page, "B", "humor", 2)
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Longest answer").fill("40")
+    send(page)
+    page.get_by_role("button", name="Share link").click()
+    link = page.get_by_label("link", exact=True).input_value()
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == link
+    assert link.startswith(f"{site.url}/studio#s=")
+    page.goto("about:blank")
+    page.goto(link)
+    assert answers(page, "B") == [expected(humor=2)]
+    assert card(page, "B").get_by_role("slider", name="humor").input_value() == "2"
+    assert page.locator("#max-tokens").input_value() == "40"
+    page.reload()
+    assert answers(page, "A") == [expected()]
+    again(page)
+    assert answers(page, "B") == [expected(humor=2)]
+    watched.asked = [url for url in watched.asked if url != "about:blank"]
+
+
+def test_damaged_links_are_said(watched: Watched, site: Site) -> None:
+    page = watched.page
+    for fragment, words in (("s=%%%", "The link is damaged"), ("s=e30", "cannot be opened")):
+        page.goto("about:blank")
+        page.goto(f"{site.url}/studio#{fragment}")
+        page.get_by_role("alert").filter(has_text=words).wait_for()
+        send(page)
+        assert answers(page, "A") == [expected()]
+    watched.asked = [url for url in watched.asked if url != "about:blank"]
+
+
+def test_copied_code_gives_the_answer_of_the_page(watched: Watched) -> None:
+    page = watched.page
+    move(page, "A", "humor", 3)
+    send(page)
+    card(page, "A").get_by_role("button", name="Copy as code").click()
+    curl, program = (page.get_by_label(name, exact=True).input_value() for name in ("curl", "Python"))
+    reply = subprocess.run(
+        ["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, check=True
+    )
+    assert expected(humor=3) in reply.stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert printed.stdout.strip() == expected(humor=3)
+
+
+def test_the_history_keeps_conversations_until_it_is_cleared(watched: Watched) -> None:
+    page = watched.page
+    send(page)
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    page.get_by_role("button", name=f"Open: {QUESTION}").click()
+    assert answers(page, "A") == [expected()]
+    page.get_by_role("tab", name="History").click()
+    page.get_by_role("button", name="Clear the history").click()
+    page.get_by_text("There is nothing yet.").wait_for()
+    assert page.evaluate("localStorage.getItem('steerlm.studio.history')") is None
+
+
+def test_stop_keeps_what_has_arrived(watched: Watched) -> None:
+    page = watched.page
+    page.route("**/v1/chat/completions", lambda route: None)  # an answer that does not come
+    page.get_by_label("Prompt", exact=True).fill(QUESTION)
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("stopped").wait_for()
+    assert page.get_by_role("button", name="Send").is_enabled()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words"),
+    [
+        (429, {"retry-after": "7"}, "The server is busy, or your limit is reached. Try again in 7 seconds."),
+        (503, {}, "The server cannot answer now. Try again in 5 seconds."),
+        (401, {}, "The server asks for an API key."),
+        (None, {}, "The server does not answer."),
+    ],
+)
+def test_failures_are_said_in_words(
+    status: int | None, headers: dict[str, str], words: str, site: Site, browser: "Browser"
+) -> None:
+    from tests.studio.conftest import watch
+
+    pages = watch(browser, site.url, {})
+    watched = next(pages)
+    page = watched.page
+    body = '{"error": {"message": "no", "type": "x", "param": null, "code": 1}}'
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: route.abort() if status is None else route.fulfill(status=status, headers=headers, body=body),
+    )
+    send(page)
+    page.get_by_text(words).wait_for()
+    assert page.get_by_label("Prompt", exact=True).input_value() == QUESTION, "nothing that was typed is lost"
+    page.unroute("**/v1/chat/completions")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text(expected()).first.wait_for()
+    assert all("Failed to load resource" in error for error in watched.errors), "the browser's own line only"
+    watched.errors.clear()
+    for _ in pages:
+        pass
