@@ -28,6 +28,13 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return None if REQUIRED or any(path == HERE or HERE in path.parents for path in asked) else True
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A cluster takes longer than a process: images are built and pulled, pods wait for each other."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @dataclass(frozen=True)
 class Server:
     """A server beside the cluster: its address from the test's process, and from a pod."""

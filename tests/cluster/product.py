@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -17,10 +18,9 @@ from minio import Minio
 
 from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import Cluster, wait_for
-from tests.cluster.platform import NAMESPACE, install
+from tests.cluster.platform import NAMESPACE, TAG, install
 from tests.conftest import ROOT
 
-TAG = "test"
 IMAGES = ("launcher", "reaper", "train-base", "train-reward", "annotate", "train-sft", "evaluate")
 BUCKET = "steerlm"
 SMALL = (
@@ -52,12 +52,17 @@ class Product:
 
     def command(self, *words: str, **settings: str) -> list[str]:
         """`steerlm run demo` on the lab's profile with small sizes."""
-        own = {"reward__seed": str(secrets.randbelow(10**6)), **settings}  # else a second session finds it trained
+        own = {"reward__save_minutes": self.unique(), **settings}
         overrides = [*SMALL, f"profile.cluster.images.registry={self.cluster.registry}"]
         overrides += [f"profile.cluster.images.tag={TAG}", "profile.cluster.images.pull_policy=Always"]
         overrides += [f"{key.replace('__', '.')}={value}" for key, value in own.items()]
         options = [word for override in overrides for word in ("--set", override)]
         return [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", "lab", *options, *words]
+
+    @staticmethod
+    def unique() -> str:
+        """A value of `save_minutes` that no run had: it makes a training's key new, and its model stays the same."""
+        return str(1000 + secrets.randbelow(10**9) / 1000)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,6 +75,12 @@ class Product:
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.explain()}"
         return done.stdout
+
+    def outcomes(self, output: str) -> list[Json]:
+        """How each step of a run that printed `output` has ended."""
+        (folder,) = re.findall(r"^run /workspace/(\S+)$", output, re.MULTILINE)
+        found: list[Json] = json.loads((self.workspace / folder / "result.json").read_text())["outcomes"]
+        return found
 
     @contextmanager
     def running(self, *words: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
@@ -178,8 +189,6 @@ def product(cluster: Cluster) -> Product:
     assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
     make_images(cluster, *IMAGES)
     install(cluster)
-    image = f"reaper={cluster.registry}/reaper:{TAG}"
-    cluster.kubectl("-n", NAMESPACE, "set", "image", "cronjob/steerlm-reaper", image)
     minio = cluster.minio
     s3 = Minio(
         minio.address.removeprefix("http://"), access_key=minio.access_key, secret_key=minio.secret_key, secure=False
