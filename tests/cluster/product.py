@@ -7,7 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,13 @@ SMALL = (
     "report.goals={}",
 )
 """The demo's recipe, so small that its trainings take seconds."""
+KILL = """
+import os, pathlib
+for one in pathlib.Path("/proc").glob("[0-9]*"):
+    if b"steerlm.jobs.worker" in (one / "cmdline").read_bytes() and int(one.name) != os.getpid():
+        os.kill(int(one.name), 9)
+"""
+"""Kills the training processes of the container that it runs in."""
 Json = dict[str, Any]
 
 
@@ -125,18 +132,50 @@ class Product:
     def wait_for_step(self, job: Json, step: int, timeout: float = 180) -> None:
         """Wait until the job's workers have reported a step."""
         folder = self.attempt_folder(job)
+        wait_for(f"step {step} in {folder}", lambda: self.step(job) >= step, timeout, self.explain)
 
-        def reached() -> bool:
-            path = folder / "heartbeat.json"
-            return path.exists() and json.loads(path.read_text())["step"] >= step
+    def step(self, job: Json) -> int:
+        """The newest step that the workers of an attempt have reported; -1 if they have not."""
+        path = self.attempt_folder(job) / "heartbeat.json"
+        return int(json.loads(path.read_text())["step"]) if path.exists() else -1
 
-        wait_for(f"step {step} in {folder}", reached, timeout, self.explain)
+    def record(self, job: Json) -> Json:
+        """What the launcher has written of an attempt."""
+        found: Json = json.loads((self.attempt_folder(job) / "attempt.json").read_text())
+        return found
+
+    def key(self, job: Json) -> str:
+        """The key of the artifact that a job makes."""
+        found = re.search(r"/([0-9a-f]{20})/", str(job["metadata"]["annotations"][labels.FOLDER]))
+        assert found
+        return found[1]
+
+    def launcher_log(self, run: str | None = None) -> str:
+        """What the launcher of a run has said; without a name, that of the only run."""
+        selector = f"{labels.RUN}={run}" if run else f"{labels.COMPONENT}=launcher"
+        return self.cluster.kubectl("-n", NAMESPACE, "logs", "-l", selector, "--tail=-1", "--ignore-errors")
 
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
         inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
         return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
+
+    def pods(self, job: Json) -> list[str]:
+        """The names of the pods of a job's attempt that compute; the first process is in the first."""
+        wanted = job["metadata"]["labels"]
+        found = self.objects("pods", labels.selector(wanted[labels.JOB], int(wanted[labels.ATTEMPT]), labels.NODE_ROLE))
+        return sorted(pod["metadata"]["name"] for pod in found)
+
+    def kill_worker(self, job: Json) -> None:
+        """Kill the training process in the job's last pod."""
+        *_, pod = self.pods(job)
+        self.cluster.kubectl("-n", NAMESPACE, "exec", pod, "--", "python", "-c", KILL)
+
+    def model(self, key: str, stage: str = "train_reward") -> Path:
+        """The folder of a finished model in the workspace."""
+        (path,) = (self.workspace / "cache/stores/steerlm/store" / stage / key).glob("*/model.safetensors")
+        return path.parent
 
     def clear(self) -> None:
         """Delete every run and job."""
@@ -148,6 +187,22 @@ class Product:
 
     def log(self, job: Json, rank: int = 0) -> str:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
+
+
+def one_machine(folder: Path, until: str, settings: Sequence[str]) -> Path:
+    """Run the demo to a stage in one process on this machine; return the folder of the stage's model."""
+    profile = folder / "one.yaml"
+    layout = "{devices: 1, micro_batch: 8, row_tokens: 2048}"
+    profile.write_text(
+        f"name: one\nbackend: local\nstore: {folder}/store\ntracking: {{enabled: false}}\n"
+        f"layouts: {{base: {layout}, reward: {layout}, sft: {layout}}}\n"
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", str(profile), "--stage", until]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (folder / "store" / until).glob("*/*/model.safetensors")
+    return path.parent
 
 
 def _ended(job: Json) -> bool:

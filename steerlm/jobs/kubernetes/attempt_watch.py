@@ -17,7 +17,6 @@ from steerlm.jobs.backend import JobStatus
 from steerlm.jobs.kubernetes import pods
 from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
-from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.informer import Informer
 from steerlm.jobs.kubernetes.kinds import Kind
 from steerlm.jobs.kubernetes.labels import selector
@@ -156,19 +155,9 @@ class AttemptWatch:
             with contextlib.suppress(ClusterError):
                 query = f"kueue.x-k8s.io/job-uid={object_['metadata']['uid']}"
                 items = self._cluster.get(path, labelSelector=query)["items"]
-                message = _workload_message(items[0]) if items else "suspended; no queue has taken it up"
+                message = pods.queue_message(items[0]) if items else "suspended; no queue has taken it up"
             self._workload = (time.monotonic(), message)
         return message
 
     def _by_name(self) -> Mapping[str, Json]:
         return {node["metadata"]["name"]: node for node in self._nodes.objects()}
-
-
-def _workload_message(workload: Json) -> str:
-    true = true_conditions(workload)
-    for kind in ("Evicted", "Preempted"):
-        if kind in true:
-            return str(true[kind].get("message", kind))
-    conditions = workload.get("status", {}).get("conditions", [])
-    reserved: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
-    return str(reserved.get("message") or "waits for its queue")

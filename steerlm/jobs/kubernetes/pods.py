@@ -74,6 +74,19 @@ def _waiting(pod: Json) -> str:
     return "containers are starting" if pod["spec"].get("nodeName") else "waiting to be scheduled"
 
 
+def queue_message(workload: Json) -> str:
+    """Return in words what a suspended job waits for, as Kueue says it of the job's workload."""
+    true = true_conditions(workload)
+    for kind in ("Evicted", "Preempted"):
+        if kind in true:
+            return str(true[kind].get("message", kind))
+    if "QuotaReserved" in true:
+        return "admitted, and not started yet"  # the message of this condition only says which queue has the quota
+    conditions = workload.get("status", {}).get("conditions", [])
+    refused: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
+    return str(refused.get("message") or "waits for its queue")
+
+
 def never_starts(pods: Sequence[Json]) -> str:
     """Return why pods cannot start without a change by someone; empty if waiting may help."""
     for pod in pods:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from steerlm.jobs.kubernetes.pods import Rank, failures, lost_nodes, never_starts, running, summary, waiting
+from steerlm.jobs.kubernetes.pods import (
+    Rank,
+    failures,
+    lost_nodes,
+    never_starts,
+    queue_message,
+    running,
+    summary,
+    waiting,
+)
 
 Json = dict[str, Any]
 
@@ -134,3 +143,21 @@ def test_a_node_that_does_not_respond_is_lost_for_its_pods_only() -> None:
     assert lost_nodes([pod("a", "Running"), pod("b", "Running", node="node-2")], nodes) == ["node-1"]
     assert lost_nodes([pod("a", "Succeeded"), pod("b", "Running", node="node-2")], nodes) == []
     assert lost_nodes([pod("a", "Running", node="gone")], nodes) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        ([], "waits for its queue"),
+        ([("QuotaReserved", "False", "insufficient unused quota for cpu")], "insufficient unused quota for cpu"),
+        ([("QuotaReserved", "True", "Quota reserved in ClusterQueue a")], "admitted, and not started yet"),
+        (
+            [("Evicted", "True", "Preempted to accommodate b"), ("QuotaReserved", "False", "c")],
+            "Preempted to accommodate b",
+        ),
+        ([("Evicted", "False", "Previously: Preempted"), ("QuotaReserved", "False", "no quota")], "no quota"),
+    ],
+)
+def test_a_suspended_job_waits_for_what_its_queue_says(conditions: list[tuple[str, str, str]], said: str) -> None:
+    listed = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
+    assert queue_message({"status": {"conditions": listed}}) == said
