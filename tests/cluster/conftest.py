@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from kubernetes import client, config
 FACTS = Path(os.environ.get("STEERLM_CLUSTER_FACTS", "/var/lib/steerlm-lab/lab.json"))
 REQUIRED = os.environ.get("STEERLM_CLUSTER_REQUIRED") == "1"
 HERE = Path(__file__).resolve().parent
+STARTED = datetime.now(UTC).isoformat()
+"""When this session began, as the API server writes times."""
 T = TypeVar("T")
 
 

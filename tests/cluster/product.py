@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,36 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class BackgroundRun:
+    """A `steerlm run` that goes on while a test does something to it. `name`: of the run on the cluster."""
+
+    product: "Product"
+    process: "subprocess.Popen[str]"
+    name: str
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, code: int, timeout: float = 300) -> str:
+        """Wait for the end, which must have this exit code; return what was said."""
+        output, _ = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == code, f"{output}\n{self.product.explain()}"
+        return output
+
+    def launchers(self) -> list[Json]:
+        """The launcher's pods, oldest first."""
+        found = self.product.objects("pods", f"{labels.RUN}={self.name}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def log(self) -> str:
+        """What the launchers have said so far."""
+        selector = f"{labels.RUN}={self.name}"
+        words = ("logs", "-l", selector, "--tail=-1", "--ignore-errors")
+        return self.product.cluster.kubectl("-n", NAMESPACE, *words)
+
+
+@dataclass(frozen=True)
 class Product:
     cluster: Cluster
     workspace: Path
@@ -60,11 +91,14 @@ class Product:
     def command(self, *words: str, **settings: str) -> list[str]:
         """`steerlm run demo` on the lab's profile with small sizes."""
         own = {"reward__save_minutes": self.unique(), **settings}
-        overrides = [*SMALL, f"profile.cluster.images.registry={self.cluster.registry}"]
-        overrides += [f"profile.cluster.images.tag={TAG}", "profile.cluster.images.pull_policy=Always"]
-        overrides += [f"{key.replace('__', '.')}={value}" for key, value in own.items()]
-        options = [word for override in overrides for word in ("--set", override)]
+        overrides = [*SMALL, *(f"{key.replace('__', '.')}={value}" for key, value in own.items())]
+        options = [*self.images(), *(word for override in overrides for word in ("--set", override))]
         return [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", "lab", *options, *words]
+
+    def images(self) -> list[str]:
+        """Options of a command: the images that these tests have made."""
+        values = {"registry": self.cluster.registry, "tag": TAG, "pull_policy": "Always"}
+        return [word for name, value in values.items() for word in ("--set", f"profile.cluster.images.{name}={value}")]
 
     @staticmethod
     def unique() -> str:
@@ -75,10 +109,10 @@ class Product:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
 
-    def run(self, *words: str, timeout: float = 600, **settings: str) -> str:
+    def run(self, *words: str, **settings: str) -> str:
         """The output of a run that must succeed."""
         done = subprocess.run(
-            self.command(*words, **settings), env=self.environment, capture_output=True, text=True, timeout=timeout
+            self.command(*words, **settings), env=self.environment, capture_output=True, text=True, timeout=1500
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.explain()}"
         return done.stdout
@@ -90,14 +124,18 @@ class Product:
         return found
 
     @contextmanager
-    def running(self, *words: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-        """A run in the background; canceled at the end if it is still there."""
+    def running(self, *words: str, **settings: str) -> Iterator[BackgroundRun]:
+        """A run in the background; nothing is left of it and of its jobs at the end."""
         command = self.command(*words, **settings)
         process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         try:
-            yield process
+            assert process.stdout
+            first = process.stdout.readline()
+            found = re.search(r"submitted (\S+)", first)
+            assert found, first + process.stdout.read()
+            yield BackgroundRun(self, process, found[1])
         finally:
             process.kill()
             process.wait()
@@ -105,7 +143,8 @@ class Product:
 
     def explain(self) -> str:
         shown = self.cluster.kubectl("-n", NAMESPACE, "get", "pods,jobs,pytorchjobs,mpijobs,trainjobs,workloads")
-        return shown + self.cluster.kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+        events = self.cluster.kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+        return shown + "\n".join(events.splitlines()[-40:])
 
     def objects(self, kind: str, selector: str = "") -> list[Json]:
         words = ["-l", selector] if selector else []
@@ -150,11 +189,6 @@ class Product:
         assert found
         return found[1]
 
-    def launcher_log(self, run: str | None = None) -> str:
-        """What the launcher of a run has said; without a name, that of the only run."""
-        selector = f"{labels.RUN}={run}" if run else f"{labels.COMPONENT}=launcher"
-        return self.cluster.kubectl("-n", NAMESPACE, "logs", "-l", selector, "--tail=-1", "--ignore-errors")
-
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
         metadata = job["metadata"]
@@ -174,8 +208,19 @@ class Product:
 
     def model(self, key: str, stage: str = "train_reward") -> Path:
         """The folder of a finished model in the workspace."""
-        (path,) = (self.workspace / "cache/stores/steerlm/store" / stage / key).glob("*/model.safetensors")
+        (path,) = (self.workspace / "cache/stores/steerlm/store" / stage / key).glob("*/config.json")
         return path.parent
+
+    def store_secret(self) -> None:
+        """Write the Secret that the profile names."""
+        minio, mlflow = self.cluster.minio, self.cluster.mlflow
+        keys = {
+            "S3_ENDPOINT": minio.in_cluster,
+            "AWS_ACCESS_KEY_ID": minio.access_key,
+            "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+            "MLFLOW_TRACKING_URI": mlflow.in_cluster,
+        }
+        self.cluster.apply(secret("steerlm-store", keys))
 
     def clear(self) -> None:
         """Delete every run and job."""
@@ -201,7 +246,7 @@ def one_machine(folder: Path, until: str, settings: Sequence[str]) -> Path:
     command = [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", str(profile), "--stage", until]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = (folder / "store" / until).glob("*/*/model.safetensors")
+    (path,) = (folder / "store" / until).glob("*/*/config.json")
     return path.parent
 
 
@@ -250,14 +295,9 @@ def product(cluster: Cluster) -> Product:
     )
     if not s3.bucket_exists(BUCKET):
         s3.make_bucket(BUCKET)
-    keys = {
-        "S3_ENDPOINT": minio.in_cluster,
-        "AWS_ACCESS_KEY_ID": minio.access_key,
-        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
-        "MLFLOW_TRACKING_URI": cluster.mlflow.in_cluster,
-    }
-    cluster.apply(secret("steerlm-store", keys))
-    return Product(cluster, cluster.volumes / "workspace", s3)
+    found = Product(cluster, cluster.volumes / "workspace", s3)
+    found.store_secret()
+    return found
 
 
 def secret(name: str, values: Mapping[str, str]) -> Json:

@@ -11,8 +11,10 @@ import secrets
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ SLOW = {"reward__max_steps": "1000", "reward__validate_every": "1000"}
 def base(product: Product) -> None:
     """The base model is there, so that each run here is one job."""
     product.run("--stage", "train_base")
+    product.clear()
 
 
 def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -> None:
@@ -43,15 +46,12 @@ def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -
         if product.cluster.lab:
             product.cluster.script("process.sh", "restart", "kube-apiserver")
             wait_for("API server", lambda: answers(product), 90)
-        (launcher,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        evict(product, launcher)
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
+        evict(product, run.launchers()[0])
+        output = run.end(0)
         (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
         assert only["metadata"]["uid"] == job["metadata"]["uid"], "no second attempt"
         assert [path.name for path in product.attempt_folder(job).parent.iterdir() if path.is_dir()] == ["1"]
-        launchers = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        assert sorted(pod["status"]["phase"] for pod in launchers) == ["Failed", "Succeeded"]
+        assert [pod["status"]["phase"] for pod in run.launchers()] == ["Failed", "Succeeded"]
     steps = [int(step) for step in re.findall(r"step (\d+)/200", product.log(job))]
     assert steps == sorted(set(steps)) and steps[-1] == 200, "no step is made twice"
     assert "goes on, and the same command attaches to it" in output
@@ -83,28 +83,21 @@ def test_a_deleted_launcher_ends_its_job(product: Product) -> None:
     with product.running("--stage", "train_reward", **SLOW) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 3)
-        (launcher,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", launcher["metadata"]["name"], "--wait=false")
-        output, _ = run.communicate(timeout=180)
-        assert run.returncode == 143, output
+        name = run.launchers()[0]["metadata"]["name"]
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")
+        run.end(143)
         assert product.record(job)["outcome"] == "interrupted", "it has saved"
         wait_for("the end of the job's pods", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
-        assert all(
-            pod["status"]["phase"] in ("Failed", "Succeeded")
-            for pod in product.objects("pods", f"{labels.COMPONENT}=launcher")
-        )
+        assert all(pod["status"]["phase"] in ("Failed", "Succeeded") for pod in run.launchers()), "no successor"
 
 
 def test_the_reaper_deletes_the_job_of_a_launcher_that_was_killed_for_good(product: Product) -> None:
     with product.running("--stage", "train_reward", **SLOW) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 3)
-        (launcher,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        owner = launcher["metadata"]["labels"]["batch.kubernetes.io/job-name"]
-        product.cluster.kubectl("-n", NAMESPACE, "delete", "job", owner, "--cascade=orphan")
-        os.kill(first_process(launcher["metadata"]["name"]), signal.SIGKILL)
-        output, _ = run.communicate(timeout=120)
-        assert run.returncode == 1 and f"{owner} failed" in output, output
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "job", run.name, "--cascade=orphan")
+        os.kill(first_process(run.launchers()[0]["metadata"]["name"]), signal.SIGKILL)
+        assert f"{run.name} failed" in run.end(1)
         step = product.step(job)
         product.wait_for_step(job, step + 5)  # it goes on alone
         eleven = (datetime.now(UTC) - timedelta(minutes=11)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -144,23 +137,22 @@ def test_suspended_is_not_stalled(product: Product) -> None:
         queue = "clusterqueue/steerlm"
         product.cluster.kubectl("patch", queue, "--type=merge", "-p", '{"spec": {"stopPolicy": "HoldAndDrain"}}')
         try:
-            wait_for("the end of the pods", lambda: not product.objects("pods", labels.JOB), 90, product.explain)
+            wait_for("the end of the pods", lambda: not product.pods(job), 90, product.explain)
         finally:
             product.cluster.kubectl("patch", queue, "--type=merge", "-p", '{"spec": {"stopPolicy": "None"}}')
         saved = product.step(job)
         product.wait_for_step(job, saved + 4)
         product.cluster.apply(*greedy())
         try:
-            wait_for("preemption", lambda: not product.objects("pods", labels.JOB), 90, product.explain)
+            wait_for("preemption", lambda: not product.pods(job), 90, product.explain)
             begun = time.monotonic()
             while time.monotonic() - begun < 40:  # longer than the limit of half a minute
-                assert run.poll() is None
+                assert run.process.poll() is None
                 time.sleep(1)
-            said = product.launcher_log()
+            said = run.log()
         finally:
             product.cluster.kubectl("-n", NAMESPACE, "delete", "pytorchjob/greedy", "workloadpriorityclass/lab-first")
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
+        run.end(0)
         (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
         assert only["metadata"]["uid"] == job["metadata"]["uid"], "the same attempt"
     assert "queued: Preempted to accommodate a workload" in said, said
@@ -212,34 +204,25 @@ WAITS = {
 def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> None:
     """Four runs at a time: two wait until they are canceled, two fail."""
     launcher_only = image(product.cluster, "launcher").replace(f":{TAG}", ":launcher-only")
-    for words in (["tag", image(product.cluster, "launcher"), launcher_only], ["push", "--tls-verify=false"]):
-        subprocess.run(
-            ["podman", *words, *([launcher_only] if "push" in words else [])], check=True, env=builder_environment()
-        )
+    for command in (["tag", image(product.cluster, "launcher")], ["push", "--tls-verify=false"]):
+        subprocess.run(["podman", *command, launcher_only], check=True, env=builder_environment(), capture_output=True)
     with ExitStack() as stack:
-        runs, names = {}, {}
+        runs = {}
         for name, (changes, _) in WAITS.items():
             settings = {f"profile__{key}": value for key, value in changes.items()}
-            run = stack.enter_context(
-                product.running("--stage", "train_reward", profile__jobs__attempts="1", **settings)
-            )
-            assert run.stdout
-            found = re.search(r"submitted (\S+)", run.stdout.readline())
-            assert found
-            runs[name], names[name] = run, found[1]
+            running = product.running("--stage", "train_reward", profile__jobs__attempts="1", **settings)
+            runs[name] = stack.enter_context(running)
         for name, (_, words) in WAITS.items():
-            wait_for(
-                f"word of {name}",
-                lambda name=name, words=words: re.search(words, product.launcher_log(names[name])),  # type: ignore[misc]
-                180,
-                lambda name=name: product.launcher_log(names[name]),  # type: ignore[misc]
-            )
+            log = runs[name].log
+            wait_for(f"word of {name}", partial(said, log, words), 180, log)
         for name in ("full", "unschedulable"):
-            runs[name].send_signal(signal.SIGINT)
-        outputs = {name: run.communicate(timeout=180)[0] for name, run in runs.items()}
-        codes = {name: run.returncode for name, run in runs.items()}
-        assert codes == {"full": 130, "unschedulable": 130, "image": 1, "memory": 1}, outputs
-        assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
+            runs[name].interrupt()
+        codes = {"full": 130, "unschedulable": 130, "image": 1, "memory": 1}
+        outputs = {name: run.end(codes[name]) for name, run in runs.items()}
         wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
-        ended = [job["metadata"]["name"] for job in product.objects("pytorchjobs", labels.JOB)]
-        assert not ended, ended
+        assert not product.objects("pytorchjobs", labels.JOB)
+    assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
+
+
+def said(log: Callable[[], str], words: str) -> bool:
+    return re.search(words, log()) is not None

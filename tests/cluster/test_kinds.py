@@ -6,11 +6,9 @@ One training a kind, in four attempts: what each of them is given up for, and wh
 
 import itertools
 import re
-import signal
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.kinds import KINDS
@@ -18,6 +16,7 @@ from tests.cluster.conftest import wait_for
 from tests.cluster.platform import NAMESPACE
 from tests.cluster.product import SMALL, Product, one_machine
 from tests.cluster.product import product as product
+from tests.megatron.material import weights
 
 STEPS = 60
 SIZES = {"reward__max_steps": str(STEPS), "reward__validate_every": str(STEPS), "reward__save_every": "4"}
@@ -34,6 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_survives_what_befalls_it(product: Product, undisturbed: Path, kind: str) -> None:
+    product.clear()
     settings = {**SIZES, "profile__backend": kind, "reward__save_minutes": product.unique()}
     plural = KINDS[kind].plural
     with product.running("--stage", "train_reward", **settings) as run:
@@ -46,10 +46,9 @@ def test_a_training_survives_what_befalls_it(product: Product, undisturbed: Path
         product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--grace-period=0", "--force")
         third = product.wait_for_job(plural, attempt=3)
         product.wait_for_step(third, 22)
-        run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=120)
-        assert run.returncode == 130, output
-        wait_for("the end of the job's pods", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
+        run.interrupt()
+        output = run.end(130)
+        wait_for("the end of the job's pods", lambda: not product.pods(third), 60, product.explain)
     assert re.search(r"failed: rank \d \(\S+ on node \S+\): was killed by SIGKILL .*; starting attempt 2 of 3", output)
     assert re.search(rf"failed: .*{pod}.*; starting attempt 3 of 3", output), output
     assert "canceling" in output
@@ -75,6 +74,6 @@ def first_step(log: str) -> int:
 
 
 def largest_difference(model: Path, other: Path) -> float:
-    ours, theirs = load_file(model / "model.safetensors"), load_file(other / "model.safetensors")
+    ours, theirs = weights(model), weights(other)
     assert ours.keys() == theirs.keys()
     return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)

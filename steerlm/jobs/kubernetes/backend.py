@@ -181,7 +181,9 @@ class KubernetesBackend:
         )
 
     def _object(self, name: str, number: int) -> Json | None:
-        return self._cluster.find(f"{self._jobs_path}/{attempts.object_name(name, number)}")
+        """Return an attempt's object; None if it is gone."""
+        found: list[Json] = self._cluster.get(self._jobs_path, labelSelector=selector(name, number))["items"]
+        return found[0] if found else None
 
     def _folder(self, name: str) -> Path | None:
         """Return a job's folder; one that another process has started is found by its newest object."""
