@@ -57,6 +57,7 @@ class AttemptWatch:
         self._pods = Informer(cluster, f"{core}/pods", selected)
         self._nodes = Informer(cluster, "/api/v1/nodes")
         self._uids: dict[str, str] = {}
+        self._left: Json = {}
         self._created = time.monotonic()
         self._workload: tuple[float, str] = (0.0, "")
 
@@ -87,7 +88,7 @@ class AttemptWatch:
         if state.phase == "failed":
             return self._failed(all_pods, state.message)
         if state.phase == "queued":
-            self._uids = {}
+            self._uids, self._left = {}, reported(self._place)
             return JobStatus("queued", self._queue_message(object_))
         if lost := pods.lost_nodes(all_pods, self._by_name()):
             self.suspects = lost
@@ -99,6 +100,8 @@ class AttemptWatch:
         if reason := pods.never_starts(all_pods):
             return JobStatus("failed", reason, final=True)
         beat = reported(self._place)
+        if beat == self._left:  # of pods that their queue has ended; the later ones have not begun
+            beat = {}
         if not beat and (not pods.running(all_pods, expected) or state.phase == "created"):
             return JobStatus("starting", pods.waiting(all_pods, expected))
         if not beat:
