@@ -26,6 +26,7 @@ CREATION_SECONDS = 10
 QUEUE_SECONDS = 5
 """How often the queue is asked for its message."""
 TAIL_LINES = 20
+CONNECTING = "all pods run; its processes connect"
 log = logging.getLogger(__name__)
 
 
@@ -103,9 +104,9 @@ class AttemptWatch:
         if beat == self._left:  # of pods that their queue has ended; the later ones have not begun
             beat = {}
         if not beat and (not pods.running(all_pods, expected) or state.phase == "created"):
-            return JobStatus("starting", pods.waiting(all_pods, expected))
+            return JobStatus("starting", pods.waiting(all_pods, expected) or CONNECTING)
         if not beat:
-            return JobStatus("starting", "all pods run; its processes connect")
+            return JobStatus("starting", CONNECTING)
         return JobStatus("running", progress=json.dumps(beat))
 
     def _replaced(self, all_pods: list[Json], expected: int) -> str:

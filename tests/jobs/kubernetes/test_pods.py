@@ -129,6 +129,13 @@ def test_the_cause_comes_first(pods: list[Json], rank: Rank, text: str, more: in
     assert len(found) == more + 1
 
 
+def test_the_launcher_of_an_mpijob_speaks_of_the_node_that_failed() -> None:
+    launcher = pod("job-launcher", "Failed", said("was killed", rank=9, pod="job-worker-1"), node="node-7")
+    nodes = [pod(f"job-worker-{n}", "Running", {"running": {}}, node=f"node-{n}") for n in range(2)]
+    assert failures([launcher, *nodes])[0].message == "rank 9 (job-worker-1 on node node-1): was killed"
+    assert failures([launcher])[0].message == "rank 9 (job-launcher on node node-7): was killed", "it is gone"
+
+
 def test_pods_that_run_or_ended_well_are_no_failures() -> None:
     both = [pod("a", "Running", {"running": {}}), pod("b", "Succeeded", ended(0, reason="Completed"))]
     assert not failures(both) and running(both, 2) and not running(both, 3)
