@@ -164,11 +164,11 @@ class Product:
         return wait_for(
             f"attempt {attempt} of {component}",
             unfinished,
-            180,
+            300,
             self.explain,
         )
 
-    def wait_for_step(self, job: Json, step: int, timeout: float = 180) -> None:
+    def wait_for_step(self, job: Json, step: int, timeout: float = 300) -> None:
         """Wait until the job's workers have reported a step."""
         folder = self.attempt_folder(job)
         wait_for(f"step {step} in {folder}", lambda: self.step(job) >= step, timeout, self.explain)
@@ -224,7 +224,7 @@ class Product:
 
     def clear(self) -> None:
         """Delete every run and job."""
-        for kind in ("jobs", "pytorchjobs", "mpijobs", "trainjobs"):
+        for kind in ("jobs", "pytorchjobs", "mpijobs", "trainjobs", "pods"):  # a pod may have lost its job
             self.cluster.kubectl(
                 "-n", NAMESPACE, "delete", kind, "-l", f"{labels.MANAGED_BY}={labels.STEERLM}", "--wait=true"
             )

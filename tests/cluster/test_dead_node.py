@@ -22,7 +22,7 @@ from steerlm.jobs.kubernetes.attempts import attempt_folder
 from steerlm.jobs.kubernetes.backend import KubernetesBackend
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from tests.cluster.conftest import Cluster, wait_for
-from tests.cluster.platform import NAMESPACE, install
+from tests.cluster.platform import NAMESPACE, install, kubeconfig_of
 from tests.conftest import ROOT
 
 NODES = 32
@@ -38,8 +38,9 @@ def a_33rd_node(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def backend(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KubernetesBackend:
+    """With the rights of the launcher."""
     install(cluster)
-    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(cluster, "steerlm-launcher", NAMESPACE, tmp_path / "account")))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     settings = {"namespace": NAMESPACE, "queue": "steerlm", "workspace": {"path": str(tmp_path)}, "placement": FAKE}
     return KubernetesBackend("pytorchjob", ClusterSettings.model_validate(settings), JobSettings(attempts=2))
