@@ -72,6 +72,12 @@ class ProgressLine:
             self.out.write(f"{line}\n")
         self.out.flush()
 
+    def note(self, text: str) -> None:
+        """Show a line that stays, whole, above the progress."""
+        self.out.write(("\r\x1b[K" if self._shown else "") + f"{text}\n")
+        self._shown = False
+        self.out.flush()
+
     def end(self, text: str = "") -> None:
         """Take the progress away and start anew; `text` is a line that stays."""
         self._pace, self._last = Pace(), float("-inf")

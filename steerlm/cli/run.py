@@ -112,6 +112,8 @@ class Display:
             self.line.show("runs ...", head=f"{self._number()}{label}  ", now=event["time"])
         elif kind == "progress":
             self.line.show(event["text"], head=f"{self._number()}{label}  ", now=event["time"])
+        elif kind == "note":
+            self.line.note(f"{self._number()}{label}  {event['text']}")
 
     def _number(self, *, skipped: bool = False) -> str:
         """Return `[3/8] `: which of the run's steps it is; blank for one that does not count."""

@@ -3,6 +3,7 @@
 
 import dataclasses
 import logging
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from steerlm.jobs.config import JobSettings
 from steerlm.signals import handled
 
 POLL_SECONDS = 0.2
+_COUNTS = re.compile(r" \(\d+ of \d+ pods\)|\d+")
+"""What may change in a text on waiting without a new line for it: 32 pods do not start at once."""
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +24,7 @@ def launch(
     job: Job,
     settings: JobSettings,
     on_line: Callable[[str], None],
-    on_wait: Callable[[str], None] = lambda text: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run a job to its end, attaching to it if it is running already.
 
@@ -33,7 +36,7 @@ def launch(
         job: The job.
         settings: Attempts, and when a job counts as stalled.
         on_line: Called with every line that the job logs from now on.
-        on_wait: Called with what the job waits for whenever that changes.
+        on_note: Called with what the job waits for whenever that changes, and with why it is started again.
 
     Raises:
         TrainingError: The job failed; the message has the worker's error and the path of the log.
@@ -46,7 +49,7 @@ def launch(
     starts = 0
     with handled([signal.SIGINT, signal.SIGTERM], received.append):
         while True:
-            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, on_wait, received, offset)
+            watcher = _JobWatcher(backend, backend.ensure(job), settings, on_line, on_note, received, offset)
             status = watcher.wait()
             offset = watcher.offset
             starts = status.starts or starts + 1
@@ -60,13 +63,16 @@ def launch(
                 raise Interrupted(f"{job.name} was stopped; run the same command again to resume")
             for line in status.tail:
                 log.info("%s", line)
+                on_note(line)
             message = f"{job.name} failed: {status.message} (its log: {job.log})"
             if status.idle_starts >= settings.idle_attempts and status.starts and settings.attempts > 1:
                 message += (
                     f"; its last {status.idle_starts} starts have reached no new step, so it is not started again"
                 )
             elif not status.final and starts < settings.attempts:
-                log.warning("%s; starting attempt %d of %d", message, starts + 1, settings.attempts)
+                message += f"; starting attempt {starts + 1} of {settings.attempts}"
+                log.warning("%s", message)
+                on_note(message)
                 continue
             raise (InputError if status.exit_code == 2 else TrainingError)(message)
 
@@ -80,11 +86,11 @@ class _JobWatcher:
         name: str,
         settings: JobSettings,
         on_line: Callable[[str], None],
-        on_wait: Callable[[str], None],
+        on_note: Callable[[str], None],
         signals: list[int],
         offset: int,
     ) -> None:
-        self.backend, self.name, self.settings, self.on_line, self.on_wait = backend, name, settings, on_line, on_wait
+        self.backend, self.name, self.settings, self.on_line, self.on_note = backend, name, settings, on_line, on_note
         self.signals, self.offset, self.left = signals, offset, False
         self._clocks = _Clocks(settings)
         self._waits_for = ""
@@ -122,10 +128,11 @@ class _JobWatcher:
 
     def _show_waiting(self, status: JobStatus) -> None:
         text = f"{status.state}: {status.message}" if status.state in ("queued", "starting") else ""
-        if text and text != self._waits_for:
+        said = _COUNTS.sub("", text)
+        if text and said != self._waits_for:
             log.info("%s is %s", self.name, text)
-            self.on_wait(text)
-        self._waits_for = text
+            self.on_note(text)
+        self._waits_for = said
 
     def _kill(self, reason: str) -> JobStatus:
         self.backend.cancel(self.name, force=True)

@@ -25,6 +25,7 @@ class JobPlace:
         log: For the job's output.
         profile: Names the back end and has the launcher's settings.
         image: Name of the container image for it, where the back end has any.
+        on_note: Called with what the job waits for, and with why it is started again; see `launch`.
     """
 
     title: str
@@ -32,6 +33,7 @@ class JobPlace:
     log: Path
     profile: BackendProfile
     image: str = "train-sft"
+    on_note: Callable[[str], None] = lambda text: None
 
     @property
     def name(self) -> str:
@@ -52,7 +54,6 @@ class JobPlace:
         environment: Mapping[str, str] | None = None,
         clears: Sequence[Path] = (),
         repeat: bool = False,
-        on_wait: Callable[[str], None] = lambda text: None,
         output: Path | None = None,
     ) -> Mapping[str, FileDigest] | None:
         """Run the worker `module` on a layout's processes to its end; see `Job` and `launch`.
@@ -74,5 +75,5 @@ class JobPlace:
             repeat=repeat,
         )
         backend = make_backend(self.profile)
-        launch(backend, job, self.profile.jobs, on_line, on_wait)
+        launch(backend, job, self.profile.jobs, on_line, self.on_note)
         return backend.written(job.name, output) if output else None

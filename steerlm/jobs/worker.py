@@ -79,6 +79,11 @@ class WorkerProcess(_WorkerFile):
     started: str | None
 
 
+def status_path(folder: Path, rank: int | str) -> Path:
+    """Return the file with a worker's status."""
+    return folder / f"status-{rank}.json"
+
+
 def read_statuses(folder: Path) -> dict[int, WorkerStatus]:
     """Return the statuses that a job's workers have written, by rank."""
     named = ((re.fullmatch(r"status-(\d+)\.json", path.name), path) for path in folder.glob("status-*.json"))
@@ -109,7 +114,7 @@ def main(arguments: list[str]) -> int:
     """Run the module and write its status; return its exit code."""
     folder, module = Path(arguments[0]), arguments[1]
     rank = os.environ.get("RANK", "0")
-    os.environ[STATUS_FILE] = str(folder / f"status-{rank}.json")
+    os.environ[STATUS_FILE] = str(status_path(folder, rank))
     WorkerProcess(pid=os.getpid(), started=start_time(os.getpid())).write(folder / f"process-{rank}.json")
     sys.argv = [module, *arguments[2:]]
     ending: BaseException | None = None

@@ -70,7 +70,7 @@ def run_preflight(profile: Profile, options: PreflightOptions, on_line: Callable
     result = folder / "result.json"
     folder.mkdir(parents=True, exist_ok=True)
     result.unlink(missing_ok=True)
-    place = JobPlace("preflight", folder / "job", folder / "job.log", profile)
+    place = JobPlace("preflight", folder / "job", folder / "job.log", profile, on_note=on_line)
     spec = PreflightSpec(
         layout=options.layout,
         result=result,
@@ -78,7 +78,7 @@ def run_preflight(profile: Profile, options: PreflightOptions, on_line: Callable
         reduce_bytes=options.reduce_bytes,
         write_bytes=options.write_bytes,
     )
-    place.run("steerlm.jobs.preflight_worker", spec, options.layout, on_line, repeat=True, on_wait=on_line)
+    place.run("steerlm.jobs.preflight_worker", spec, options.layout, on_line, repeat=True)
     limit = limit_seconds()
     end = time.monotonic() + limit
     while not result.exists():

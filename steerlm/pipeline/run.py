@@ -73,7 +73,7 @@ def run_stage(
         return Outcome(finished, "hit", _hit_reason(finished, stage), time.monotonic() - started)
 
     def wait(holder: str) -> None:
-        run_log.emit("progress", label, text=f"waiting for {holder}, which makes {stage.name}/{key}")
+        run_log.emit("note", label, text=f"waiting for {holder}, which makes {stage.name}/{key}")
 
     replace = finished is not None
     with store.lock(stage.name, key, wait, replace=replace) as held:
@@ -103,6 +103,7 @@ def run_stage(
                 files=folder / stage.kind,
                 profile=profile,
                 report_progress=lambda text: run_log.emit("progress", label, text=text),
+                report_note=lambda text: run_log.emit("note", label, text=text),
             )
             result = execution.result = stage.make(config, local_inputs, context)
             seconds = time.monotonic() - started

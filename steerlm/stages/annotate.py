@@ -48,6 +48,7 @@ def make(config: AnnotateSettings, inputs: Inputs, context: StageContext) -> Sta
             context.logs / "annotate.log",
             context.profile,
             context.image,
+            context.report_note,
         )
         profile = context.profile
         gpu = None if profile.backend == LOCAL else profile.cluster.resources.gpu is not None

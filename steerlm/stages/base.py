@@ -57,7 +57,8 @@ class StageContext:
         folder: The key's folder; `files`, `scratch` and `logs` are in it.
         files: Gets the files of the artifact.
         profile: Where work runs.
-        report_progress: Shows a line of progress.
+        report_progress: Shows a line of progress, if there was none for a while.
+        report_note: Shows a line that stays: what the stage waits for, and what went wrong.
     """
 
     stage: str
@@ -66,6 +67,7 @@ class StageContext:
     files: Path
     profile: Profile
     report_progress: Callable[[str], None]
+    report_note: Callable[[str], None] = lambda text: None
 
     @property
     def image(self) -> str:

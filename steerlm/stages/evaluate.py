@@ -99,6 +99,7 @@ def _place(name: str, context: StageContext) -> JobPlace:
         context.logs / f"{name}.log",
         context.profile,
         context.image,
+        context.report_note,
     )
 
 

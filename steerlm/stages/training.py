@@ -33,7 +33,8 @@ def train(context: StageContext, spec: TrainSpec) -> StageResult:
 
     check_training(spec)
     title = f"{context.stage}-{context.key}"
-    place = JobPlace(title, context.folder / "job", context.logs / "train.log", context.profile, context.image)
+    folder, logs = context.folder / "job", context.logs / "train.log"
+    place = JobPlace(title, folder, logs, context.profile, context.image, context.report_note)
     trained = run_training(spec, place, context.report_progress)
     result = trained.result
     context.keep_metrics()

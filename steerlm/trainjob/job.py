@@ -59,7 +59,6 @@ def run_training(spec: TrainSpec, place: JobPlace, report_progress: Callable[[st
         on_line,
         environment=variables,
         clears=[spec.output],
-        on_wait=report_progress,
         output=spec.output,
     )
     path = spec.work / RESULT

@@ -88,6 +88,7 @@ EVENTS = [
     event("start"),
     event("progress", 100.0, text="step 1/9 loss=2"),
     event("progress", 101.0, text="step 2/9 loss=1"),
+    event("note", text="failed: a pod was deleted; starting attempt 2 of 3"),
     event("progress", 120.0, text="step 8/9 loss=0"),
     event("end"),
     event("outcome", status="run", reason="never run before, " * 9, seconds=12.34),
@@ -107,6 +108,7 @@ def test_a_file_gets_a_progress_line_now_and_then() -> None:
         "[1/3] fetch_model        hit          0.5 s  made before",
         "      train_base         skipped             the recipe has no such section",
         "[2/3] train_sft  step 1/9  11 %  loss=2",
+        "[2/3] train_sft  failed: a pod was deleted; starting attempt 2 of 3",
         "[2/3] train_sft  step 8/9  88 %  2.9 s each  0:03 left  loss=0",
         f"[2/3] train_sft          run         12.3 s  {'never run before, ' * 9}".rstrip(),
     ]
@@ -118,8 +120,10 @@ def test_a_terminal_shows_the_running_step_in_place_and_no_line_is_too_long(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = show(live=True)
-    assert shown.count("\n") == 3
+    assert shown.count("\n") == 4
     lines = [part for line in shown.split("\n") for part in line.replace("\x1b[K", "").split("\r")]
+    note = "[2/3] train_sft  failed: a pod was deleted; starting attempt 2 of 3"
+    lines.remove(note)  # it stays, whole, and a terminal may wrap it
     assert max(map(len, lines)) < columns
     positions = [line for line in lines if "step " in line]
     assert [line[: len("[2/3] train_sft  step 1/9")] for line in positions] == [

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from kubernetes import client, config
 FACTS = Path(os.environ.get("STEERLM_CLUSTER_FACTS", "/var/lib/steerlm-lab/lab.json"))
 REQUIRED = os.environ.get("STEERLM_CLUSTER_REQUIRED") == "1"
 HERE = Path(__file__).resolve().parent
+STARTED = datetime.now(UTC).isoformat()
+"""When this session began, as the API server writes times."""
 T = TypeVar("T")
 
 
@@ -26,6 +29,13 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Only who asks for these tests gets them, also when a cluster happens to run: they change it."""
     asked = (Path(word.split("::")[0]).resolve() for word in config.args)
     return None if REQUIRED or any(path == HERE or HERE in path.parents for path in asked) else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A cluster takes longer than a process: images are built and pulled, pods wait for each other."""
+    for item in items:
+        if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from tests.conftest import ROOT
 
 OVERLAYS = ROOT / "manifests" / "overlays"
 NAMESPACE = "steerlm"
+TAG = "test"
+"""Of the images that the tests build."""
 CLUSTER_SCOPED = {
     "ClusterQueue",
     "ClusterRole",
@@ -22,6 +24,11 @@ CLUSTER_SCOPED = {
     "WorkloadPriorityClass",
 }
 Json = dict[str, Any]
+
+
+def image(cluster: Cluster, name: str) -> str:
+    """The reference of an image that the tests have pushed into the cluster's registry."""
+    return f"{cluster.registry}/{name}:{TAG}"
 
 
 def overlay(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> list[Json]:
@@ -36,8 +43,10 @@ def overlay(cluster: Cluster, name: str, namespace: str = NAMESPACE) -> list[Jso
 
 
 def install(cluster: Cluster) -> None:
-    """Apply the overlay lab, and wait until its workspace and its queues are there."""
+    """Apply the overlay lab with the cluster's image of the reaper; wait until its workspace and queues are there."""
     objects = overlay(cluster, "lab")
+    (reaper,) = [one for one in objects if one["kind"] == "CronJob"]
+    reaper["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["image"] = image(cluster, "reaper")
     if cluster.volumes:
         (volume,) = [one for one in objects if one["kind"] == "PersistentVolume"]
         folder = Path(volume["spec"]["hostPath"]["path"])

@@ -3,10 +3,12 @@
 
 import json
 import os
+import re
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,9 @@ from minio import Minio
 
 from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import Cluster, wait_for
-from tests.cluster.platform import NAMESPACE, install
+from tests.cluster.platform import NAMESPACE, TAG, install
 from tests.conftest import ROOT
 
-TAG = "test"
 IMAGES = ("launcher", "reaper", "train-base", "train-reward", "annotate", "train-sft", "evaluate")
 BUCKET = "steerlm"
 SMALL = (
@@ -41,7 +42,44 @@ SMALL = (
     "report.goals={}",
 )
 """The demo's recipe, so small that its trainings take seconds."""
+KILL = """
+import os, pathlib
+for one in pathlib.Path("/proc").glob("[0-9]*"):
+    if b"steerlm.jobs.worker" in (one / "cmdline").read_bytes() and int(one.name) != os.getpid():
+        os.kill(int(one.name), 9)
+"""
+"""Kills the training processes of the container that it runs in."""
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BackgroundRun:
+    """A `steerlm run` that goes on while a test does something to it. `name`: of the run on the cluster."""
+
+    product: "Product"
+    process: "subprocess.Popen[str]"
+    name: str
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self, code: int, timeout: float = 300) -> str:
+        """Wait for the end, which must have this exit code; return what was said."""
+        output, _ = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == code, f"{output}\n{self.product.explain()}"
+        return output
+
+    def launchers(self) -> list[Json]:
+        """The launcher's pods, oldest first."""
+        found = self.product.objects("pods", f"{labels.RUN}={self.name}")
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def log(self) -> str:
+        """What the launchers have said so far."""
+        selector = f"{labels.RUN}={self.name}"
+        words = ("logs", "-l", selector, "--tail=-1", "--ignore-errors")
+        return self.product.cluster.kubectl("-n", NAMESPACE, *words)
 
 
 @dataclass(frozen=True)
@@ -52,34 +90,52 @@ class Product:
 
     def command(self, *words: str, **settings: str) -> list[str]:
         """`steerlm run demo` on the lab's profile with small sizes."""
-        own = {"reward__seed": str(secrets.randbelow(10**6)), **settings}  # else a second session finds it trained
-        overrides = [*SMALL, f"profile.cluster.images.registry={self.cluster.registry}"]
-        overrides += [f"profile.cluster.images.tag={TAG}", "profile.cluster.images.pull_policy=Always"]
-        overrides += [f"{key.replace('__', '.')}={value}" for key, value in own.items()]
-        options = [word for override in overrides for word in ("--set", override)]
+        own = {"reward__save_minutes": self.unique(), **settings}
+        overrides = [*SMALL, *(f"{key.replace('__', '.')}={value}" for key, value in own.items())]
+        options = [*self.images(), *(word for override in overrides for word in ("--set", override))]
         return [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", "lab", *options, *words]
+
+    def images(self) -> list[str]:
+        """Options of a command: the images that these tests have made."""
+        values = {"registry": self.cluster.registry, "tag": TAG, "pull_policy": "Always"}
+        return [word for name, value in values.items() for word in ("--set", f"profile.cluster.images.{name}={value}")]
+
+    @staticmethod
+    def unique() -> str:
+        """A value of `save_minutes` that no run had: it makes a training's key new, and its model stays the same."""
+        return str(1000 + secrets.randbelow(10**9) / 1000)
 
     @property
     def environment(self) -> dict[str, str]:
         return {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
 
-    def run(self, *words: str, timeout: float = 600, **settings: str) -> str:
+    def run(self, *words: str, **settings: str) -> str:
         """The output of a run that must succeed."""
         done = subprocess.run(
-            self.command(*words, **settings), env=self.environment, capture_output=True, text=True, timeout=timeout
+            self.command(*words, **settings), env=self.environment, capture_output=True, text=True, timeout=1500
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.explain()}"
         return done.stdout
 
+    def outcomes(self, output: str) -> list[Json]:
+        """How each step of a run that printed `output` has ended."""
+        (folder,) = re.findall(r"^run /workspace/(\S+)$", output, re.MULTILINE)
+        found: list[Json] = json.loads((self.workspace / folder / "result.json").read_text())["outcomes"]
+        return found
+
     @contextmanager
-    def running(self, *words: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-        """A run in the background; canceled at the end if it is still there."""
+    def running(self, *words: str, **settings: str) -> Iterator[BackgroundRun]:
+        """A run in the background; nothing is left of it and of its jobs at the end."""
         command = self.command(*words, **settings)
         process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         try:
-            yield process
+            assert process.stdout
+            first = process.stdout.readline()
+            found = re.search(r"submitted (\S+)", first)
+            assert found, first + process.stdout.read()
+            yield BackgroundRun(self, process, found[1])
         finally:
             process.kill()
             process.wait()
@@ -87,7 +143,8 @@ class Product:
 
     def explain(self) -> str:
         shown = self.cluster.kubectl("-n", NAMESPACE, "get", "pods,jobs,pytorchjobs,mpijobs,trainjobs,workloads")
-        return shown + self.cluster.kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+        events = self.cluster.kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp")
+        return shown + "\n".join(events.splitlines()[-40:])
 
     def objects(self, kind: str, selector: str = "") -> list[Json]:
         words = ["-l", selector] if selector else []
@@ -107,19 +164,30 @@ class Product:
         return wait_for(
             f"attempt {attempt} of {component}",
             unfinished,
-            180,
+            300,
             self.explain,
         )
 
-    def wait_for_step(self, job: Json, step: int, timeout: float = 180) -> None:
+    def wait_for_step(self, job: Json, step: int, timeout: float = 300) -> None:
         """Wait until the job's workers have reported a step."""
         folder = self.attempt_folder(job)
+        wait_for(f"step {step} in {folder}", lambda: self.step(job) >= step, timeout, self.explain)
 
-        def reached() -> bool:
-            path = folder / "heartbeat.json"
-            return path.exists() and json.loads(path.read_text())["step"] >= step
+    def step(self, job: Json) -> int:
+        """The newest step that the workers of an attempt have reported; -1 if they have not."""
+        path = self.attempt_folder(job) / "heartbeat.json"
+        return int(json.loads(path.read_text())["step"]) if path.exists() else -1
 
-        wait_for(f"step {step} in {folder}", reached, timeout, self.explain)
+    def record(self, job: Json) -> Json:
+        """What the launcher has written of an attempt."""
+        found: Json = json.loads((self.attempt_folder(job) / "attempt.json").read_text())
+        return found
+
+    def key(self, job: Json) -> str:
+        """The key of the artifact that a job makes."""
+        found = re.search(r"/([0-9a-f]{20})/", str(job["metadata"]["annotations"][labels.FOLDER]))
+        assert found
+        return found[1]
 
     def attempt_folder(self, job: Json) -> Path:
         """The folder of an attempt as this machine sees it: pods mount the workspace elsewhere."""
@@ -127,9 +195,36 @@ class Product:
         inside = Path(str(metadata["annotations"][labels.FOLDER])).relative_to("/workspace")
         return self.workspace / inside / "attempts" / str(metadata["labels"][labels.ATTEMPT])
 
+    def pods(self, job: Json) -> list[str]:
+        """The names of the pods of a job's attempt that compute; the first process is in the first."""
+        wanted = job["metadata"]["labels"]
+        found = self.objects("pods", labels.selector(wanted[labels.JOB], int(wanted[labels.ATTEMPT]), labels.NODE_ROLE))
+        return sorted(pod["metadata"]["name"] for pod in found)
+
+    def kill_worker(self, job: Json) -> None:
+        """Kill the training process in the job's last pod."""
+        *_, pod = self.pods(job)
+        self.cluster.kubectl("-n", NAMESPACE, "exec", pod, "--", "python", "-c", KILL)
+
+    def model(self, key: str, stage: str = "train_reward") -> Path:
+        """The folder of a finished model in the workspace."""
+        (path,) = (self.workspace / "cache/stores/steerlm/store" / stage / key).glob("*/config.json")
+        return path.parent
+
+    def store_secret(self) -> None:
+        """Write the Secret that the profile names."""
+        minio, mlflow = self.cluster.minio, self.cluster.mlflow
+        keys = {
+            "S3_ENDPOINT": minio.in_cluster,
+            "AWS_ACCESS_KEY_ID": minio.access_key,
+            "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+            "MLFLOW_TRACKING_URI": mlflow.in_cluster,
+        }
+        self.cluster.apply(secret("steerlm-store", keys))
+
     def clear(self) -> None:
         """Delete every run and job."""
-        for kind in ("jobs", "pytorchjobs", "mpijobs", "trainjobs"):
+        for kind in ("jobs", "pytorchjobs", "mpijobs", "trainjobs", "pods"):  # a pod may have lost its job
             self.cluster.kubectl(
                 "-n", NAMESPACE, "delete", kind, "-l", f"{labels.MANAGED_BY}={labels.STEERLM}", "--wait=true"
             )
@@ -137,6 +232,22 @@ class Product:
 
     def log(self, job: Json, rank: int = 0) -> str:
         return (self.attempt_folder(job) / f"rank-{rank}.log").read_text()
+
+
+def one_machine(folder: Path, until: str, settings: Sequence[str]) -> Path:
+    """Run the demo to a stage in one process on this machine; return the folder of the stage's model."""
+    profile = folder / "one.yaml"
+    layout = "{devices: 1, micro_batch: 8, row_tokens: 2048}"
+    profile.write_text(
+        f"name: one\nbackend: local\nstore: {folder}/store\ntracking: {{enabled: false}}\n"
+        f"layouts: {{base: {layout}, reward: {layout}, sft: {layout}}}\n"
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "steerlm.cli", "run", "demo", "--profile", str(profile), "--stage", until]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (folder / "store" / until).glob("*/*/config.json")
+    return path.parent
 
 
 def _ended(job: Json) -> bool:
@@ -178,22 +289,15 @@ def product(cluster: Cluster) -> Product:
     assert cluster.volumes is not None, "these tests look into the workspace: make cluster"
     make_images(cluster, *IMAGES)
     install(cluster)
-    image = f"reaper={cluster.registry}/reaper:{TAG}"
-    cluster.kubectl("-n", NAMESPACE, "set", "image", "cronjob/steerlm-reaper", image)
     minio = cluster.minio
     s3 = Minio(
         minio.address.removeprefix("http://"), access_key=minio.access_key, secret_key=minio.secret_key, secure=False
     )
     if not s3.bucket_exists(BUCKET):
         s3.make_bucket(BUCKET)
-    keys = {
-        "S3_ENDPOINT": minio.in_cluster,
-        "AWS_ACCESS_KEY_ID": minio.access_key,
-        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
-        "MLFLOW_TRACKING_URI": cluster.mlflow.in_cluster,
-    }
-    cluster.apply(secret("steerlm-store", keys))
-    return Product(cluster, cluster.volumes / "workspace", s3)
+    found = Product(cluster, cluster.volumes / "workspace", s3)
+    found.store_secret()
+    return found
 
 
 def secret(name: str, values: Mapping[str, str]) -> Json:

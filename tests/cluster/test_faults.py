@@ -1,121 +1,228 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clusters do to a training, tried on PyTorchJobs: what happens, and what the person who started it reads."""
+"""What clusters do to a run and its launcher: what happens, and what the person who started it reads.
+
+What befalls the pods of a training is in test_kinds.py, for each kind of job.
+"""
 
 import json
+import os
 import re
+import secrets
 import signal
+import subprocess
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
 
 from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import wait_for
-from tests.cluster.platform import NAMESPACE
-from tests.cluster.product import Product
+from tests.cluster.platform import NAMESPACE, TAG, image
+from tests.cluster.product import Json, Product, builder_environment
 from tests.cluster.product import product as product
 
-SLOW = {"reward__max_steps": "400", "reward__validate_every": "400"}
+SLOW = {"reward__max_steps": "1000", "reward__validate_every": "1000"}
 """A training that goes on until a test ends it."""
 
 
-def test_a_killed_worker_ends_the_attempt_and_the_next_one_resumes(product: Product) -> None:
-    sizes = {"reward__max_steps": "150", "reward__validate_every": "150"}
-    with product.running("--stage", "train_reward", **sizes) as run:
-        job = product.wait_for_job()
-        product.wait_for_step(job, 6)
-        selector = f"{labels.JOB}={job['metadata']['labels'][labels.JOB]},training.kubeflow.org/replica-type=worker"
-        (pod,) = product.objects("pods", selector)
-        name = pod["metadata"]["name"]
-        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--grace-period=0", "--force")
-        second = product.wait_for_job(attempt=2)
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
-        first_step = re.search(r"step (\d+)/150", product.log(second))
-        assert first_step and int(first_step[1]) > 4, "it begins at its newest checkpoint"
-
-
-def test_ctrl_c_lets_the_job_save_and_leaves_nothing(product: Product) -> None:
-    with product.running("--stage", "train_reward", **SLOW) as run:
-        job = product.wait_for_job()
-        product.wait_for_step(job, 5)
-        run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=120)
-        assert run.returncode == 130, output
-        assert "canceling" in output
-        assert "saved" in product.log(job) or "checkpoint" in product.log(job)
-        record = json.loads((product.attempt_folder(job) / "attempt.json").read_text())
-        assert record["outcome"] == "interrupted"
-        wait_for("the end of the job's pods", lambda: not product.objects("pods", f"{labels.JOB}"), 60)
+@pytest.fixture(scope="module", autouse=True)
+def base(product: Product) -> None:
+    """The base model is there, so that each run here is one job."""
+    product.run("--stage", "train_base")
+    product.clear()
 
 
 def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -> None:
-    with product.running("--stage", "train_reward", reward__max_steps="120", reward__validate_every="120") as run:
+    """And before that the API server restarts, which nobody notices."""
+    sizes = {"reward__max_steps": "200", "reward__validate_every": "200", "reward__save_every": "50"}
+    with product.running("--stage", "train_reward", **sizes) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 5)
-        (launcher,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        name = launcher["metadata"]["name"]
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
-        product.cluster.kubectl(
-            "create",
-            "--raw",
-            f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction",
-            "-f",
-            "-",
-            stdin=json.dumps(eviction),
-        )
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
+        if product.cluster.lab:
+            product.cluster.script("process.sh", "restart", "kube-apiserver")
+            wait_for("API server", lambda: answers(product), 90)
+        evict(product, run.launchers()[0])
+        output = run.end(0)
         (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
         assert only["metadata"]["uid"] == job["metadata"]["uid"], "no second attempt"
-        assert only["metadata"]["labels"][labels.ATTEMPT] == "1"
+        assert [path.name for path in product.attempt_folder(job).parent.iterdir() if path.is_dir()] == ["1"]
+        assert [pod["status"]["phase"] for pod in run.launchers()] == ["Failed", "Succeeded"]
+    steps = [int(step) for step in re.findall(r"step (\d+)/200", product.log(job))]
+    assert steps[:200] == list(range(1, 201)), "no step is made twice"
+    assert "goes on, and the same command attaches to it" in output
+    tracking = MlflowClient(tracking_uri=product.cluster.mlflow.address)
+    (experiment,) = tracking.search_experiments(filter_string="name = 'steerlm'")
+    key = product.key(job)
+    (found,) = tracking.search_runs([experiment.experiment_id], f"tags.`steerlm.key` = '{key}'")
+    logged = [one.step for one in tracking.get_metric_history(found.info.run_id, "train/loss")]
+    assert found.info.status == "FINISHED"
+    assert logged == sorted(set(logged)) and logged[-1] == 200, "one run has the steps of both launchers"
+
+
+def answers(product: Product) -> bool:
+    try:
+        return bool(product.cluster.core.read_namespace_status(NAMESPACE).status.phase == "Active")
+    except Exception:
+        return False
+
+
+def evict(product: Product, pod: Json) -> None:
+    """By the Eviction API, as a drain of the node does."""
+    name = pod["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction"
+    product.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
 
 def test_a_deleted_launcher_ends_its_job(product: Product) -> None:
     with product.running("--stage", "train_reward", **SLOW) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 3)
-        (launcher,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", launcher["metadata"]["name"], "--wait=false")
-        output, _ = run.communicate(timeout=180)
-        assert run.returncode == 143, output
-        wait_for("the end of the job's pods", lambda: not product.objects("pods", f"{labels.JOB}"), 60)
-        assert not product.objects("pods", f"{labels.COMPONENT}=launcher,{labels.RUN}") or all(
-            pod["status"]["phase"] in ("Failed", "Succeeded")
-            for pod in product.objects("pods", f"{labels.COMPONENT}=launcher")
-        )
+        name = run.launchers()[0]["metadata"]["name"]
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")
+        run.end(143)
+        assert product.record(job)["outcome"] == "interrupted", "it has saved"
+        wait_for("the end of the job's pods", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
+        assert all(pod["status"]["phase"] in ("Failed", "Succeeded") for pod in run.launchers()), "no successor"
 
 
-def test_a_job_that_the_queue_has_no_room_for_says_so(product: Product) -> None:
-    with product.running("--stage", "train_reward", profile__cluster__resources__memory="40Ti") as run:
+def test_the_reaper_deletes_the_job_of_a_launcher_that_was_killed_for_good(product: Product) -> None:
+    with product.running("--stage", "train_reward", **SLOW) as run:
         job = product.wait_for_job()
-        wait_for("the queue's words", lambda: "insufficient quota" in launcher_log(product), 60, product.explain)
-        assert job["spec"]["runPolicy"]["suspend"] is True
-        run.send_signal(signal.SIGINT)
-        run.communicate(timeout=120)
-        wait_for("the end of the job", lambda: not product.objects("pytorchjobs", labels.JOB), 60)
+        product.wait_for_step(job, 3)
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "job", run.name, "--cascade=orphan")
+        os.kill(first_process(run.launchers()[0]["metadata"]["name"]), signal.SIGKILL)
+        assert f"{run.name} failed" in run.end(1)
+        step = product.step(job)
+        product.wait_for_step(job, step + 5)  # it goes on alone
+        eleven = (datetime.now(UTC) - timedelta(minutes=11)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = job["metadata"]["name"]
+        product.cluster.kubectl(
+            "-n", NAMESPACE, "annotate", "--overwrite", f"pytorchjob/{name}", f"{labels.HEARTBEAT}={eleven}"
+        )
+        reap = f"reap-{secrets.token_hex(3)}"
+        product.cluster.kubectl("-n", NAMESPACE, "create", "job", reap, "--from=cronjob/steerlm-reaper")
+        wait_for("the end of the job", lambda: not product.objects("pods", labels.JOB), 120, product.explain)
+        assert not product.objects("pytorchjobs", labels.JOB)
+        said = product.cluster.kubectl(
+            "-n", NAMESPACE, "logs", "-l", f"{labels.COMPONENT}=reaper", "--tail=-1", "--ignore-errors"
+        )
+        assert re.search(rf"{name}: heartbeat 11\.\d min old, deleted \(limit 10.0 min\)", said), said
+        product.cluster.kubectl("-n", NAMESPACE, "delete", "job", reap)
 
 
-def launcher_log(product: Product) -> str:
-    (pod,) = product.objects("pods", f"{labels.COMPONENT}=launcher")
-    return product.cluster.kubectl("-n", NAMESPACE, "logs", pod["metadata"]["name"])
+def first_process(pod: str) -> int:
+    """The process on this machine that is a launcher pod's first one."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words, variables = (path / "cmdline").read_bytes(), (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"steerlm.cli.launch" in words and f"STEERLM_POD={pod}".encode() in variables:
+            return int(path.name)
+    pytest.skip("the pods of another cluster are not processes of this machine")
 
 
 def test_suspended_is_not_stalled(product: Product) -> None:
-    """Its queue suspends the job for longer than the progress limit; then it goes on in the same attempt."""
-    with product.running(
-        "--stage", "train_reward", profile__jobs__no_progress_minutes="0.5", reward__max_steps="40"
-    ) as run:
+    """Its queue stops, then a job of a higher priority takes its place for longer than the progress limit."""
+    sizes = {"reward__max_steps": "60", "reward__validate_every": "60", "profile__jobs__no_progress_minutes": "0.5"}
+    with product.running("--stage", "train_reward", **sizes) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 4)
         queue = "clusterqueue/steerlm"
         product.cluster.kubectl("patch", queue, "--type=merge", "-p", '{"spec": {"stopPolicy": "HoldAndDrain"}}')
         try:
-            wait_for("the end of the pods", lambda: not product.objects("pods", labels.JOB), 90, product.explain)
-            begun = time.monotonic()
-            while time.monotonic() - begun < 40:
-                time.sleep(1)
-                assert run.poll() is None
+            wait_for("the end of the pods", lambda: not product.pods(job), 90, product.explain)
         finally:
             product.cluster.kubectl("patch", queue, "--type=merge", "-p", '{"spec": {"stopPolicy": "None"}}')
-        output, _ = run.communicate(timeout=300)
-        assert run.returncode == 0, output
-        assert "attempts/1/" in str(product.attempt_folder(job)) + "/"
-        assert len(product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")) == 1
+        saved = product.step(job)
+        product.wait_for_step(job, saved + 4)
+        product.cluster.apply(*greedy())
+        try:
+            wait_for("preemption", lambda: not product.pods(job), 90, product.explain)
+            begun = time.monotonic()
+            while time.monotonic() - begun < 40:  # longer than the limit of half a minute
+                assert run.process.poll() is None
+                time.sleep(1)
+            said = run.log()
+        finally:
+            product.cluster.kubectl("-n", NAMESPACE, "delete", "pytorchjob/greedy", "workloadpriorityclass/lab-first")
+        run.end(0)
+        (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
+        assert only["metadata"]["uid"] == job["metadata"]["uid"], "the same attempt"
+    assert "queued: Preempted to accommodate a workload" in said, said
+    steps = [int(step) for step in re.findall(r"step (\d+)/60", product.log(job))]
+    assert steps[-1] == 60 and len(steps) < 70, "it went on where it had saved"
+
+
+def greedy() -> tuple[Json, Json]:
+    """A job that wants all CPUs of the queue, and comes first; no node has room for it."""
+    first: Json = {
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
+        "kind": "WorkloadPriorityClass",
+        "metadata": {"name": "lab-first"},
+        "value": 10_000,
+    }
+    container = {"name": "pytorch", "image": "none", "resources": {"limits": {"cpu": "3200"}}}
+    job: Json = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {
+            "name": "greedy",
+            "namespace": NAMESPACE,
+            "labels": {labels.QUEUE: "steerlm", labels.WORKLOAD_PRIORITY: "lab-first"},
+        },
+        "spec": {
+            "pytorchReplicaSpecs": {
+                "Master": {"replicas": 1, "restartPolicy": "Never", "template": {"spec": {"containers": [container]}}}
+            }
+        },
+    }
+    return first, job
+
+
+WAITS = {
+    "full": ({"cluster__resources__memory": "40Ti"}, r"queued: .*insufficient quota for memory"),
+    "unschedulable": (
+        {"cluster__resources__cpu": "64"},
+        r"unschedulable: 0/\d+ nodes are available: .*Insufficient cpu",
+    ),
+    "image": (
+        {"cluster__images__tag": "launcher-only", "jobs__startup_minutes": "0.7"},
+        r"starting: (ErrImagePull|ImagePullBackOff) of \S+/train-reward:launcher-only",
+    ),
+    "memory": ({"cluster__resources__memory": "450Mi"}, r"failed: \S+ on node \S+ ran out of memory \(OOMKilled\)"),
+}
+"""A setting of the profile each, and what the launcher says."""
+
+
+def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> None:
+    """Four runs at a time: two wait until they are canceled, two fail."""
+    launcher_only = image(product.cluster, "launcher").replace(f":{TAG}", ":launcher-only")
+    for command in (["tag", image(product.cluster, "launcher")], ["push", "--tls-verify=false"]):
+        subprocess.run(["podman", *command, launcher_only], check=True, env=builder_environment(), capture_output=True)
+    with ExitStack() as stack:
+        runs = {}
+        for name, (changes, _) in WAITS.items():
+            settings = {f"profile__{key}": value for key, value in changes.items()}
+            running = product.running("--stage", "train_reward", profile__jobs__attempts="1", **settings)
+            runs[name] = stack.enter_context(running)
+        for name, (_, words) in WAITS.items():
+            log = runs[name].log
+            wait_for(f"word of {name}", partial(said, log, words), 180, log)
+        for name in ("full", "unschedulable"):
+            runs[name].interrupt()
+        codes = {"full": 130, "unschedulable": 130, "image": 1, "memory": 1}
+        outputs = {name: run.end(codes[name]) for name, run in runs.items()}
+        wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
+        assert not product.objects("pytorchjobs", labels.JOB)
+    assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
+
+
+def said(log: Callable[[], str], words: str) -> bool:
+    return re.search(words, log()) is not None

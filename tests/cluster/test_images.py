@@ -12,7 +12,8 @@ from steerlm.jobs.kubernetes.config import ImageSettings
 from steerlm.jobs.kubernetes.images import reference
 from tests.cli import world
 from tests.cluster.conftest import Cluster
-from tests.cluster.product import TAG, builder_environment, make_images
+from tests.cluster.platform import TAG
+from tests.cluster.product import builder_environment, make_images
 
 USERS = ("1000:1000", "4711:0", "4711:4711")
 """The images' own user; one of a cluster that gives each namespace its users, in root's group; any other."""

@@ -4,9 +4,15 @@
 import re
 
 import pytest
+from mlflow import MlflowClient
 
-from tests.cluster.product import Product
+from steerlm.jobs.kubernetes import labels
+from tests.cluster.product import BUCKET, Product
 from tests.cluster.product import product as product
+
+JOBS = ("train-base", "train-reward", "annotate", "train-sft", "evaluate")
+"""The stages that are jobs of the back end; the launcher does the others itself."""
+STAGES = ("prepare_data", "train_base", "train_reward", "annotate", "train_sft", "evaluate", "report")
 
 
 @pytest.mark.fast
@@ -22,3 +28,28 @@ def test_a_job_of_two_nodes_trains_the_demos_reward_model(product: Product) -> N
     names = {one.object_name for one in product.s3.list_objects("steerlm", "store/train_reward/", recursive=True)}
     assert any(name.endswith("/COMPLETE") for name in names)
     assert any(name.endswith(".safetensors") for name in names)
+
+
+def test_the_demo_ends_with_its_artifacts_in_minio_and_its_metrics_in_mlflow(product: Product) -> None:
+    """From the data to the report; each stage that computes is a job of two nodes, or of one where it says so."""
+    product.clear()
+    output = product.run(base__train__save_minutes=product.unique())
+    outcomes = {one["label"]: one for one in product.outcomes(output)}
+    assert all(outcomes[stage]["status"] in ("run", "hit") for stage in STAGES), output
+    jobs = product.objects("pytorchjobs", labels.JOB)
+    assert {job["metadata"]["labels"][labels.COMPONENT] for job in jobs} == set(JOBS)
+    assert all(job["metadata"]["labels"][labels.ATTEMPT] == "1" for job in jobs)
+
+    keys = {stage: outcomes[stage]["key"] for stage in STAGES}
+    objects = {one.object_name for one in product.s3.list_objects(BUCKET, "store/", recursive=True)}
+    for stage, key in keys.items():
+        assert f"store/{stage}/{key}/COMPLETE" in objects, f"{stage} {key}"
+
+    tracking = MlflowClient(tracking_uri=product.cluster.mlflow.address)
+    (experiment,) = tracking.search_experiments(filter_string="name = 'steerlm'")
+    for stage in ("train_base", "train_reward", "train_sft"):
+        (run,) = tracking.search_runs([experiment.experiment_id], f"tags.`steerlm.key` = '{keys[stage]}'")
+        assert run.info.status == "FINISHED"
+        assert {"train/loss", "val/loss"} & run.data.metrics.keys(), run.data.metrics
+    (run,) = tracking.search_runs([experiment.experiment_id], f"tags.`steerlm.key` = '{keys['evaluate']}'")
+    assert run.info.status == "FINISHED" and run.data.metrics, run.data.metrics

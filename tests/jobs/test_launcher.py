@@ -33,7 +33,9 @@ def test_a_reported_error_is_final(tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
     lines: list[str] = []
-    launch(LocalBackend(), make_job(tmp_path, die_at=2), JobSettings(attempts=2), lines.append)
+    notes: list[str] = []
+    launch(LocalBackend(), make_job(tmp_path, die_at=2), JobSettings(attempts=2), lines.append, notes.append)
+    assert notes[-1].endswith("; starting attempt 2 of 2")
     assert [line for line in lines if "starts" in line] == ["starts at step 0", "starts at step 2"]
 
 

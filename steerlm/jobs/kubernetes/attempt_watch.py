@@ -17,7 +17,6 @@ from steerlm.jobs.backend import JobStatus
 from steerlm.jobs.kubernetes import pods
 from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
-from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.informer import Informer
 from steerlm.jobs.kubernetes.kinds import Kind
 from steerlm.jobs.kubernetes.labels import selector
@@ -27,6 +26,7 @@ CREATION_SECONDS = 10
 QUEUE_SECONDS = 5
 """How often the queue is asked for its message."""
 TAIL_LINES = 20
+CONNECTING = "all pods run; its processes connect"
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +58,7 @@ class AttemptWatch:
         self._pods = Informer(cluster, f"{core}/pods", selected)
         self._nodes = Informer(cluster, "/api/v1/nodes")
         self._uids: dict[str, str] = {}
+        self._left: Json = {}
         self._created = time.monotonic()
         self._workload: tuple[float, str] = (0.0, "")
 
@@ -88,7 +89,7 @@ class AttemptWatch:
         if state.phase == "failed":
             return self._failed(all_pods, state.message)
         if state.phase == "queued":
-            self._uids = {}
+            self._uids, self._left = {}, reported(self._place)
             return JobStatus("queued", self._queue_message(object_))
         if lost := pods.lost_nodes(all_pods, self._by_name()):
             self.suspects = lost
@@ -100,10 +101,12 @@ class AttemptWatch:
         if reason := pods.never_starts(all_pods):
             return JobStatus("failed", reason, final=True)
         beat = reported(self._place)
+        if beat == self._left:  # of pods that their queue has ended; the later ones have not begun
+            beat = {}
         if not beat and (not pods.running(all_pods, expected) or state.phase == "created"):
-            return JobStatus("starting", pods.waiting(all_pods, expected))
+            return JobStatus("starting", pods.waiting(all_pods, expected) or CONNECTING)
         if not beat:
-            return JobStatus("starting", "all pods run; its processes connect")
+            return JobStatus("starting", CONNECTING)
         return JobStatus("running", progress=json.dumps(beat))
 
     def _replaced(self, all_pods: list[Json], expected: int) -> str:
@@ -156,19 +159,9 @@ class AttemptWatch:
             with contextlib.suppress(ClusterError):
                 query = f"kueue.x-k8s.io/job-uid={object_['metadata']['uid']}"
                 items = self._cluster.get(path, labelSelector=query)["items"]
-                message = _workload_message(items[0]) if items else "suspended; no queue has taken it up"
+                message = pods.queue_message(items[0]) if items else "suspended; no queue has taken it up"
             self._workload = (time.monotonic(), message)
         return message
 
     def _by_name(self) -> Mapping[str, Json]:
         return {node["metadata"]["name"]: node for node in self._nodes.objects()}
-
-
-def _workload_message(workload: Json) -> str:
-    true = true_conditions(workload)
-    for kind in ("Evicted", "Preempted"):
-        if kind in true:
-            return str(true[kind].get("message", kind))
-    conditions = workload.get("status", {}).get("conditions", [])
-    reserved: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
-    return str(reserved.get("message") or "waits for its queue")

@@ -48,7 +48,7 @@ class Attempt(BaseModel):
 
     Attributes:
         number: From 1.
-        run: The run that started it; its starts are bounded, and a launcher that takes over counts on.
+        run: The submission that started it; its starts are bounded, and a launcher that takes over counts on.
         hash: What a job must share with this attempt to be attached to.
         log_start: Sum of the sizes of the earlier attempts' logs of rank 0, so that an offset stays valid.
         nodes: Number of its pods that compute.

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -39,8 +40,8 @@ from steerlm.jobs.kubernetes.visible import wait_until_visible
 from steerlm.visibility import limit_seconds
 
 HEARTBEAT_SECONDS = 60
-RUN = "STEERLM_RUN"
-"""Environment variable of a launcher's pod: the run that it works for, which its successor shares."""
+LAUNCHER = "STEERLM_LAUNCHER"
+"""Environment variable of a launcher's pod: the uid of its Job, which its successors share, and a new run does not."""
 POD = "STEERLM_POD"
 """Environment variable of a launcher's pod: its name."""
 log = logging.getLogger(__name__)
@@ -180,7 +181,9 @@ class KubernetesBackend:
         )
 
     def _object(self, name: str, number: int) -> Json | None:
-        return self._cluster.find(f"{self._jobs_path}/{attempts.object_name(name, number)}")
+        """Return an attempt's object; None if it is gone."""
+        found: list[Json] = self._cluster.get(self._jobs_path, labelSelector=selector(name, number))["items"]
+        return found[0] if found else None
 
     def _folder(self, name: str) -> Path | None:
         """Return a job's folder; one that another process has started is found by its newest object."""
@@ -195,7 +198,8 @@ class KubernetesBackend:
     def _start(self, job: Job, fingerprint: str, earlier: list[attempts.Attempt]) -> None:
         newest = earlier[-1] if earlier else None
         number = newest.number + 1 if newest else 1
-        run = os.environ.get(RUN) or f"process-{os.getpid()}"
+        # In containers process ids repeat, and so a launcher without a Job is told by its host too.
+        run = os.environ.get(LAUNCHER) or f"{socket.gethostname()}-{os.getpid()}"
         place = attempts.attempt_folder(job.folder, number)
         place.mkdir(parents=True, exist_ok=True)
         again = newest is not None and newest.outcome == "failed"

@@ -55,6 +55,7 @@ class TerminationMessage(BaseModel):
         lost_peer: The cause is in another pod.
         rank: The process that failed; None if it was the pod itself.
         step: The last one that was reported.
+        pod: The pod whose end this is, if another one says it.
     """
 
     exit_code: int
@@ -63,6 +64,7 @@ class TerminationMessage(BaseModel):
     lost_peer: bool = False
     rank: int | None = None
     step: int | None = None
+    pod: str | None = None
 
     @classmethod
     def of_error(cls, error: BaseException) -> Self:

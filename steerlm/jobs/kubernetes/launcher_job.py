@@ -17,6 +17,8 @@ INPUT = "/run/steerlm"
 """Where the ConfigMap with recipe, profile and options is mounted."""
 CACHE = "cache"
 """Folder in the workspace of the store's local copy."""
+JOB_UID = "metadata.labels['batch.kubernetes.io/controller-uid']"
+"""Which Job a pod belongs to, as its controller marks it."""
 MARGIN_SECONDS = 120
 """A launcher's grace period beyond that of its jobs: it waits until they have saved."""
 RESTARTS = 6
@@ -116,6 +118,7 @@ def _pod(run: str, settings: ClusterSettings, image: str, grace_seconds: float) 
                 "env": [
                     *({"name": name, "value": value} for name, value in environment.items()),
                     {"name": "STEERLM_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "STEERLM_LAUNCHER", "valueFrom": {"fieldRef": {"fieldPath": JOB_UID}}},
                 ],
                 "envFrom": [{"secretRef": {"name": name}} for name in settings.launcher.secrets],
                 "resources": {"requests": amounts, "limits": amounts},

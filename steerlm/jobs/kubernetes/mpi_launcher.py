@@ -17,6 +17,7 @@ from pathlib import Path
 
 from steerlm import attempt
 from steerlm.errors import ConfigError, SteerLMError
+from steerlm.jobs.kubernetes.again import forget_nodes
 from steerlm.jobs.kubernetes.entry_spec import EntrySpec, NodeRecord, TerminationMessage
 from steerlm.jobs.kubernetes.outcome import job_outcome
 from steerlm.jobs.kubernetes.pod_entry import POLL_SECONDS, read_entry
@@ -59,6 +60,7 @@ def _run(folder: Path, stop: StopSignal) -> TerminationMessage:
         raise ConfigError(f"the host file names {len(names)} hosts, but entry.json says {entry.nodes} nodes")
     for name in names:
         _wait_for_server(name, stop)
+    forget_nodes(folder, entry.nodes)
     command, environment = mpirun(entry, folder, names[0], client_options(scratch_folder() / "ssh"))
     child = subprocess.Popen(
         command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -51,7 +51,7 @@ def node_outcome(
 def job_outcome(records: Iterable[NodeRecord], nodes: int) -> TerminationMessage | None:
     """Return the message of the node whose end explains those of the others; None if some still run and none failed."""
     records = list(records)
-    ended = [record.ended for record in records if record.ended]
+    ended = [record.ended.model_copy(update={"pod": record.host}) for record in records if record.ended]
     failed = [message for message in ended if message.exit_code not in (0, SAVED)]
     if failed:
         return min(failed, key=lambda message: (message.kind != "permanent", message.lost_peer))

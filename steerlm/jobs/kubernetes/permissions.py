@@ -29,18 +29,18 @@ class Access:
         return f"{self.verb} {name}" + (f"/{self.subresource}" if self.subresource else "")
 
 
-JOB_VERBS = ("create", "get", "list", "watch", "patch", "delete")
+JOB_VERBS = ("create", "list", "watch", "patch", "delete")
 LAUNCHER = (
     AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), JOB_VERBS),
-    AccessRule("trainer.kubeflow.org", ("trainjobs", "trainingruntimes"), JOB_VERBS),
+    AccessRule("trainer.kubeflow.org", ("trainjobs",), JOB_VERBS),
+    AccessRule("trainer.kubeflow.org", ("trainingruntimes",), ("create",)),
     AccessRule("", ("pods",), ("get", "list", "watch", "delete")),
     AccessRule("", ("pods/log",), ("get",)),
-    AccessRule("", ("events",), ("list", "watch")),
     AccessRule("coordination.k8s.io", ("leases",), ("create", "get", "patch", "delete")),
-    AccessRule("kueue.x-k8s.io", ("workloads",), ("get", "list", "watch")),
+    AccessRule("kueue.x-k8s.io", ("workloads",), ("list",)),
 )
 """The launcher's Role in the namespace."""
-LAUNCHER_CLUSTER = (AccessRule("", ("nodes",), ("get", "list", "watch")),)
+LAUNCHER_CLUSTER = (AccessRule("", ("nodes",), ("list", "watch")),)
 """The launcher's ClusterRole."""
 REAPER = (
     AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), ("list", "delete")),

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from steerlm import attempt, processes
 from steerlm.errors import ConfigError, SteerLMError, first_problem
 from steerlm.jobs.environment import process_environment
+from steerlm.jobs.kubernetes.again import forget_processes
 from steerlm.jobs.kubernetes.entry_spec import ENTRY, EntrySpec, NodeRecord, TerminationMessage
 from steerlm.jobs.kubernetes.outcome import node_outcome
 from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
@@ -66,11 +67,13 @@ def _run(folder: Path, stop: StopSignal) -> TerminationMessage:
     WorkerProcess(pid=os.getpid(), started=processes.start_time(os.getpid())).write(scratch_folder() / AGENT)
     entry = read_entry(folder, stop.check)
     place = rendezvous(os.environ, entry.nodes)
+    ranks = range(place.rank * entry.devices, (place.rank + 1) * entry.devices)
+    forget_processes(folder, ranks)
     record = NodeRecord(node=place.rank, host=socket.gethostname())
     record.write(folder)
     os.environ.update(process_environment(entry.environment, entry.threads, entry.devices))
     os.environ.update({attempt.FOLDER: str(folder), LOG_FOLDER: str(folder)})
-    ended = _run_workers(entry, folder, place, stop)
+    ended = _run_workers(entry, folder, place, ranks, stop)
     with contextlib.suppress(OSError):
         record.model_copy(update={"ended": ended}).write(folder)
     return ended
@@ -109,10 +112,11 @@ def read_entry(folder: Path, check: Callable[[], None]) -> EntrySpec:
         time.sleep(POLL_SECONDS)
 
 
-def _run_workers(entry: EntrySpec, folder: Path, place: Rendezvous, stop: StopSignal) -> TerminationMessage:
+def _run_workers(
+    entry: EntrySpec, folder: Path, place: Rendezvous, ranks: range, stop: StopSignal
+) -> TerminationMessage:
     from steerlm.jobs.kubernetes.agent import NodeAgent
 
-    ranks = range(place.rank * entry.devices, (place.rank + 1) * entry.devices)
     agent = NodeAgent(entry, folder, place)
     stop.check()
     agent.start()

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from steerlm.jobs.kubernetes.client import Json
 from steerlm.jobs.kubernetes.condition import true_conditions
@@ -51,8 +52,9 @@ def waiting(pods: Sequence[Json], expected: int) -> str:
         missing = expected - len(pods)
         return f"{missing} of {expected} pods are not created yet" if missing > 0 else ""
     counts = {text: problems.count(text) for text in dict.fromkeys(problems)}
+    all_of_them = max(expected, len(pods))  # an MPIJob has one that does not compute
     return "; ".join(
-        text if number == 1 else f"{text} ({number} of {expected} pods)" for text, number in list(counts.items())[:2]
+        text if number == 1 else f"{text} ({number} of {all_of_them} pods)" for text, number in list(counts.items())[:2]
     )
 
 
@@ -72,6 +74,19 @@ def _waiting(pod: Json) -> str:
         if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
             return f"{reason}: {container['state']['waiting'].get('message', '')}"
     return "containers are starting" if pod["spec"].get("nodeName") else "waiting to be scheduled"
+
+
+def queue_message(workload: Json) -> str:
+    """Return in words what a suspended job waits for, as Kueue says it of the job's workload."""
+    true = true_conditions(workload)
+    for kind in ("Evicted", "Preempted"):
+        if kind in true:
+            return str(true[kind].get("message", kind))
+    if "QuotaReserved" in true:
+        return "admitted, and not started yet"  # the message of this condition only says which queue has the quota
+    conditions = workload.get("status", {}).get("conditions", [])
+    refused: Json = next((one for one in conditions if one["type"] == "QuotaReserved"), {})
+    return str(refused.get("message") or "waits for its queue")
 
 
 def never_starts(pods: Sequence[Json]) -> str:
@@ -108,12 +123,14 @@ def node_ready(node: Json | None) -> bool:
 
 def failures(pods: Sequence[Json]) -> list[PodFailure]:
     """Return why pods have failed, the cause first."""
-    found = [failure for pod in pods if (failure := _failure(pod))]
+    nodes = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in pods}
+    found = [failure for pod in pods if (failure := _failure(pod, nodes))]
     return sorted(found, key=lambda failure: failure.rank)
 
 
-def _failure(pod: Json) -> PodFailure | None:
-    name, status, node = pod["metadata"]["name"], pod.get("status", {}), pod["spec"].get("nodeName")
+def _failure(pod: Json, nodes: Mapping[str, Any]) -> PodFailure | None:
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    node = nodes[name]
     if disruption := true_conditions(pod).get("DisruptionTarget"):
         text = f"{name} was evicted from node {node}: {disruption.get('message') or disruption.get('reason')}"
         return PodFailure(Rank.NODE, name, text)
@@ -123,12 +140,12 @@ def _failure(pod: Json) -> PodFailure | None:
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         ended = container.get("state", {}).get("terminated")
         if ended and ended.get("exitCode", 0) != 0:
-            return _container_failure(name, node, container["image"], ended)
+            return _container_failure(name, nodes, container["image"], ended)
     return None
 
 
-def _container_failure(name: str, node: str | None, image: str, ended: Json) -> PodFailure:
-    code = int(ended["exitCode"])
+def _container_failure(name: str, nodes: Mapping[str, Any], image: str, ended: Json) -> PodFailure:
+    code, node = int(ended["exitCode"]), nodes[name]
     if ended.get("reason") == "OOMKilled":
         return PodFailure(Rank.MEMORY, name, f"{name} on node {node} ran out of memory (OOMKilled)", code)
     if ended.get("reason") in ("ContainerCannotRun", "StartError"):
@@ -143,6 +160,9 @@ def _container_failure(name: str, node: str | None, image: str, ended: Json) -> 
         return PodFailure(
             Rank.RETRYABLE, name, f"{name} on node {node} ended with exit code {code} and no message", code
         )
+    if said.get("pod") in nodes:
+        name = said["pod"]
+        node = nodes[name]
     where = f"rank {process} ({name} on node {node})" if process is not None else f"{name} on node {node}"
     if code == 143:
         rank = Rank.STOPPED

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from steerlm import processes
+from steerlm.attempt import STOP
 from steerlm.jobs.kubernetes import ssh
+from steerlm.jobs.kubernetes.again import forget_nodes
+from steerlm.jobs.kubernetes.attempts import Attempt
+from steerlm.jobs.kubernetes.entry_spec import NodeRecord, TerminationMessage
 from steerlm.jobs.worker import WorkerProcess
 from tests.conftest import ROOT
 from tests.jobs.kubernetes.pods import SECONDS, Pods, wait_for
@@ -119,6 +123,18 @@ def test_a_signal_to_the_launcher_becomes_the_stop_file(launcher: Any) -> None:
     wait_for((attempt.folder / "stop").exists, "the stop file")
     # This worker does not read it, and ends as planned: mpirun must have got no signal.
     assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+def test_what_the_nodes_left_when_their_queue_suspended_them_is_forgotten(tmp_path: Path, canceled: bool) -> None:
+    Attempt(number=1, run="r", hash="h", nodes=2, canceled=canceled).write(tmp_path)
+    saved = TerminationMessage(exit_code=143, kind="retryable")
+    for node in range(2):
+        NodeRecord(node=node, host="h", ended=saved).write(tmp_path)
+    (tmp_path / STOP).touch()
+    forget_nodes(tmp_path, 2)
+    assert NodeRecord.read_all(tmp_path) == []
+    assert (tmp_path / STOP).exists() is canceled, "a cancel holds for the later pods too"
 
 
 def test_an_mpirun_that_starts_nothing(launcher: Any, tmp_path: Path) -> None:

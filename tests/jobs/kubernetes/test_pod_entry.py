@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from steerlm.jobs.kubernetes.entry_spec import NodeRecord
+from steerlm.jobs.worker import SAVED, WorkerStatus, status_path
 from tests.jobs.kubernetes.pods import Pods, wait_for
 
 FAKE = "tests.jobs.fake_worker"
@@ -50,6 +51,15 @@ def test_a_worker_that_is_killed(pods: Any) -> None:
     message = pods().message()
     assert (message.exit_code, message.kind, message.lost_peer) == (137, "retryable", False)
     assert message.message == "was killed by SIGKILL (out of memory?)" and message.message in error
+
+
+def test_a_later_pod_of_the_attempt_does_not_end_as_an_earlier_one_did(pods: Any) -> None:
+    """A queue has suspended the job, whose workers saved, and has admitted it again."""
+    attempt = pods(steps=1000, pause=0.05, die_at=3)
+    WorkerStatus(code=SAVED, error="saved").write(str(status_path(attempt.folder, 0)))
+    ((code, *_),) = attempt.start().end()
+    assert code == 128 + signal.SIGKILL
+    assert attempt.message().message == "was killed by SIGKILL (out of memory?)"
 
 
 def test_the_error_of_a_worker_is_the_pods(pods: Any) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from steerlm.jobs.kubernetes.pods import Rank, failures, lost_nodes, never_starts, running, summary, waiting
+from steerlm.jobs.kubernetes.pods import (
+    Rank,
+    failures,
+    lost_nodes,
+    never_starts,
+    queue_message,
+    running,
+    summary,
+    waiting,
+)
 
 Json = dict[str, Any]
 
@@ -120,6 +129,13 @@ def test_the_cause_comes_first(pods: list[Json], rank: Rank, text: str, more: in
     assert len(found) == more + 1
 
 
+def test_the_launcher_of_an_mpijob_speaks_of_the_node_that_failed() -> None:
+    launcher = pod("job-launcher", "Failed", said("was killed", rank=9, pod="job-worker-1"), node="node-7")
+    nodes = [pod(f"job-worker-{n}", "Running", {"running": {}}, node=f"node-{n}") for n in range(2)]
+    assert failures([launcher, *nodes])[0].message == "rank 9 (job-worker-1 on node node-1): was killed"
+    assert failures([launcher])[0].message == "rank 9 (job-launcher on node node-7): was killed", "it is gone"
+
+
 def test_pods_that_run_or_ended_well_are_no_failures() -> None:
     both = [pod("a", "Running", {"running": {}}), pod("b", "Succeeded", ended(0, reason="Completed"))]
     assert not failures(both) and running(both, 2) and not running(both, 3)
@@ -134,3 +150,21 @@ def test_a_node_that_does_not_respond_is_lost_for_its_pods_only() -> None:
     assert lost_nodes([pod("a", "Running"), pod("b", "Running", node="node-2")], nodes) == ["node-1"]
     assert lost_nodes([pod("a", "Succeeded"), pod("b", "Running", node="node-2")], nodes) == []
     assert lost_nodes([pod("a", "Running", node="gone")], nodes) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        ([], "waits for its queue"),
+        ([("QuotaReserved", "False", "insufficient unused quota for cpu")], "insufficient unused quota for cpu"),
+        ([("QuotaReserved", "True", "Quota reserved in ClusterQueue a")], "admitted, and not started yet"),
+        (
+            [("Evicted", "True", "Preempted to accommodate b"), ("QuotaReserved", "False", "c")],
+            "Preempted to accommodate b",
+        ),
+        ([("Evicted", "False", "Previously: Preempted"), ("QuotaReserved", "False", "no quota")], "no quota"),
+    ],
+)
+def test_a_suspended_job_waits_for_what_its_queue_says(conditions: list[tuple[str, str, str]], said: str) -> None:
+    listed = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
+    assert queue_message({"status": {"conditions": listed}}) == said
