@@ -18,7 +18,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help demo demo-real test test-s3 test-vllm test-charts charts cluster cluster-down test-cluster test-cluster-fast check lint types
+.PHONY: help demo demo-real test test-s3 test-vllm cluster cluster-down test-cluster test-cluster-fast check lint types
 .PHONY: imports docs lock compile images manifests goldens clean
 
 help: ## List the targets.
@@ -52,6 +52,7 @@ test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU buil
 $(VLLM)/.ready: tests/vllm/install.sh $(READY)
 	tests/vllm/install.sh $(BIN)/uv $(VLLM)
 
+.PHONY: test-charts charts
 CHART_TOOLS = STEERLM_HELM=$(abspath $(HELM)) STEERLM_HELM_DOCS=$(abspath $(HELM_DOCS)) \
 	STEERLM_KUBECONFORM=$(abspath $(KUBECONFORM)) STEERLM_SCHEMAS=$(abspath .tools/schemas)
 
