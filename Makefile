@@ -7,6 +7,9 @@ SEED   ?= 1
 VLLM   ?= .venv-vllm
 MINIO  ?= .tools/minio
 MINIO_VERSION = v0.0.0-20260212201848-7aac2a2c5b7c
+HELM   ?= .tools/helm
+HELM_DOCS ?= .tools/helm-docs
+KUBECONFORM ?= .tools/kubeconform
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -59,6 +62,31 @@ test-vllm: $(READY) $(VLLM)/.ready ## Model folders in a real vLLM (its CPU buil
 
 $(VLLM)/.ready: tests/vllm/install.sh $(READY)
 	tests/vllm/install.sh $(BIN)/uv $(VLLM)
+
+.PHONY: test-charts charts
+CHART_TOOLS = STEERLM_HELM=$(abspath $(HELM)) STEERLM_HELM_DOCS=$(abspath $(HELM_DOCS)) \
+	STEERLM_KUBECONFORM=$(abspath $(KUBECONFORM)) STEERLM_SCHEMAS=$(abspath .tools/schemas)
+
+test-charts: $(READY) $(HELM) $(HELM_DOCS) $(KUBECONFORM) .tools/schemas/.ready ## The Helm chart: lint, renders, schemas.
+	$(CHART_TOOLS) $(BIN)/pytest tests/charts
+
+charts: $(READY) $(HELM) $(HELM_DOCS) ## Write the chart's README and the renders that a test compares.
+	$(CHART_TOOLS) $(BIN)/python -m tests.charts.render
+
+# Programs of Helm's and Kubernetes' world, and the schemas of Kubernetes and of the CRDs: all from Go modules.
+GO_INSTALL = GOBIN=$(abspath $(@D)) CGO_ENABLED=0 go install
+$(HELM):
+	$(GO_INSTALL) helm.sh/helm/v4/cmd/helm@v4.3.1
+
+$(HELM_DOCS):
+	$(GO_INSTALL) github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
+
+$(KUBECONFORM):
+	$(GO_INSTALL) github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+
+.tools/schemas/.ready: $(READY) tests/charts/modules.txt tests/charts/schemas.py
+	$(BIN)/python -m tests.charts.schemas $(@D)
+	touch $@
 
 cluster: $(READY) ## Start a Kubernetes with the Kubeflow operators on this machine, as root (tests/cluster/lab/README.md).
 	LAB_PYTHON=$(abspath $(BIN))/python tests/cluster/lab/up.sh

@@ -19,18 +19,31 @@ PIPELINE = typer.Option(1, min=1, help="Pipeline parallel size: processes that s
 
 @app.command()
 def fetch(
-    uri: str = typer.Argument(help="hf://org/name@revision, s3://bucket/prefix or a local folder."),
+    uri: str = typer.Argument(
+        help="hf://org/name@revision, s3://bucket/prefix, s3://bucket/store/STAGE/KEY/KIND@sha256:DIGEST or a local "
+        "folder."
+    ),
     folder: Path = typer.Argument(help="Model folder to write."),
 ) -> None:
     """Fetch a model into a folder. Safetensors and tokenizer files only, resumable and verified.
+
+    With a digest, as `steerlm store list --json` prints it, any other artifact of a store is refused. Processes that
+    fetch into one folder take turns: the second finds the model there.
 
     The hub's token comes from HF_TOKEN, the object store's keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
     Example: steerlm model fetch hf://meta-llama/Llama-2-13b-hf models/llama-2-13b
     """
+    from steerlm import locks
     from steerlm.models.fetch import fetch_model
 
-    fetch_model(uri, folder)
+    def waiting(holder: str) -> None:
+        typer.echo(f"{folder}: waiting for {holder}, which fetches it", err=True)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(folder.with_name(f".{folder.name}.lock"), waiting) as held:
+        fetch_model(uri, folder)
+        held.retire()
     typer.echo(f"{folder}: complete")
 
 

@@ -15,7 +15,11 @@ Json = dict[str, Any]
 
 def write_schemas(cluster: Cluster, folder: Path) -> int:
     """Write a schema per kind, in which an unknown field is an error; return how many there are."""
-    definitions = json.loads(cluster.kubectl("get", "--raw", "/openapi/v2"))["definitions"]
+    return write_definitions(json.loads(cluster.kubectl("get", "--raw", "/openapi/v2"))["definitions"], folder)
+
+
+def write_definitions(definitions: Json, folder: Path) -> int:
+    """Write a schema for each of OpenAPI's definitions that is a kind; return how many there are."""
     count = 0
     for name, definition in definitions.items():
         kinds = definition.get("x-kubernetes-group-version-kind", [])

@@ -1,0 +1,106 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+{{- /* The container that clients talk to: `steerlm serve generate` or `steerlm serve reward`. */ -}}
+
+{{- define "steerlm.rewardUrl" -}}
+{{- if eq .kind "policy" -}}
+{{- if .model.rewardUrl -}}
+{{ .model.rewardUrl }}
+{{- else if and .model.bestOfN .root.Values.reward.model.uri -}}
+{{ include "steerlm.url" (dict "root" .root "kind" "reward") }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "steerlm.serverArgs" -}}
+{{- $values := .root.Values -}}
+- serve
+- {{ ternary "generate" "reward" (eq .kind "policy") }}
+- {{ include "steerlm.modelFolder" . }}
+- --name={{ .model.name }}
+- --host=0.0.0.0
+- --port={{ include "steerlm.port" . }}
+- --drain-seconds={{ $values.shutdown.drainSeconds }}
+- --log-format={{ $values.server.logFormat }}
+{{- if eq .model.engine "vllm" }}
+- --engine=vllm
+- --upstream=http://127.0.0.1:8000
+{{- end }}
+{{- with $values.server.requestSeconds }}
+- --request-seconds={{ . }}
+{{- end }}
+{{- if and (eq .kind "policy") .model.presets }}
+- --presets=/etc/steerlm/presets/presets.yaml
+{{- end }}
+{{- with include "steerlm.rewardUrl" . }}
+- --reward-url={{ . }}
+{{- end }}
+{{- if $values.apiKeys.existingSecret }}
+- --api-keys=/etc/steerlm/keys/{{ $values.apiKeys.key }}
+{{- if $values.apiKeys.openMetrics }}
+- --open-metrics
+{{- end }}
+{{- end }}
+{{- if $values.tls.existingSecret }}
+- --tls-cert=/etc/steerlm/tls/tls.crt
+- --tls-key=/etc/steerlm/tls/tls.key
+{{- end }}
+{{- range .model.extraArgs }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "steerlm.probe" -}}
+httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecret }}, scheme: HTTPS{{ end }}}
+{{ omit .probe "path" | toYaml }}
+{{- end }}
+
+{{- define "steerlm.server" -}}
+{{- $values := .root.Values -}}
+- name: server
+  image: {{ include "steerlm.image" . }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  command: [steerlm]
+  args:
+    {{- include "steerlm.serverArgs" . | nindent 4 }}
+  env:
+    - {name: HOME, value: /tmp}
+    - {name: HF_HUB_OFFLINE, value: "1"}
+    {{- if eq .model.engine "transformers" }}
+    # Threads beyond the CPUs that the container has would wait for each other.
+    - name: OMP_NUM_THREADS
+      valueFrom: {resourceFieldRef: {containerName: server, resource: limits.cpu}}
+    {{- end }}
+    {{- with .model.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  ports:
+    - {name: http, containerPort: {{ include "steerlm.port" . }}}
+  resources:
+    {{- include "steerlm.resources" (dict "engine" "transformers" "resources" .model.resources "model" .model) | nindent 4 }}
+  startupProbe:
+    {{- include "steerlm.probe" (dict "root" .root "probe" $values.probes.startup) | nindent 4 }}
+  readinessProbe:
+    {{- include "steerlm.probe" (dict "root" .root "probe" $values.probes.readiness) | nindent 4 }}
+  livenessProbe:
+    {{- include "steerlm.probe" (dict "root" .root "probe" $values.probes.liveness) | nindent 4 }}
+  lifecycle:
+    preStop: {sleep: {seconds: {{ $values.shutdown.preStopSeconds }}}}
+  securityContext:
+    {{- toYaml $values.securityContext | nindent 4 }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  volumeMounts:
+    - {name: models, mountPath: /models, readOnly: true}
+    - {name: tmp, mountPath: /tmp}
+    {{- if and (eq .kind "policy") .model.presets }}
+    - {name: presets, mountPath: /etc/steerlm/presets, readOnly: true}
+    {{- end }}
+    {{- if $values.apiKeys.existingSecret }}
+    - {name: keys, mountPath: /etc/steerlm/keys, readOnly: true}
+    {{- end }}
+    {{- if $values.tls.existingSecret }}
+    - {name: tls, mountPath: /etc/steerlm/tls, readOnly: true}
+    {{- end }}
+    {{- with .model.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}

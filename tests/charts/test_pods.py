@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Invariants of the pods in every render: rights, credentials, probes, how they end, what a change replaces."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.render import CASES, GOLDEN, Helm, values
+
+Json = dict[str, Any]
+
+
+def objects(text: str, kind: str) -> list[Json]:
+    return [one for one in yaml.safe_load_all(text) if one and one["kind"] == kind]
+
+
+def golden(name: str, kind: str) -> list[Json]:
+    return objects((GOLDEN / f"{name}.yaml").read_text(), kind)
+
+
+DEPLOYMENTS = {f"{case} {one['metadata']['name']}": one["spec"] for case in CASES for one in golden(case, "Deployment")}
+PODS: dict[str, Json] = {name: spec["template"]["spec"] for name, spec in DEPLOYMENTS.items()}
+PODS |= {f"{case} test": golden(case, "Pod")[0]["spec"] for case in CASES}
+CONTAINERS: dict[str, Json] = {
+    f"{name}/{container['name']}": container
+    for name, pod in PODS.items()
+    for container in (*pod.get("initContainers", []), *pod["containers"])
+}
+every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_a_pod_is_restricted_and_has_no_token(name: str) -> None:
+    pod = PODS[name]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostIPC", "hostPID", "hostNetwork"} & pod.keys()
+    assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_has_no_rights(name: str) -> None:
+    container = CONTAINERS[name]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["requests"]["cpu"]
+    assert container["resources"]["limits"]["memory"]
+    assert "@sha256:" in container["image"] or container["image"].rpartition(":")[2] not in ("", "latest")
+
+
+@every_deployment
+def test_only_the_init_container_sees_credentials_and_writes_models(name: str) -> None:
+    for container in (*PODS[name].get("initContainers", []), *PODS[name]["containers"]):
+        secrets = [one for one in container.get("env", []) if "secretKeyRef" in one.get("valueFrom", {})]
+        (mount,) = [one for one in container["volumeMounts"] if one["name"] == "models"]
+        assert (container["name"] == "fetch") or (not secrets and mount["readOnly"])
+
+
+@every_deployment
+def test_the_time_to_end_adds_up(name: str) -> None:
+    pod = PODS[name]
+    (server,) = pod["containers"]
+    needed = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    for container in (server, *pod.get("initContainers", [])):
+        for word in container["args"]:
+            option, _, value = word.partition("=")
+            if option in ("--drain-seconds", "--shutdown-timeout"):
+                needed += int(value)
+    assert pod["terminationGracePeriodSeconds"] >= needed + 10
+
+
+@every_deployment
+def test_three_probes_with_three_purposes(name: str) -> None:
+    (server,) = PODS[name]["containers"]
+    startup, readiness, liveness = (server[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
+    assert len({probe["httpGet"]["path"] for probe in (startup, readiness, liveness)}) == 3
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 1800
+    assert liveness["failureThreshold"] >= 10
+    assert readiness["failureThreshold"] < liveness["failureThreshold"]
+    assert liveness["timeoutSeconds"] >= 5
+
+
+@every_deployment
+def test_an_upgrade_waits_for_the_new_pods(name: str) -> None:
+    strategy = DEPLOYMENTS[name]["strategy"]["rollingUpdate"]
+    assert strategy == (
+        {"maxSurge": 0, "maxUnavailable": 1} if "everything" in name else {"maxSurge": 1, "maxUnavailable": 0}
+    )
+
+
+def test_selectors_stay_the_same_whatever_changes(helm: Helm) -> None:
+    """A Deployment's selector cannot be changed."""
+    words = ("--values", str(values("cpu")))
+    changed = ("--set", "policy.podLabels.team=x,image.tag=v9,policy.name=other,policy.replicas=5")
+    before, after = (
+        [one["spec"]["selector"] for one in objects(helm.template(*all_words), "Deployment")]
+        for all_words in (words, (*words, *changed))
+    )
+    assert before == after
+    assert len(before) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "replaced"),
+    [
+        (f"policy.model.digest=sha256:{'1' * 64}", {"steerlm-policy"}),
+        ("policy.presets.brief.verbosity=0", {"steerlm-policy"}),
+        ("image.tag=v9", {"steerlm-policy", "steerlm-reward"}),
+        ("policy.replicas=3", set()),
+        ("metrics.podMonitor.interval=5s", set()),
+    ],
+)
+def test_what_a_change_replaces(helm: Helm, change: str, replaced: set[str]) -> None:
+    words = ("--values", str(values("cpu")))
+    before, after = (
+        {one["metadata"]["name"]: one["spec"]["template"] for one in objects(helm.template(*all_words), "Deployment")}
+        for all_words in (words, (*words, "--set", change))
+    )
+    assert {name for name in before if before[name] != after[name]} == replaced
+
+
+def test_changed_presets_replace_pods(helm: Helm) -> None:
+    words = ("--values", str(values("pvc")))
+    (before,), (after,) = (
+        objects(helm.template(*all_words), "Deployment")
+        for all_words in (words, (*words, "--set", "policy.presets.brief.verbosity=1"))
+    )
+    checksums = [one["spec"]["template"]["metadata"]["annotations"]["checksum/presets"] for one in (before, after)]
+    assert checksums[0] != checksums[1]
+
+
+def test_vllm_listens_to_its_own_pod_and_outlives_the_server() -> None:
+    vllm = CONTAINERS["vllm steerlm-policy/vllm"]
+    assert "--host=127.0.0.1" in vllm["args"]
+    assert "ports" not in vllm
+    assert vllm["restartPolicy"] == "Always"  # a sidecar: started before the server and ended after it
+    assert "--upstream=http://127.0.0.1:8000" in CONTAINERS["vllm steerlm-policy/server"]["args"]
+    assert CONTAINERS["vllm steerlm-reward/vllm"]["args"][-4:-2] == ["--runner=pooling", "--convert=classify"]
+
+
+def test_gpus_belong_to_whoever_computes() -> None:
+    gpu = "nvidia.com/gpu"
+    assert CONTAINERS["vllm steerlm-policy/vllm"]["resources"]["limits"][gpu] == 2
+    assert gpu not in CONTAINERS["vllm steerlm-policy/server"]["resources"]["limits"]
+    assert CONTAINERS["hf steerlm-reward/server"]["resources"]["limits"][gpu] == 1
+    assert CONTAINERS["hf steerlm-reward/server"]["image"] == "ghcr.io/steerlm/serving:0.2.0"
+    assert CONTAINERS["vllm steerlm-policy/server"]["image"] == "ghcr.io/steerlm/serving:0.2.0-cpu"
+    claimed = CONTAINERS["everything dials-policy/vllm"]["resources"]
+    assert claimed["claims"] == [{"name": "gpus"}]
+    assert gpu not in claimed["limits"]
+
+
+def test_network_policies_let_in_only_whom_the_values_name() -> None:
+    (policy, reward) = golden("everything", "NetworkPolicy")
+    sources = [rule["from"] for rule in policy["spec"]["ingress"]]
+    assert sources == [
+        [{"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+    ]
+    assert [port["port"] for port in policy["spec"]["ingress"][1]["ports"]] == ["http", "vllm"]
+    assert [port["port"] for port in reward["spec"]["ingress"][1]["ports"]] == ["http"]
+    (closed,) = golden("pvc", "NetworkPolicy")
+    assert closed["spec"]["ingress"] == []
+    assert closed["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert len(closed["spec"]["egress"]) == 1  # DNS
