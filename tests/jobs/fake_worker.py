@@ -31,7 +31,7 @@ def main() -> int:
         log(f"step {step}/{spec['steps']}")
         if step == spec.get("fail_at") and os.environ.get("RANK", "0") == "0":
             raise TrainingError("the loss is not finite")
-        if step == spec.get("die_at"):
+        if step == spec.get("die_at") and os.environ.get("RANK", "0") == "0":
             counter.write_text(str(step))
             os.kill(os.getpid(), signal.SIGKILL)
         if step == spec.get("hang_at"):
