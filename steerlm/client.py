@@ -5,6 +5,7 @@ Needs only the base installation: no torch, no HTTP package (docs/upstream.md#cl
 """
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,22 @@ from steerlm.records import Turn
 
 TIMEOUT = 600.0
 """Seconds to wait for a reply; a long answer from a large model takes minutes."""
+
+KEY_VARIABLE = "STEERLM_API_KEY"
+"""Environment variable with the API key for servers that ask for one."""
+
+
+class KeyRefusedError(InputError):
+    """A server asks for an API key."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url}: the server asks for an API key: set {KEY_VARIABLE} to one of its keys")
+
+
+def authorization() -> dict[str, str]:
+    """Return the header with the API key of the environment; empty without one."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def encode_labels(labels: Mapping[str, float]) -> str:
@@ -81,6 +98,8 @@ def describe(url: str) -> dict[str, Any]:
         description = request_json(f"{address}/v1/model")
         if "kind" in description:
             return description
+    except KeyRefusedError:
+        raise
     except InputError:
         pass  # no such route
     try:
@@ -199,12 +218,15 @@ def request_json(url: str, body: Mapping[str, Any] | None = None, method: str = 
 
 def _open(url: str, body: Mapping[str, Any] | None, method: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    headers = {"Content-Type": "application/json", **authorization()}
+    request = urllib.request.Request(url, data, headers, method=method)
     # Without a proxy: the address is the user's own server.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         return opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise KeyRefusedError(url) from None
         # 429 means a full queue, not a bad request.
         kind = InputError if error.code < 500 and error.code != 429 else SteerLMError
         raise kind(_message(error)) from None

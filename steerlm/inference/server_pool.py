@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from steerlm.client import KeyRefusedError, authorization
 from steerlm.errors import InputError, SteerLMError
 from steerlm.retry import Backoff
 
@@ -186,6 +187,7 @@ class ServerPool:
         import httpx
 
         async with httpx.AsyncClient(
+            headers=authorization(),
             timeout=httpx.Timeout(self._timeout, connect=10.0),
             limits=httpx.Limits(max_connections=self._requests),
             verify=any(s.url.startswith("https") for s in self.servers),  # reading the certificates takes 20 ms
@@ -251,6 +253,8 @@ class _UnavailableError(Exception):
 
 def read_json(url: str, path: str, response: "httpx.Response") -> dict[str, Any]:
     """Return the JSON object of a response. Raises `InputError` for a status 4xx, `SteerLMError` for 5xx."""
+    if response.status_code == 401:
+        raise KeyRefusedError(url)
     if response.status_code >= 400:
         kind = SteerLMError if response.status_code >= 500 else InputError
         raise kind(f"{url}{path}: HTTP {response.status_code}: {error_message(response)}")

@@ -205,7 +205,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> ErrorResponse:
-        logger.exception("%s %s failed", request.method, request.url.path)
+        # Outside of the middleware that knows the request's id.
+        request_id = request.state.record.id
+        logger.exception("%s %s failed", request.method, request.url.path, extra={"request_id": request_id})
         response = respond(request, f"unexpected {type(error).__name__}; see the server's log", 500)
-        response.headers["x-request-id"] = request.state.record.id  # this response bypasses the middleware
+        response.headers["x-request-id"] = request_id
         return response

@@ -73,7 +73,7 @@ def test_json(log: io.StringIO, policy_folder: Path, serving: Callable[..., Any]
     assert (missing["status"], missing["reason"], missing["route"]) == (404, "not_found", "other")
     assert missing["path"] == "/no/%0axyl"
     assert (broken["status"], broken["request_id"]) == (500, failed.headers["x-request-id"])
-    (error,) = [line for line in lines if line["level"] == "ERROR" and "exception" in line]
+    (error,) = [line for line in lines if line["logger"] == "steerlm.serving.errors"]
     assert error["request_id"] == failed.headers["x-request-id"] and "Traceback" in error["exception"]
     assert (unauthorized["status"], unauthorized["reason"]) == (401, "unauthorized") and "key" not in unauthorized
     assert PROMPT not in log.getvalue() and ALICE not in log.getvalue()
