@@ -24,7 +24,8 @@ def server(
     request: pytest.FixtureRequest, policy_folder: Path, reward_folder: Path, serving: Callable[..., Any]
 ) -> Iterator[str]:
     kind, _, upstream = request.param.partition(" with ")
-    folder, options = (reward_folder, {}) if kind == "reward" else (policy_folder, {"max_tokens": 64})
+    folder = reward_folder if kind == "reward" else policy_folder
+    options: dict[str, Any] = {} if kind == "reward" else {"max_tokens": 64}
     with contextlib.ExitStack() as stack:
         if upstream:
             url, _ = stack.enter_context(serving(folder, kind))

@@ -175,7 +175,7 @@ def wait(condition: Callable[[], bool]) -> None:
 
 
 START: dict[str, tuple[dict[str, Answer], dict[str, Any], str]] = {
-    "no such model": ({"/v1/models": listing()}, {"model": "polcy"}, "did you mean 'policy'"),
+    "no such model": ({"/v1/models": listing()}, {"model": "polici"}, "did you mean 'policy'"),
     "several": ({"/v1/models": fixed({"data": [{"id": "a"}, {"id": "b"}]})}, {}, "--upstream-model"),
     "none": ({"/v1/models": fixed({"data": []})}, {}, "lists no model"),
     "no server of models": ({}, {}, "OpenAI-compatible"),
