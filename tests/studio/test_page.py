@@ -249,9 +249,8 @@ def test_a_key_is_asked_for_sent_and_kept_in_the_tab_only(watched: Watched) -> N
     assert answers(page, "A") == [expected()] and sent[-1] == "Bearer not-a-secret"
     card(page, "A").get_by_role("button", name="Copy as code").click()
     assert "$STEERLM_API_KEY" in page.get_by_label("curl", exact=True).input_value()
-    kept = page.evaluate(
-        "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie, location.href]"
-    )
+    places = "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie, location.href]"
+    kept = page.evaluate(places)
     assert ["not-a-secret" in place for place in kept] == [True, False, False, False]
     assert all("401" in error for error in watched.errors), "the browser's own lines only"
     watched.errors.clear()
