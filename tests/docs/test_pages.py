@@ -191,6 +191,16 @@ def readme(page: Path, folder: Path) -> None:
     assert [(one.recipe.name, one.profile.store) for one in began] == [("demo", "runs/demo/store")]
 
 
+def studio(page: Path, folder: Path) -> None:
+    for kind, make in (("policy", world.policy), ("reward", world.reward)):
+        make(folder / "runs" / "demo" / kind, NINE)
+    world.ratings(folder / "ratings", {"quality": 3})
+    (folder / "words.yaml").write_text("humor: How many jokes the answer makes.\n")
+    shell = Shell()
+    run(page, shell)
+    assert "digest " in shell.said["steerlm data collect ratings --output runs/store"]
+
+
 def store(page: Path, folder: Path) -> None:
     kept = Store(folder / "runs" / "store")
     for key in ("115b1c5b9c2c70c04095", "a", "b", "c"):
@@ -214,6 +224,7 @@ RUN: dict[str, Callable[[Path, Path], None]] = {
     "models.md": models,
     "serving.md": serving,
     "store.md": store,
+    "studio.md": studio,
 }
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 TOOLS = os.environ.get("STEERLM_STUDIO_TOOLS")
 CHROMIUM = os.environ.get("STEERLM_CHROMIUM", "/usr/bin/chromium")
 IMAGES = ROOT / "docs" / "images"
-KEY = "not-a-secret"
 
 
 @dataclass
@@ -85,7 +84,7 @@ def watch(browser: "Browser", url: str, options: dict[str, Any]) -> Iterator[Wat
     page = context.new_page()
     page.set_default_timeout(60_000)
     result = Watched(page, url)
-    page.on("console", lambda message: message.type == "error" and result.errors.append(message.text))
+    page.on("console", lambda message: result.errors.extend([message.text] if message.type == "error" else []))
     page.on("pageerror", lambda error: result.errors.append(str(error)))
     page.on("request", lambda one: result.asked.append(one.url))
     page.goto(f"{url}/studio")

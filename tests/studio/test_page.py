@@ -19,7 +19,7 @@ from tests.studio.conftest import Site, Watched, picture
 from tests.studio.world import QUESTION, SCHEMA
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
 
 def test_a_moved_dial_gives_another_answer(watched: Watched) -> None:
@@ -199,6 +199,61 @@ def test_the_history_keeps_conversations_until_it_is_cleared(watched: Watched) -
     page.get_by_role("button", name="Clear the history").click()
     page.get_by_text("There is nothing yet.").wait_for()
     assert page.evaluate("localStorage.getItem('steerlm.studio.history')") is None
+
+
+def test_a_preset_sets_its_dials_and_the_others_to_their_defaults(watched: Watched) -> None:
+    page = watched.page
+    models = {
+        "object": "list",
+        "data": [
+            {"id": "policy", "object": "model"},
+            {
+                "id": "policy:merry",
+                "object": "model",
+                "parent": "policy",
+                "attributes": {"humor": 4},
+                "description": "",
+            },
+        ],
+    }
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))  # as a server with presets lists them
+    page.reload()
+    move(page, "A", "verbosity", 4)
+    page.get_by_label("Preset for Setting A").select_option("merry")
+    send(page)
+    assert answers(page, "A") == [expected(humor=4)]
+
+
+def test_a_key_is_asked_for_sent_and_kept_in_the_tab_only(watched: Watched) -> None:
+    page = watched.page
+    sent: list[str | None] = []
+
+    def gate(route: "Route") -> None:
+        """A server that wants a key, in front of the real one."""
+        sent.append(route.request.headers.get("authorization"))
+        refused = {"error": {"message": "no valid API key", "type": "AuthenticationError", "param": None, "code": 401}}
+        if sent[-1] == "Bearer not-a-secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json=refused)
+
+    page.route("**/v1/**", gate)
+    page.reload()
+    page.get_by_role("alert").filter(has_text="The server asks for an API key").wait_for()
+    assert set(sent) == {None}
+    for key, words in (("wrong", "does not take this API key"), ("not-a-secret", "Model policy: 3 dials")):
+        page.get_by_label("Key of this server").fill(key)
+        page.keyboard.press("Enter")
+        page.get_by_text(words).wait_for()
+    send(page)
+    assert answers(page, "A") == [expected()] and sent[-1] == "Bearer not-a-secret"
+    card(page, "A").get_by_role("button", name="Copy as code").click()
+    assert "$STEERLM_API_KEY" in page.get_by_label("curl", exact=True).input_value()
+    places = "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie, location.href]"
+    kept = page.evaluate(places)
+    assert ["not-a-secret" in place for place in kept] == [True, False, False, False]
+    assert all("401" in error for error in watched.errors), "the browser's own lines only"
+    watched.errors.clear()
 
 
 def test_stop_keeps_what_has_arrived(watched: Watched) -> None:

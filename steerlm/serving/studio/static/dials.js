@@ -65,7 +65,9 @@ function presetChoice(presets, title, apply) {
     "select",
     { "aria-label": `Preset for ${title}`, onchange: () => select.value !== "" && apply(presets[select.value].attributes) },
     el("option", { value: "" }, "Preset …"),
-    ...presets.map((preset, index) => el("option", { value: index }, preset.name)),
+    ...presets.map(({ name, description }, index) =>
+      el("option", { value: index }, description ? `${name}: ${description}` : name),
+    ),
   );
   return select;
 }

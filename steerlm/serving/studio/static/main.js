@@ -28,8 +28,8 @@ function askForKey() {
 async function served() {
   const [info, about, models] = await Promise.all(["v1/model", "v1/studio", "v1/models"].map(getJson));
   const presets = models.data
-    .filter((entry) => entry.id !== info.id && entry.steerlm?.attributes)
-    .map((entry) => ({ name: entry.id.replace(`${info.id}:`, ""), attributes: entry.steerlm.attributes }));
+    .filter((entry) => entry.parent === info.id && entry.attributes)
+    .map(({ id, attributes, description }) => ({ name: id.slice(info.id.length + 1), attributes, description }));
   return { info, about, schema: info.attributes, descriptions: about.descriptions, presets };
 }
 

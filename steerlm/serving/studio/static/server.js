@@ -27,8 +27,8 @@ export const getJson = async (path) => (await send(path)).json();
 
 export const postJson = async (path, body, signal) => (await send(path, body, signal)).json();
 
-/** Streams the answer to a chat; calls `onText` with each new piece. Returns what the server says of the answer. */
-export async function streamChat(body, signal, onText) {
+/** Streams the answer to a chat; calls `onPiece` with each new piece. Returns what the server says of the answer. */
+export async function streamChat(body, signal, onPiece) {
   const response = await send("v1/chat/completions", { ...body, stream: true }, signal);
   const said = { finish: null, attributes: null };
   let complete = false;
@@ -42,7 +42,7 @@ export async function streamChat(body, signal, onText) {
       if (chunk.error) throw new RequestError(`The answer broke off: ${chunk.error.message}`, chunk.error.code);
       said.attributes = chunk.steerlm?.attributes ?? said.attributes;
       const choice = chunk.choices[0];
-      if (choice?.delta?.content) onText(choice.delta.content);
+      if (choice?.delta?.content) onPiece(choice.delta.content);
       said.finish = choice?.finish_reason ?? said.finish;
     }
   } catch (error) {
