@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from minio import Minio
+from mlflow import MlflowClient
 
 from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import Cluster, wait_for
@@ -205,6 +206,23 @@ class Product:
         """Kill the training process in the job's last pod."""
         *_, pod = self.pods(job)
         self.cluster.kubectl("-n", NAMESPACE, "exec", pod, "--", "python", "-c", KILL)
+
+    def recorded_steps(self, job: Json) -> list[int]:
+        """The steps that MLflow has of a job's training, in the order in which they were made; it has one run."""
+        found = self.tracked(self.key(job))
+        assert found.info.status == "FINISHED"
+        history = self.tracking.get_metric_history(found.info.run_id, "train/loss")
+        return [one.step for one in sorted(history, key=lambda one: int(one.timestamp))]
+
+    @property
+    def tracking(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.cluster.mlflow.address)
+
+    def tracked(self, key: str) -> Any:
+        """The only MLflow run of an artifact."""
+        (experiment,) = self.tracking.search_experiments(filter_string="name = 'steerlm'")
+        (found,) = self.tracking.search_runs([experiment.experiment_id], f"tags.`steerlm.key` = '{key}'")
+        return found
 
     def model(self, key: str, stage: str = "train_reward") -> Path:
         """The folder of a finished model in the workspace."""

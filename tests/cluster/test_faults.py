@@ -9,8 +9,8 @@ import os
 import re
 import secrets
 import signal
-import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -18,12 +18,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from steerlm.jobs.kubernetes import labels
-from tests.cluster.conftest import wait_for
-from tests.cluster.platform import NAMESPACE, TAG, image
-from tests.cluster.product import Json, Product, builder_environment
+from tests.cluster.conftest import Cluster, wait_for
+from tests.cluster.platform import NAMESPACE, TAG
+from tests.cluster.product import Json, Product
 from tests.cluster.product import product as product
 
 SLOW = {"reward__max_steps": "1000", "reward__validate_every": "1000"}
@@ -46,22 +45,16 @@ def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -
         if product.cluster.lab:
             product.cluster.script("process.sh", "restart", "kube-apiserver")
             wait_for("API server", lambda: answers(product), 90)
-        evict(product, run.launchers()[0])
+        (first,) = run.launchers()
+        evict(product, first)
         output = run.end(0)
         (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
         assert only["metadata"]["uid"] == job["metadata"]["uid"], "no second attempt"
         assert [path.name for path in product.attempt_folder(job).parent.iterdir() if path.is_dir()] == ["1"]
-        assert [pod["status"]["phase"] for pod in run.launchers()] == ["Failed", "Succeeded"]
-    steps = [int(step) for step in re.findall(r"step (\d+)/200", product.log(job))]
-    assert steps[:200] == list(range(1, 201)), "no step is made twice"
+        (successor,) = run.launchers()
+        assert successor["metadata"]["uid"] != first["metadata"]["uid"]
     assert "goes on, and the same command attaches to it" in output
-    tracking = MlflowClient(tracking_uri=product.cluster.mlflow.address)
-    (experiment,) = tracking.search_experiments(filter_string="name = 'steerlm'")
-    key = product.key(job)
-    (found,) = tracking.search_runs([experiment.experiment_id], f"tags.`steerlm.key` = '{key}'")
-    logged = [one.step for one in tracking.get_metric_history(found.info.run_id, "train/loss")]
-    assert found.info.status == "FINISHED"
-    assert logged == sorted(set(logged)) and logged[-1] == 200, "one run has the steps of both launchers"
+    assert product.recorded_steps(job) == list(range(1, 201)), "no step is lost or made twice, in one MLflow run"
 
 
 def answers(product: Product) -> bool:
@@ -130,7 +123,7 @@ def first_process(pod: str) -> int:
 
 def test_suspended_is_not_stalled(product: Product) -> None:
     """Its queue stops, then a job of a higher priority takes its place for longer than the progress limit."""
-    sizes = {"reward__max_steps": "60", "reward__validate_every": "60", "profile__jobs__no_progress_minutes": "0.5"}
+    sizes = {"reward__max_steps": "120", "reward__validate_every": "120", "profile__jobs__no_progress_minutes": "0.5"}
     with product.running("--stage", "train_reward", **sizes) as run:
         job = product.wait_for_job()
         product.wait_for_step(job, 4)
@@ -156,8 +149,7 @@ def test_suspended_is_not_stalled(product: Product) -> None:
         (only,) = product.objects("pytorchjobs", f"{labels.COMPONENT}=train-reward")
         assert only["metadata"]["uid"] == job["metadata"]["uid"], "the same attempt"
     assert "queued: Preempted to accommodate a workload" in said, said
-    steps = [int(step) for step in re.findall(r"step (\d+)/60", product.log(job))]
-    assert steps[-1] == 60 and len(steps) < 70, "it went on where it had saved"
+    assert product.recorded_steps(job) == list(range(1, 121)), "it went on each time where it had saved"
 
 
 def greedy() -> tuple[Json, Json]:
@@ -203,9 +195,7 @@ WAITS = {
 
 def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> None:
     """Four runs at a time: two wait until they are canceled, two fail."""
-    launcher_only = image(product.cluster, "launcher").replace(f":{TAG}", ":launcher-only")
-    for command in (["tag", image(product.cluster, "launcher")], ["push", "--tls-verify=false"]):
-        subprocess.run(["podman", *command, launcher_only], check=True, env=builder_environment(), capture_output=True)
+    tag_launcher(product.cluster, "launcher-only")
     with ExitStack() as stack:
         runs = {}
         for name, (changes, _) in WAITS.items():
@@ -222,6 +212,17 @@ def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> N
         wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
         assert not product.objects("pytorchjobs", labels.JOB)
     assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
+
+
+def tag_launcher(cluster: Cluster, tag: str) -> None:
+    """Give the launcher's image another tag in the registry, which no other image has."""
+    manifests = f"http://{cluster.registry}/v2/launcher/manifests"
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    with urllib.request.urlopen(urllib.request.Request(f"{manifests}/{TAG}", headers={"Accept": kind})) as answer:
+        content = answer.read()
+    wanted = urllib.request.Request(f"{manifests}/{tag}", data=content, headers={"Content-Type": kind}, method="PUT")
+    with urllib.request.urlopen(wanted) as answer:
+        assert answer.status == 201
 
 
 def said(log: Callable[[], str], words: str) -> bool:

@@ -203,7 +203,10 @@ def check_fabric(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]
 
 
 def check_nodes(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
-    """Check that enough nodes, ready and open to the pods, have what the largest job asks of each."""
+    """Check that the nodes, ready and open to the pods, have room for those of the largest job.
+
+    Its pods are spread over the nodes, and share nodes if there are too few.
+    """
     wanted = {name: amount(value) for name, value in resources(checkup.settings, checkup.devices).items()}
     try:
         nodes = cluster.get("/api/v1/nodes")["items"]
@@ -218,6 +221,11 @@ def check_nodes(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
     each = f"{checkup.devices} {gpu}" if gpu else f"{checkup.settings.resources.cpu} CPUs"
     if len(fitting) >= checkup.nodes:
         yield right("nodes", f"{len(fitting)} nodes can run a pod of {each}; the largest job has {checkup.nodes}")
+        return
+    if (room := sum(_room(node, wanted) for node in fitting)) >= checkup.nodes:
+        number = f"{len(fitting)} node{'s' if len(fitting) > 1 else ''}"
+        shared = f"{number} can run {room} pods of {each}; the largest job has {checkup.nodes}, which share nodes"
+        yield right("nodes", shared)
         return
     shortage: dict[str, int] = {}
     for node in usable:
@@ -256,6 +264,18 @@ def _tolerates(toleration: Mapping[str, str], taint: Mapping[str, str]) -> bool:
 
 def _short(node: Json, wanted: Mapping[str, float]) -> list[str]:
     """Return the resources of which a node has less than one pod asks."""
+    return [name for name, count in _pods(node, wanted).items() if count < 1]
+
+
+def _room(node: Json, wanted: Mapping[str, float]) -> int:
+    """Return how many such pods a node has room for."""
+    return int(min(_pods(node, wanted).values()))
+
+
+def _pods(node: Json, wanted: Mapping[str, float]) -> dict[str, float]:
+    """Return by resource for how many pods a node has enough of it."""
     has = node["status"].get("allocatable", {})
-    counted = [name for name in wanted if name in has or "/" in name]  # fake nodes name no ephemeral storage
-    return [name for name in counted if amount(has.get(name, "0")) < wanted[name]]
+    counted = [
+        name for name in wanted if wanted[name] and (name in has or "/" in name)
+    ]  # some nodes name no ephemeral storage
+    return {name: amount(has.get(name, "0")) / wanted[name] for name in counted}

@@ -47,10 +47,11 @@ run_kwok() {
   say "$FAKE_NODES fake nodes"
 }
 
-mark() { # mark ANNOTATION NODE...: KWOK reads a node's annotation only when it starts, or when the node is new
-  kubectl annotate --overwrite node "${@:2}" "$1" >/dev/null
-  stop kwok
-  start kwok
+lease() { # lease FIELDS NODE...: KWOK looks after a node, and after the end of its pods, while it holds the node's Lease
+  local node
+  for node in "${@:2}"; do
+    kubectl -n kube-node-lease patch lease "$node" --type=merge --patch "{\"spec\": {$1}}" >/dev/null
+  done
 }
 
 verb=${1:-}
@@ -59,7 +60,7 @@ case $verb in
 start) run_kwok ;;
 add) add "$@" ;;
 remove) kubectl delete node "$@" ;;
-silence) mark kwok.x-k8s.io/node- "$@" ;;
-wake) mark kwok.x-k8s.io/node=fake "$@" ;;
+silence) lease '"holderIdentity": "nobody", "leaseDurationSeconds": 86400' "$@" ;;
+wake) lease '"leaseDurationSeconds": 1' "$@" ;;
 *) fail "$(sed -n 's/^# fake/fake/p' "$0")" ;;
 esac

@@ -10,7 +10,7 @@ import yaml
 
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import permissions
-from steerlm.jobs.kubernetes.checks import OPERATORS, ClusterCheckup, _admits, _short
+from steerlm.jobs.kubernetes.checks import OPERATORS, ClusterCheckup, _admits, _room, _short
 from steerlm.jobs.kubernetes.config import ClusterSettings, PlacementSettings
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.quantity import amount
@@ -122,6 +122,12 @@ def test_what_a_node_is_short_of() -> None:
     assert _short(node(), wanted) == [], "a node that does not tell its ephemeral storage is not short of it"
     assert _short(node(), {**wanted, GPU: 9.0, "cpu": 193.0}) == ["cpu", GPU]
     assert _short(node(), {**wanted, "rdma/ib": 8.0}) == ["rdma/ib"]
+
+
+def test_for_how_many_pods_a_node_has_room() -> None:
+    assert _room(node(), {"cpu": 96.0, GPU: 8.0}) == 1
+    assert _room(node(), {"cpu": 0.4, GPU: 2.0}) == 4
+    assert _room(node(), {"cpu": 0.5, "hugepages-2Mi": 0.0}) == 384
 
 
 @pytest.mark.parametrize("text", ["", "8 GB", "many", "1.2.3", "8Ki8"])
