@@ -11,6 +11,7 @@ from tests.conftest import ROOT
 CHART = ROOT / "charts" / "steerlm-serving"
 GOLDEN = ROOT / "tests" / "charts" / "golden"
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+LICENSE = "# SPDX-License-Identifier: Apache-2.0\n"
 PROMETHEUS = ("--api-versions", "monitoring.coreos.com/v1")
 
 
@@ -29,7 +30,8 @@ class Helm:
 
     def case(self, name: str) -> str:
         """Manifests of one of `ci/`. Prometheus' kinds, and so its objects, exist for `everything` only."""
-        return self.template("--values", str(values(name)), *(PROMETHEUS if name == "everything" else ()))
+        words = PROMETHEUS if name == "everything" else ()
+        return LICENSE + self.template("--values", str(values(name)), *words)
 
     def refuse(self, *words: str) -> str:
         """What Helm says to values that it must refuse."""

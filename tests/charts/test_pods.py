@@ -109,7 +109,7 @@ def test_selectors_stay_the_same_whatever_changes(helm: Helm) -> None:
     ("change", "replaced"),
     [
         (f"policy.model.digest=sha256:{'1' * 64}", {"steerlm-policy"}),
-        ("policy.presets.brief.verbosity=0", {"steerlm-policy"}),
+        ("policy.presets.brief.attributes.verbosity=0", {"steerlm-policy"}),
         ("image.tag=v9", {"steerlm-policy", "steerlm-reward"}),
         ("policy.replicas=3", set()),
         ("metrics.podMonitor.interval=5s", set()),
@@ -128,7 +128,7 @@ def test_changed_presets_replace_pods(helm: Helm) -> None:
     words = ("--values", str(values("pvc")))
     (before,), (after,) = (
         objects(helm.template(*all_words), "Deployment")
-        for all_words in (words, (*words, "--set", "policy.presets.brief.verbosity=1"))
+        for all_words in (words, (*words, "--set", "policy.presets.brief.attributes.verbosity=1"))
     )
     checksums = [one["spec"]["template"]["metadata"]["annotations"]["checksum/presets"] for one in (before, after)]
     assert checksums[0] != checksums[1]

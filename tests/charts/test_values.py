@@ -26,6 +26,7 @@ DIGEST = f"sha256:{'0' * 64}"
         ("image.digest=latest", "at '/image/digest'"),
         ("store.endpoint=minio:9000", "at '/store/endpoint'"),
         ("shutdown.drainSeconds=0", "at '/shutdown/drainSeconds': minimum: got 0, want 1"),
+        ("policy.presets.brief.verbosity=0", "at '/policy/presets/brief': missing property 'attributes'"),
         ("probes.liveness.path=livez", "at '/probes/liveness/path'"),
     ],
 )
@@ -51,6 +52,7 @@ def test_the_schema_names_the_key(helm: Helm, wrong: str, message: str) -> None:
         ("policy.autoscaling.kind=keda", "needs policy.autoscaling.prometheus"),
         ("policy.autoscaling.kind=hpa,policy.autoscaling.minReplicas=5", "minReplicas is 5, more than maxReplicas, 4"),
         ("policy.autoscaling.kind=hpa,policy.engine=vllm", "set vllm.exposeMetrics"),
+        ("apiKeys.existingSecret=keys", "set policy.rewardKey.existingSecret"),
         ("ingress.enabled=true", "need policy.host, reward.host or both"),
         ("httpRoute.enabled=true", "httpRoute.enabled needs httpRoute.parentRefs"),
     ],

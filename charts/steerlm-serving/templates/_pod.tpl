@@ -52,6 +52,10 @@ volumes:
   - name: presets
     configMap: {name: {{ include "steerlm.name" . }}-presets}
   {{- end }}
+  {{- if and (eq .kind "policy") .model.rewardKey.existingSecret }}
+  - name: reward-key
+    secret: {secretName: {{ .model.rewardKey.existingSecret }}, defaultMode: 0440}
+  {{- end }}
   {{- with $values.apiKeys.existingSecret }}
   - name: keys
     secret: {secretName: {{ . }}, defaultMode: 0440}

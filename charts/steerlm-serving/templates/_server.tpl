@@ -33,6 +33,9 @@
 {{- end }}
 {{- with include "steerlm.rewardUrl" . }}
 - --reward-url={{ . }}
+{{- if $.model.rewardKey.existingSecret }}
+- --reward-key-file=/etc/steerlm/reward-key/{{ $.model.rewardKey.key }}
+{{- end }}
 {{- end }}
 {{- if $values.apiKeys.existingSecret }}
 - --api-keys=/etc/steerlm/keys/{{ $values.apiKeys.key }}
@@ -93,6 +96,9 @@ httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecr
     - {name: tmp, mountPath: /tmp}
     {{- if and (eq .kind "policy") .model.presets }}
     - {name: presets, mountPath: /etc/steerlm/presets, readOnly: true}
+    {{- end }}
+    {{- if and (eq .kind "policy") .model.rewardKey.existingSecret }}
+    - {name: reward-key, mountPath: /etc/steerlm/reward-key, readOnly: true}
     {{- end }}
     {{- if $values.apiKeys.existingSecret }}
     - {name: keys, mountPath: /etc/steerlm/keys, readOnly: true}

@@ -35,6 +35,9 @@
 {{- if and $given (lt (int $given) $needed) -}}
 {{- fail (printf "shutdown.terminationGracePeriodSeconds is %d, %s needs %d: preStopSeconds, drainSeconds, 10 seconds and, with vLLM, vllm.shutdownSeconds" (int $given) .kind $needed) -}}
 {{- end -}}
+{{- if and .root.Values.apiKeys.existingSecret (include "steerlm.rewardUrl" .) (not .model.rewardUrl) (not .model.rewardKey.existingSecret) -}}
+{{- fail "the reward server asks for a key: set policy.rewardKey.existingSecret, a Secret with one of those in apiKeys, or policy.bestOfN to false" -}}
+{{- end -}}
 {{- include "steerlm.validateBudget" . -}}
 {{- if and .model.autoscaling.kind (eq .model.engine "vllm") (hasPrefix "vllm:" .model.autoscaling.metric) (not .root.Values.vllm.exposeMetrics) -}}
 {{- fail (printf "%s.autoscaling: %s is vLLM's own metric: set vllm.exposeMetrics, or metric to steerlm_answers_in_flight" .kind .model.autoscaling.metric) -}}

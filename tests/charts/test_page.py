@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/deployment.md: its release installs, its other values fit into it, its table is the script's."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from benchmarks.sizing import table
+from tests.charts.render import Helm
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
+
+
+def test_the_values_of_the_page(helm: Helm, tmp_path: Path) -> None:
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    release, *more = [block for block in blocks if isinstance(block, dict)]
+    assert len(more) == 2
+    words: list[str] = []
+    for number, values in enumerate((release, *more)):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        words += ["--values", str(path)]
+        # The scaler's page says what vLLM needs besides.
+        helm.template(*words, "--set", "vllm.exposeMetrics=true")
+
+
+def test_the_table_is_the_script_s() -> None:
+    assert table() in PAGE
