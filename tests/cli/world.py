@@ -3,7 +3,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
@@ -59,7 +59,7 @@ def ratings(folder: Path, labels: dict[str, int]) -> None:
     """What people said in the studio: two ratings of one answer and a preference."""
     history = [Turn(value="Why?", speaker="User")]
     for number, (by, strength) in enumerate((("Anna", None), ("Bo", None), ("Bo", 2))):
-        kind = "rating" if strength is None else "preference"
+        kind: Literal["rating", "preference"] = "rating" if strength is None else "preference"
         at = f"2026-11-27T12:00:0{number}.000000Z"
         note = RatingNote(kind=kind, id=f"{number:032x}", by=by, at=at, model="policy", asked={}, strength=strength)
         answers = ("So.",) if kind == "rating" else ("So.", "Because.")

@@ -22,7 +22,8 @@ from openai import OpenAI, OpenAIError
 
 from steerlm.artifact import Store
 from tests.cluster.conftest import Cluster, wait_for
-from tests.cluster.product import TAG, make_images
+from tests.cluster.platform import TAG
+from tests.cluster.product import make_images
 from tests.conftest import ROOT
 
 CHART = ROOT / "charts" / "steerlm-serving"
