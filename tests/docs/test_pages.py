@@ -30,6 +30,7 @@ ELSEWHERE = {
     "attributes.md": "test_attributes.py",
     "kubernetes.md": "../cluster/test_page.py",
     "laptop.md": "test_laptop.py",
+    "operations.md": "test_operations.py",
     "own-data.md": "test_own_data.py",
     "recipes.md": "test_recipes.py",
     "tutorial.md": "test_tutorial.py",

@@ -40,7 +40,6 @@ def configure(log_format: LogFormat) -> None:
         formatter = JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",
             rename_fields=names,
-            rename_fields_keep_missing=True,
             datefmt="%Y-%m-%dT%H:%M:%SZ",
             json_ensure_ascii=False,
         )
