@@ -2,7 +2,8 @@
 """What the gateway adds to a request: one and the same sent to an upstream, and through `--engine vllm` before it.
 
 One client at a time, one connection to each, requests in turns in one run; prints the median and the 95th percentile
-of each, and the median of the differences of neighbors. Chat asks for one token, so that the upstream does little.
+of each, the median of the differences of neighbors, and the processor time that the gateway spends on a request, which
+other programs on the machine change less. Chat asks for one token, so that the upstream does little.
 With `--vllm BIN` the upstream is vLLM, else a server of ours.
 
     python benchmarks/gateway.py POLICY REWARD [--vllm .venv-vllm/bin/vllm] [--requests 200]
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 
 from steerlm.models.folder import load_tokenizer, read_info
 from steerlm.prompt import ASSISTANT, USER, render_readout
@@ -39,7 +41,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(command: list[str], port: int) -> Iterator[str]:
+def started(command: list[str], port: int) -> Iterator[tuple[str, psutil.Process]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     out = subprocess.DEVNULL
     server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=out, stderr=out)
@@ -53,7 +55,7 @@ def started(command: list[str], port: int) -> Iterator[str]:
                     break
             except httpx.TransportError:
                 time.sleep(0.2)
-        yield url
+        yield url, psutil.Process(server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         try:
@@ -71,21 +73,31 @@ def upstream(vllm: str | None, kind: str, folder: Path) -> list[str]:
     return [*command, "--runner", "pooling", "--convert", "classify"] if kind == "reward" else command
 
 
-def compare(name: str, direct: Callable[[], float], through: Callable[[], float], requests: int) -> None:
+def processor_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def compare(
+    name: str, direct: Callable[[], float], through: Callable[[], float], requests: int, gateway_process: psutil.Process
+) -> None:
     for _ in range(10):
         direct(), through()
     pairs = []
+    began = processor_seconds(gateway_process)
     for number in range(requests):
         # Whoever comes first pays for what the other left behind: they take turns at it.
         first = direct() if number % 2 else None
         second = through()
         pairs.append((direct() if first is None else first, second))
+    processor = (processor_seconds(gateway_process) - began) / requests
     alone, gateway = [sorted(column) for column in zip(*pairs, strict=True)]
     added = statistics.median(second - first for first, second in pairs)
     low, high = requests // 2, int(requests * 0.95)
     print(
         f"{name:32} upstream p50 {alone[low] * 1e3:6.2f} p95 {alone[high] * 1e3:6.2f} ms, "
-        f"gateway p50 {gateway[low] * 1e3:6.2f} p95 {gateway[high] * 1e3:6.2f} ms, added {added * 1e3:5.2f} ms"
+        f"gateway p50 {gateway[low] * 1e3:6.2f} p95 {gateway[high] * 1e3:6.2f} ms, added {added * 1e3:5.2f} ms, "
+        f"processor {processor * 1e3:5.2f} ms"
     )
 
 
@@ -122,28 +134,29 @@ def main() -> None:
     parser.add_argument("--vllm", help="the program vllm")
     parser.add_argument("--requests", type=int, default=200)
     options = parser.parse_args()
+    count = options.requests
     for kind, folder in (("generate", options.policy), ("reward", options.reward)):
         with ExitStack() as stack:
             port = free_port()
-            url = stack.enter_context(started(upstream(options.vllm, kind, folder), port))
+            url, _ = stack.enter_context(started(upstream(options.vllm, kind, folder), port))
             gateway = [*SERVE, kind, str(folder), "--name", "model", "--engine", "vllm", "--upstream", url]
-            through_url = stack.enter_context(started(gateway, free_port()))
+            through_url, process = stack.enter_context(started(gateway, free_port()))
             direct = stack.enter_context(httpx.Client(base_url=url, timeout=120))
             through = stack.enter_context(httpx.Client(base_url=through_url, timeout=120))
             if kind == "generate":
                 chat = {"model": "model", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
                 route = "/v1/chat/completions"
-                compare("chat, one token", sender(direct, route, chat), sender(through, route, chat), options.requests)
+                compare("chat, one token", sender(direct, route, chat), sender(through, route, chat), count, process)
                 longer = {**chat, "max_tokens": 16, "min_tokens": 16}
                 pair = (first_event(direct, route, longer), first_event(through, route, longer))
-                compare("chat, first of 16 in a stream", *pair, options.requests)
+                compare("chat, first of 16 in a stream", *pair, count, process)
             else:
                 turns = [Turn(value=QUESTION, speaker=USER), Turn(value="A dog.", speaker=ASSISTANT)]
                 text = render_readout(Conversation(conversations=turns), 1)
                 ids = load_tokenizer(folder)(text, add_special_tokens=False)["input_ids"]
                 one = sender(direct, "/classify", {"model": "model", "input": ids})
                 other = sender(through, "/v1/score", {"prompt": QUESTION, "response": "A dog."})
-                compare("one score", one, other, options.requests)
+                compare("one score", one, other, count, process)
 
 
 if __name__ == "__main__":

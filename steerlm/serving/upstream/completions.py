@@ -56,7 +56,7 @@ def completion_body(model: str, prompt: list[int], params: SamplingParams, max_t
     }
     optional = {
         "top_k": params.top_k,
-        "min_tokens": params.min_tokens,
+        "min_tokens": min(params.min_tokens, max_tokens),
         "frequency_penalty": params.frequency_penalty,
         "presence_penalty": params.presence_penalty,
         "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
