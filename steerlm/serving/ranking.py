@@ -8,7 +8,7 @@ are generated.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from steerlm.serving.score_inputs import has_system, readout_of_messages
 from steerlm.serving.upstream.client import UpstreamClient, UpstreamError, read_key
 
 RANK_BY = "rank_by"
+OverLong = Literal["error", "keep_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,15 @@ class Ranker:
                 raise ApiError(f"{RANK_BY}.{name} must be a number, not {shown(weight)}", param=RANK_BY)
         return {name: float(weight) for name, weight in given.items()}
 
-    async def scores(self, messages: Sequence[ChatMessage], answers: Sequence[str]) -> list[dict[str, float]]:
+    async def scores(
+        self, messages: Sequence[ChatMessage], answers: Sequence[str], *, over_long: OverLong = "error"
+    ) -> list[dict[str, float]]:
         """Return the scores by trained attribute of each answer to a conversation.
+
+        Args:
+            messages: What was said before the answer.
+            answers: Their marks are removed.
+            over_long: What is done with a text beyond the reward model's window: "keep_end" scores its end.
 
         Raises:
             ApiError: The reward server does not answer, or refuses a text.
@@ -106,22 +114,8 @@ class Ranker:
             conversation = readout_of_messages(whole, strip=True)
             last = len(conversation.conversations) - 1
             texts.append(render_readout(conversation, last, use_system=has_system(conversation)))
-        rows = await self.score_texts(texts)
-        return [{name: row[name] for name in schema.active} for row in rows]
-
-    async def score_texts(self, texts: Sequence[str], *, over_long: str = "error") -> list[dict[str, float]]:
-        """Return the scores of each text by attribute, untrained ones included, in the schema's order.
-
-        Args:
-            texts: As the reward model reads them, with the read-out mark.
-            over_long: What is done with a text beyond its window: "error", or "keep_end", which scores its end.
-
-        Raises:
-            ApiError: The reward server does not answer, or refuses a text.
-        """
-        schema = await self.schema()
         # Scored alone, so that the ranking does not depend on other requests.
-        reply = await self._ask("/v1/score", {"texts": list(texts), "alone": True, "over_long": over_long})
+        reply = await self._ask("/v1/score", {"texts": texts, "alone": True, "over_long": over_long})
         try:
             names, rows = reply["attributes"], reply["scores"]
             scores = [{name: float(value) for name, value in zip(names, row, strict=True)} for row in rows]
@@ -131,7 +125,7 @@ class Ranker:
         if names != list(schema.names) or len(scores) != len(texts) or not finite:
             self._schema = None
             raise SteerLMError(f"{self._client.url} does not return the scores of {len(texts)} texts; try again")
-        return scores
+        return [{name: row[name] for name in schema.active} for row in scores]
 
     async def rank(
         self, messages: Sequence[ChatMessage], answers: Sequence[str], weights: Mapping[str, float]

@@ -58,6 +58,7 @@ def talk(number: int) -> dict[str, Any]:
 def ratings(folder: Path, labels: dict[str, int]) -> None:
     """What people said in the studio: two ratings of one answer and a preference."""
     history = [Turn(value="Why?", speaker="User")]
+    kind: Literal["rating", "preference"]
     for number, (by, strength) in enumerate((("Anna", None), ("Bo", None), ("Bo", 2))):
         kind: Literal["rating", "preference"] = "rating" if strength is None else "preference"
         at = f"2026-11-27T12:00:0{number}.000000Z"

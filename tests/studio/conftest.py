@@ -2,6 +2,7 @@
 """A real browser on the studio of a real server, beside a real reward server (`make test-studio`)."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TOOLS = os.environ.get("STEERLM_STUDIO_TOOLS")
-CHROMIUM = os.environ.get("STEERLM_CHROMIUM", "/usr/bin/chromium")
+CHROMIUM = os.environ.get("STEERLM_CHROMIUM") or shutil.which("chromium")
 IMAGES = ROOT / "docs" / "images"
 
 

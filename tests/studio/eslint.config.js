@@ -5,7 +5,7 @@ const js = require("@eslint/js");
 
 const names = [
   "AbortController", "Blob", "TextDecoder", "TextDecoderStream", "TextEncoder", "URL", "atob", "btoa", "console", "crypto",
-  "document", "fetch", "localStorage", "navigator", "sessionStorage", "structuredClone", "window",
+  "document", "clearTimeout", "fetch", "localStorage", "navigator", "sessionStorage", "setTimeout", "structuredClone", "window",
 ];
 
 module.exports = [

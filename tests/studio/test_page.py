@@ -104,6 +104,26 @@ def test_a_sweep_shows_the_curve_its_numbers_and_a_csv(watched: Watched, tmp_pat
     picture(page, "studio-sweep", full_page=True)
 
 
+def test_a_sweep_waits_for_a_busy_server(watched: Watched) -> None:
+    page = watched.page
+    refused = iter([True] * 3)
+
+    def busy(route: "Route") -> None:
+        if next(refused, False):
+            route.fulfill(status=429, headers={"retry-after": "0.1"}, json={"error": {"message": "limit"}})
+        else:
+            route.continue_()
+
+    page.route("**/v1/chat/completions", busy)
+    page.get_by_role("tab", name="Sweep a dial").click()
+    page.get_by_label("Prompt of the sweep").fill(QUESTION)
+    page.get_by_role("button", name="Sweep", exact=True).click()
+    page.get_by_role("button", name="Download CSV").wait_for()
+    assert page.locator("#view-sweep tbody tr").count() == 5
+    assert all("429" in error for error in watched.errors), "the browser's own lines only"
+    watched.errors.clear()
+
+
 def records(site: Site) -> list[list[RatedConversation]]:
     with rating_files(site.ratings) as files:
         return [read_rating(path.read_text(), name, SCHEMA) for name, path in files.items()]

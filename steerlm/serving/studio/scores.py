@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/studio/scores`: what answers obtained by the reward server, to be compared with what was asked."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerlm.prompt import ASSISTANT, render_readout
 from steerlm.serving.errors import ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
-from steerlm.serving.score_inputs import has_system, readout_of_messages
 
 router = APIRouter(tags=["studio"])
 
@@ -39,16 +38,17 @@ class ObtainedResponse(BaseModel):
 async def scores(request: Request, body: ObtainedRequest) -> ObtainedResponse:
     """Score the last message of each chat."""
     service: GenerationService = request.app.state.service
-    if service.ranker is None:
+    obtained = service.ranker
+    if obtained is None:
         raise ApiError("this server has no reward server; start it with --reward-url", status=404)
-    strip = service.settings.strip_markers
-    texts = []
-    for index, messages in enumerate(body.chats):
-        chat = readout_of_messages(messages, strip=strip)
-        last = len(chat.conversations) - 1
-        if chat.conversations[last].speaker != ASSISTANT:
+    schema = await obtained.schema()
+
+    async def one(index: int, messages: list[ChatMessage]) -> list[float]:
+        *history, last = messages or [ChatMessage(role="none")]
+        if last.role != "assistant" or not history:
             raise ApiError(f"chats[{index}] must end with an assistant message", param=f"chats[{index}]")
-        texts.append(render_readout(chat, last, use_system=has_system(chat)))
-    schema = await service.ranker.schema()
-    values = [list(row.values()) for row in await service.ranker.score_texts(texts, over_long="keep_end")]
-    return ObtainedResponse(attributes=list(schema.names), low=schema.low, high=schema.high, scores=values)
+        (values,) = await obtained.scores(history, [last.text(f"chats[{index}][{len(history)}]")], over_long="keep_end")
+        return [values[name] for name in schema.active]
+
+    rows = await asyncio.gather(*(one(index, messages) for index, messages in enumerate(body.chats)))
+    return ObtainedResponse(attributes=list(schema.active), low=schema.low, high=schema.high, scores=rows)

@@ -13,6 +13,7 @@ export function askView({ app, share, copy }) {
   let id = crypto.getRandomValues(new Uint32Array(2)).join("-");
   let cards = [];
   let aborter = null;
+  const movedMeanwhile = new Set();
 
   const sampling = { temperature: byId("temperature"), seed: byId("seed"), maxTokens: byId("max-tokens") };
 
@@ -48,6 +49,7 @@ export function askView({ app, share, copy }) {
   /** Ask the settings at these indexes for the answer to the last question. */
   async function ask(indexes) {
     read();
+    app.problem("");
     aborter = new AbortController();
     update();
     app.say("Answering …");
@@ -63,6 +65,9 @@ export function askView({ app, share, copy }) {
       app.say("There is no answer.");
     }
     update();
+    const moved = [...movedMeanwhile].filter((index) => index < state.settings.length);
+    movedMeanwhile.clear();
+    if (moved.length) ask(moved);
     return answered.length > 0;
   }
 
@@ -72,13 +77,13 @@ export function askView({ app, share, copy }) {
     const question = byId("prompt").value.trim();
     const open = state.settings.findIndex((setting) => setting.answers.length < state.questions.length);
     if (!question) {
-      app.say("Write a prompt first.");
+      app.problem("Write a prompt first.");
       byId("prompt").focus();
       return;
     }
     // A question that nobody answered is replaced; one that some answered has to be asked again first.
     if (open >= 0 && state.settings.some((setting) => setting.answers.length === state.questions.length)) {
-      app.say(`${settingName(open)} has no answer to the last question yet. Ask again first.`);
+      app.problem(`${settingName(open)} has no answer to the last question yet. Ask again first.`);
       byId("again").focus();
       return;
     }
@@ -99,7 +104,9 @@ export function askView({ app, share, copy }) {
       byId("add").focus();
     },
     moved: (index) => {
-      if (byId("live").checked && state.questions.length && !aborter) ask([index]);
+      if (!byId("live").checked || !state.questions.length) return;
+      if (aborter) movedMeanwhile.add(index);
+      else ask([index]);
     },
     continueFrom: (index) => {
       if (aborter) return;
@@ -118,7 +125,10 @@ export function askView({ app, share, copy }) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
   });
   byId("again").addEventListener("click", () => ask(everyone()));
-  byId("stop").addEventListener("click", () => aborter?.abort());
+  byId("stop").addEventListener("click", () => {
+    movedMeanwhile.clear();
+    aborter?.abort();
+  });
   byId("add").addEventListener("click", () => {
     state.settings.push(structuredClone(state.settings.at(-1)));
     show();
@@ -135,6 +145,7 @@ export function askView({ app, share, copy }) {
   });
 
   function open(other, otherId) {
+    movedMeanwhile.clear();
     aborter?.abort();
     state = other;
     id = otherId ?? crypto.getRandomValues(new Uint32Array(2)).join("-");

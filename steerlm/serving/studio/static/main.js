@@ -99,7 +99,7 @@ let started = false;
 
 async function connect() {
   try {
-    const app = { ...(await served()), say, askForKey };
+    const app = { ...(await served()), say, problem, askForKey };
     started = true;
     start(app);
   } catch (error) {

@@ -6,11 +6,12 @@ import { events } from "./events.js";
 const KEY = "steerlm.studio.key";
 const SECONDS = { 429: 1, 503: 5 };
 
-/** A request that failed. `status`: of HTTP; 0 without an answer. */
+/** A request that failed. `status`: of HTTP; 0 without an answer. `wait`: seconds until another try makes sense. */
 export class RequestError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, wait = 0) {
     super(message);
     this.status = status;
+    this.wait = wait;
   }
 }
 
@@ -26,6 +27,18 @@ export const address = () => new URL(".", window.location.href).href.replace(/\/
 export const getJson = async (path) => (await send(path)).json();
 
 export const postJson = async (path, body, signal) => (await send(path, body, signal)).json();
+
+/** The reply to `request`, which is sent again up to `tries` times while the server is busy. */
+export async function patiently(request, signal, tries = 5) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await request();
+    } catch (error) {
+      if (error.status !== 429 || attempt === tries) throw error;
+      await pause(error.wait * attempt, signal);
+    }
+  }
+}
 
 /** Streams the answer to a chat; calls `onPiece` with each new piece. Returns what the server says of the answer. */
 export async function streamChat(body, signal, onPiece) {
@@ -69,11 +82,22 @@ async function send(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new RequestError("The server does not answer. Check that it is running and that you are connected to it.");
   }
-  if (!response.ok) throw new RequestError(await words(response), response.status);
-  return response;
+  if (response.ok) return response;
+  const wait = Number(response.headers.get("retry-after")) || SECONDS[response.status] || 0;
+  throw new RequestError(await words(response, wait), response.status, wait);
 }
 
-async function words(response) {
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, seconds * 1000);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+async function words(response, wait) {
   const { status } = response;
   let message = `HTTP ${status}`;
   try {
@@ -86,9 +110,8 @@ async function words(response) {
     const wrong = apiKey.get() ? "The server does not take this API key." : "The server asks for an API key.";
     return `${wrong} Enter yours under “API key” at the top.`;
   }
-  const wait = response.headers.get("retry-after") ?? SECONDS[status];
   if (status === 429) return `The server is busy, or your limit is reached. Try again in ${wait} seconds. (${message})`;
   if (status === 503) return `The server cannot answer now. Try again in ${wait} seconds. (${message})`;
-  if (status === 502 || status === 504) return `The gateway cannot reach the server. Try again soon. (HTTP ${status})`;
+  if (status === 502 || status === 504) return `A server behind this one cannot be reached. Try again soon. (${message})`;
   return status >= 500 ? `The server failed: ${message}` : message;
 }

@@ -8,6 +8,9 @@ import { ratingForm } from "./rate.js";
 import { streamChat } from "./server.js";
 import { messages, requestBody, settingName } from "./state.js";
 
+// What an answer obtained, as long as the answer is on the page: asked once.
+const known = new WeakMap();
+
 /** The card of setting number `index`. `actions`: remove, copy, continueFrom, moved; each gets the index. */
 export function settingCard({ app, state, index, actions }) {
   const setting = state.settings[index];
@@ -63,7 +66,8 @@ export function settingCard({ app, state, index, actions }) {
 
   async function showObtained(place, chat, answer) {
     try {
-      const scored = await obtainedOf([[...chat, { role: "assistant", content: answer.text }]]);
+      const scored = known.get(answer) ?? (await obtainedOf([[...chat, { role: "assistant", content: answer.text }]]));
+      known.set(answer, scored);
       place.replaceChildren(obtainedTable(answer.asked, scored, title));
     } catch (error) {
       place.replaceChildren(el("p", { class: "problem" }, `No scores: ${error.message}`));

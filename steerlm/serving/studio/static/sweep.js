@@ -5,7 +5,7 @@ import { download, toCsv } from "./csv.js";
 import { curve } from "./curve.js";
 import { el } from "./dom.js";
 import { obtainedOf } from "./obtained.js";
-import { postJson } from "./server.js";
+import { patiently, postJson } from "./server.js";
 import { dialNames, messages, requestBody, settingName } from "./state.js";
 
 const AT_ONCE = 4;
@@ -84,14 +84,11 @@ export function sweepView({ app, view, state }) {
       while (next < values.length) {
         const index = next++;
         const asked = { ...attributes, [name]: values[index] };
-        const reply = await postJson(
-          "v1/chat/completions",
-          { ...requestBody(app.info.id, now.sampling, list, asked), n },
-          signal,
-        );
+        const body = { ...requestBody(app.info.id, now.sampling, list, asked), n };
+        const reply = await patiently(() => postJson("v1/chat/completions", body, signal), signal);
         const texts = reply.choices.map((choice) => choice.message.content);
         const chats = texts.map((content) => [...list, { role: "assistant", content }]);
-        const scored = app.about.scores ? await obtainedOf(chats, signal) : null;
+        const scored = app.about.scores ? await patiently(() => obtainedOf(chats, signal), signal) : null;
         rows[index] = { value: values[index], asked, texts, scored };
         app.say(`${rows.filter(Boolean).length} of ${values.length} values of ${name}`);
       }
