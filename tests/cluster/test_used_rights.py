@@ -20,6 +20,7 @@ SERVER = "authorization.k8s.io"
 """Everyone may ask what they may do: the doctor's pod does."""
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("account", "rules"), [("steerlm-launcher", LAUNCHER + LAUNCHER_CLUSTER), ("steerlm-reaper", REAPER)]
 )
