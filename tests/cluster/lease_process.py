@@ -31,6 +31,8 @@ def main(folder: str, machine: str) -> None:
             try:
                 if line == "check\n":
                     held.check()
+                elif line == "retire\n":
+                    held.retire()
                 else:
                     store.begin("stage", "key", "data", {})
                     (store.folder("stage", "key") / "data" / "writer").write_text(machine)

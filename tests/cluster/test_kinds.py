@@ -20,8 +20,9 @@ from tests.megatron.material import weights
 
 STEPS = 60
 SIZES = {"reward__max_steps": str(STEPS), "reward__validate_every": str(STEPS), "reward__save_every": "4"}
-TOLERANCE = 1e-5
-"""Of a weight, as between the layouts in tests/megatron/test_layouts.py."""
+TOLERANCE = 3e-5
+"""Of a weight. Between layouts it is 1e-5 after four steps (tests/megatron/test_layouts.py). Here there are 64, with
+learning rates of up to 3e-3, and two replicas add up in another order than one process."""
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,14 @@ def test_a_launcher_that_was_paused_completes_nothing(start: Start, lease: Any, 
     assert artifact and (artifact.path / "writer").read_text() == "pod-b"
 
 
+def test_the_lock_of_a_key_that_is_removed_leaves_no_lease(start: Start, lease: Any) -> None:
+    first = start("pod-a")
+    assert first.says() == "holds" and first.does("retire") == "done"
+    first.ends()
+    with pytest.raises(AssertionError, match="not found"):
+        lease()
+
+
 def test_the_lock_survives_a_restart_of_the_api_server(start: Start, lease: Any, cluster: Cluster) -> None:
     first = start("pod-a")
     assert first.says() == "holds"

@@ -14,12 +14,13 @@ import pytest
 from steerlm.jobs.kubernetes.permissions import LAUNCHER, LAUNCHER_CLUSTER, REAPER, Access, AccessRule, single
 from tests.cluster.conftest import STARTED, Cluster
 
-USERS = {"test_dead_node", "test_doctor_pods", "test_faults", "test_kinds", "test_reaper", "test_run"}
+USERS = {"test_dead_node", "test_faults", "test_kinds", "test_leases", "test_reaper", "test_run"}
 """The files that use all rights between them."""
 SERVER = "authorization.k8s.io"
 """Everyone may ask what they may do: the doctor's pod does."""
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("account", "rules"), [("steerlm-launcher", LAUNCHER + LAUNCHER_CLUSTER), ("steerlm-reaper", REAPER)]
 )
