@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPUs for serving models of Llama's shapes: arithmetic, not a measurement. `python -m benchmarks.sizing`.
+"""GPUs for serving models of Llama's shapes: arithmetic, not a measurement. `python benchmarks/sizing.py`.
 
 Memory: weights in BF16, vLLM's share of each GPU, an allowance for activations and CUDA graphs, the rest for keys and
 values. Speed: what the memory's bandwidth (one answer at a time) and the arithmetic units (scoring) allow at most; real

@@ -28,7 +28,5 @@ def test_the_values_of_the_page(helm: Helm, tmp_path: Path) -> None:
 
 
 def test_the_table_is_the_script_s() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "sizing.py"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() in PAGE
+    script = ROOT / "benchmarks" / "sizing.py"
+    assert subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout in PAGE

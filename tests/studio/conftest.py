@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ratings = tmp_path_factory.mktemp("ratings")
     with (
         running(reward, "reward") as (reward_url, _),
-        running(policy, "generate", ratings=str(ratings), reward_url=reward_url) as (url, app),
+        running(policy, "generate", ratings=str(ratings), reward_server={"url": reward_url}) as (url, app),
     ):
         yield Site(url, app, ratings)
 

@@ -35,7 +35,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(policy_folder: Path, reward_server: str, kept: Path, serving: Callable[..., Any]) -> Iterator[str]:
-    with serving(policy_folder, "generate", ratings=str(kept), reward_url=reward_server) as (url, _):
+    with serving(policy_folder, "generate", ratings=str(kept), reward_server={"url": reward_server}) as (url, _):
         yield url
 
 
@@ -124,7 +124,7 @@ def test_a_reward_server_that_is_gone_is_a_503(
     policy_folder: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steerlm.serving.studio.obtained.PATIENCE", 0.1)
-    with serving(policy_folder, "generate", reward_url="http://127.0.0.1:9") as (url, _):
+    with serving(policy_folder, "generate", reward_server={"url": "http://127.0.0.1:9"}) as (url, _):
         reply = httpx.post(f"{url}/v1/studio/scores", json={"chats": [TALK[:2]]}, timeout=60)
         assert reply.status_code == 503 and "the reward server does not answer" in reply.json()["error"]["message"]
 
