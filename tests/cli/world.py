@@ -60,7 +60,7 @@ def ratings(folder: Path, labels: dict[str, int]) -> None:
     history = [Turn(value="Why?", speaker="User")]
     kind: Literal["rating", "preference"]
     for number, (by, strength) in enumerate((("Anna", None), ("Bo", None), ("Bo", 2))):
-        kind: Literal["rating", "preference"] = "rating" if strength is None else "preference"
+        kind = "rating" if strength is None else "preference"
         at = f"2026-11-27T12:00:0{number}.000000Z"
         note = RatingNote(kind=kind, id=f"{number:032x}", by=by, at=at, model="policy", asked={}, strength=strength)
         answers = ("So.",) if kind == "rating" else ("So.", "Because.")
