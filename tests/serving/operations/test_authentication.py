@@ -53,7 +53,7 @@ def test_every_route_but_probes_asks_for_a_key_in_the_same_words(role: str, guar
         ("options", "/v1/model"),
     }
     asked |= {("get", "/Health"), ("get", "/health/"), ("get", "//health"), ("post", "/studio"), ("get", "/studios")}
-    bodies = {}
+    bodies: dict[bool, set[str]] = {}
     opened = {*OPEN, "/v2/health/live", "/v2/health/ready"} | ({"/metrics"} if role == "reward" else set())
     for method, path in sorted(asked):
         for headers in ({}, bearer("wrong" * 8), {"authorization": f"Basic {ALICE}"}, {"authorization": ALICE}):

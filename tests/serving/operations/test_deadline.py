@@ -45,7 +45,7 @@ def test_a_long_answer(policy_folder: Path, serving: Callable[..., Any]) -> None
             stream = client.chat.completions.create(
                 model="policy", messages=messages, max_tokens=250, extra_body=more, stream=True
             )
-            parts = []
+            parts: list[Any] = []
             with pytest.raises(openai.APIError, match=MESSAGE):
                 parts.extend(chunk for chunk in stream)
             assert parts, "a part of the answer arrived first"
