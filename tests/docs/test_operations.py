@@ -13,6 +13,7 @@ import pytest
 
 from demos.synthetic import free_port
 from steerlm.attributes import AttributeSchema
+from steerlm.cli.main import call
 from steerlm.serving.operations.metrics import REASONS
 from tests.cli import world
 from tests.conftest import ROOT
@@ -80,3 +81,26 @@ def reward_metrics(tmp_path: Path) -> set[str]:
     return {
         "steerlm_score_bucket" if name == "steerlm_score" else name for name in names if not name.endswith("_created")
     }
+
+
+@pytest.mark.parametrize("role", ["reward", "generate"])
+def test_the_options_are_those_of_the_help_in_sections(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["serve", role, "--help"]) == 0
+    sections = dict(re.findall(r"^(\w+):\n(.*?)(?=^\w+:|\Z)", capsys.readouterr().out, re.MULTILINE | re.DOTALL))
+    assert list(sections) == ["Arguments", "Options", "Network", "Security", "Limits", "Operation"]
+    shown = {
+        option for name in ("Security", "Operation") for option in re.findall(r"^  (--[\w-]+)", sections[name], re.M)
+    }
+    assert shown == {
+        *(
+            "--api-keys",
+            "--open-metrics",
+            "--tls-cert",
+            "--tls-key",
+            "--drain-seconds",
+            "--log-format",
+            "--log-prompts",
+        ),
+    }
+    text = DOCUMENT.read_text()
+    assert all(option in text for option in shown - {"--drain-seconds"})
