@@ -9,7 +9,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from steerlm.errors import ConfigError, problem
 
@@ -142,6 +142,8 @@ def _children(annotation: Any) -> dict[str, Any]:
         return {ITEM: arguments[0]}
     if origin is dict:
         return {ITEM: arguments[1]}
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        return _children(annotation.model_fields["root"].annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {key: field.annotation for key, field in annotation.model_fields.items()}
     return {}

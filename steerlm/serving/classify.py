@@ -5,7 +5,6 @@ The input is texts that end with the read-out mark, token ids, or messages, whic
 template writes: the score is that of the last message.
 """
 
-import asyncio
 import time
 import uuid
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import ApiError
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.no_effect import Harmless, has_no_effect
-from steerlm.serving.prompts import PROMPTS_SCHEMA, check_token_ids, read_prompts
+from steerlm.serving.prompts import PROMPTS_SCHEMA, beside_the_loop, check_token_ids, read_prompts
 from steerlm.serving.score_inputs import check_marks, has_system, readout_of_messages
 from steerlm.serving.scoring import ScoringService
 
@@ -69,7 +68,7 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         service.check_count(len(texts))
         pairs = [(text, name) for text, name in zip(texts, names, strict=True) if isinstance(text, str)]
         check_marks([text for text, _ in pairs], [name for _, name in pairs])
-    rows = await asyncio.to_thread(_encode, service, texts, names)
+    rows = await beside_the_loop(lambda: _encode(service, texts, names), texts)
     service.check_lengths(rows, names)
     scores = (await cancel_on_disconnect(request, service.engine.score(rows))).tolist() if rows else []
     tokens = sum(map(len, rows))

@@ -18,7 +18,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.engines import AnswerEngine
 from steerlm.serving.errors import ApiError
 from steerlm.serving.presets import Preset
-from steerlm.serving.prompts import Prompt, check_token_ids
+from steerlm.serving.prompts import Prompt, beside_the_loop, check_token_ids
 from steerlm.serving.ranking import Ranker
 from steerlm.serving.request_record import current
 from steerlm.serving.service import ServiceLoad
@@ -181,7 +181,8 @@ class GenerationService:
             SteerLMError: The engine is not running: a stream that starts could no longer report this by its status.
         """
         check_token_ids(params.logit_bias, self.engine.vocabulary_size, "logit_bias")
-        ids = await asyncio.to_thread(lambda: [self._encode(*pair) for pair in zip(prompts, names, strict=True)])
+        pairs = list(zip(prompts, names, strict=True))
+        ids = await beside_the_loop(lambda: [self._encode(*pair) for pair in pairs], prompts)
         if schema is not None:
             params = dataclasses.replace(params, grammar=await asyncio.to_thread(self._grammar, schema))
         if not self.healthy:

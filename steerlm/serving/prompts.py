@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A field that is a text, texts, token ids, or lists of token ids: one reader and one message for all forms."""
 
-from collections.abc import Iterable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from steerlm.errors import shown
 from steerlm.serving.errors import ApiError
@@ -13,6 +14,16 @@ Prompt = str | list[int]
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 PROMPTS_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "string"}, _TEXTS, _IDS, {"type": "array", "items": _IDS}]}
+
+SHORT = 4096
+"""Characters, or token ids, that are tokenized or checked in less time than another thread takes to begin."""
+
+Result = TypeVar("Result")
+
+
+async def beside_the_loop(work: Callable[[], Result], prompts: Iterable[Sequence[Any]]) -> Result:
+    """Return the result of `work` on prompts; in another thread, unless they are short."""
+    return work() if sum(map(len, prompts)) <= SHORT else await asyncio.to_thread(work)
 
 
 def read_prompts(given: Any, name: str) -> tuple[list[Prompt], list[str]]:

@@ -5,7 +5,6 @@ The input is texts that end with the read-out mark, or conversations, chat messa
 (`score_inputs.py`). Labels are scores clamped and rounded, of the trained attributes only.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.engines import ScoreEngine
 from steerlm.serving.errors import ApiError
 from steerlm.serving.presets import Preset
+from steerlm.serving.prompts import beside_the_loop
 from steerlm.serving.score_inputs import ScoreRequest, TurnIndex, score_inputs
 from steerlm.serving.service import ServiceLoad
 
@@ -165,7 +165,7 @@ async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
     service.check_model(body.model)
     inputs = score_inputs(body, strip=service.settings.strip_markers)
     service.check_count(len(inputs.texts))
-    rows = await asyncio.to_thread(service.encode, inputs.texts)
+    rows = await beside_the_loop(lambda: service.encode(inputs.texts), inputs.texts)
     if body.over_long == "keep_end":
         rows = [row[-service.window :] for row in rows]
     service.check_lengths(rows, inputs.names)

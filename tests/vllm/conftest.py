@@ -89,6 +89,8 @@ def vllm(folder: Path, *options: str) -> Iterator[httpx.Client]:
         "0.1",
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    # Bound to cores, two servers would share one.
+    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     with open(log, "w") as out:
         server = subprocess.Popen([*words, *options], stdout=out, stderr=out, env=environment, start_new_session=True)
     try:
@@ -104,7 +106,7 @@ def vllm(folder: Path, *options: str) -> Iterator[httpx.Client]:
 
 
 def _wait(server: "subprocess.Popen[bytes]", client: httpx.Client, log: Path) -> None:
-    until = time.monotonic() + 500
+    until = time.monotonic() + 800
     while time.monotonic() < until:
         assert server.poll() is None, log.read_text()[-3000:]
         try:

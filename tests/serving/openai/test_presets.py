@@ -77,7 +77,7 @@ def test_what_is_refused(route: str, body: dict[str, Any], status: int, message:
         ("a: {attributes: {humour: 4}}", "a.attributes: unknown attribute 'humour'"),
         ("a: {attributes: {humor: 9}}", "a.attributes: "),
         ("a: {attributes: {warmth: 1}}", "a.attributes: "),
-        ("a: {atributes: {humor: 4}}", "presets.yaml:1: a.atributes"),
+        ("a: {atributes: {humor: 4}}", "presets.yaml:1: unknown key 'a.atributes'; did you mean"),
         ("a: {description: none}", "a: no attributes"),
         ("a: {attributes: {humor: much}}", "presets.yaml:1: a.attributes.humor"),
         ("a b: {attributes: {humor: 4}}", "'a b'"),
