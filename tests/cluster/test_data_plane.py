@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ LATE = {
     # Written by the launcher, read by the pods of the job.
     "train-reward": "/attempts/1/entry.json:/attempts/1/spec.json",
 }
+SECONDS_LATE = 19
 STEPS = 12
 
 
@@ -69,7 +71,14 @@ def test_two_launchers_without_flock_make_one_job_one_index_and_one_model(produc
     stage_log = (folder.parent.parent.parent / "logs" / "stage.log").read_text()
     assert stage_log.count("steerlm.training.dataset: regression_train.jsonl: ") == 1, "one index"
     assert "steerlm.training.dataset" not in "".join(path.read_text() for path in folder.glob("rank-*.log"))
+    # Seen late in both directions: by the job's processes, and by the launcher.
+    assert written(folder / "process-0.json") - written(folder / "entry.json") > SECONDS_LATE
+    assert written(folder.parent.parent.parent / "COMPLETE") - written(folder / "files.json") > SECONDS_LATE
     assert is_complete(product, rewards[0]["key"])
+
+
+def written(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def is_complete(product: Product, key: str) -> bool:
