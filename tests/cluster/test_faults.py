@@ -178,6 +178,8 @@ def greedy() -> tuple[Json, Json]:
     return first, job
 
 
+TINY = {"cluster__resources__cpu": "150m"}
+"""The one node has room for four launchers and the pods of two such jobs."""
 WAITS = {
     "full": ({"cluster__resources__memory": "40Ti"}, r"queued: .*insufficient quota for memory"),
     "unschedulable": (
@@ -185,10 +187,13 @@ WAITS = {
         r"unschedulable: 0/\d+ nodes are available: .*Insufficient cpu",
     ),
     "image": (
-        {"cluster__images__tag": "launcher-only", "jobs__startup_minutes": "0.7"},
+        {"cluster__images__tag": "launcher-only", "jobs__startup_minutes": "0.7", **TINY},
         r"starting: (ErrImagePull|ImagePullBackOff) of \S+/train-reward:launcher-only",
     ),
-    "memory": ({"cluster__resources__memory": "450Mi"}, r"failed: \S+ on node \S+ ran out of memory \(OOMKilled\)"),
+    "memory": (
+        {"cluster__resources__memory": "450Mi", **TINY},
+        r"failed: \S+ on node \S+ ran out of memory \(OOMKilled\)",
+    ),
 }
 """A setting of the profile each, and what the launcher says."""
 
