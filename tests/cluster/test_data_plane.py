@@ -8,14 +8,15 @@ import hashlib
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from steerlm.jobs.kubernetes import labels
 from tests.cluster.conftest import HERE
-from tests.cluster.platform import TAG, image
-from tests.cluster.product import BUCKET, Product, builder_environment
+from tests.cluster.product import BUCKET, Product
 from tests.cluster.product import product as product
+from tests.cluster.registry import derive
 
 LATE = {
     # Written by the pods of the job, read by the launcher: the list of what is made, and a file of the model.
@@ -23,24 +24,22 @@ LATE = {
     # Written by the launcher, read by the pods of the job.
     "train-reward": "/attempts/1/entry.json:/attempts/1/spec.json",
 }
+SECONDS_LATE = 19
 STEPS = 12
+
+
+LIBRARY = "/usr/local/lib/no_flock.so"
 
 
 @pytest.fixture(scope="module")
 def tag(product: Product, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tag of the images that load the library."""
-    folder = tmp_path_factory.mktemp("images")
+    library = tmp_path_factory.mktemp("library") / "no_flock.so"
     words = "gcc -shared -fPIC -O2 -Wall -Wextra -Werror -o"
-    subprocess.run([*words.split(), str(folder / "no_flock.so"), str(HERE / "no_flock.c")], check=True)
+    subprocess.run([*words.split(), str(library), str(HERE / "no_flock.c")], check=True)
     for name, late in LATE.items():
-        (folder / "Containerfile").write_text(
-            f"FROM {image(product.cluster, name)}\nCOPY no_flock.so /usr/local/lib/\n"
-            f"ENV LD_PRELOAD=/usr/local/lib/no_flock.so LATE_FILES={late}\n"
-        )
-        target = image(product.cluster, name).replace(f":{TAG}", ":no-flock")
-        for command in (["build", "--tag", target, str(folder)], ["push", target]):
-            insecure = ["podman", command[0], "--tls-verify=false", *command[1:]]
-            subprocess.run(insecure, check=True, env=builder_environment(), capture_output=True)
+        variables = {"LD_PRELOAD": LIBRARY, "LATE_FILES": late}
+        derive(product.cluster, name, "no-flock", {LIBRARY: library.read_bytes()}, variables)
     return "no-flock"
 
 
@@ -72,7 +71,14 @@ def test_two_launchers_without_flock_make_one_job_one_index_and_one_model(produc
     stage_log = (folder.parent.parent.parent / "logs" / "stage.log").read_text()
     assert stage_log.count("steerlm.training.dataset: regression_train.jsonl: ") == 1, "one index"
     assert "steerlm.training.dataset" not in "".join(path.read_text() for path in folder.glob("rank-*.log"))
+    # Seen late in both directions: by the job's processes, and by the launcher.
+    assert written(folder / "process-0.json") - written(folder / "entry.json") > SECONDS_LATE
+    assert written(folder.parent.parent.parent / "COMPLETE") - written(folder / "files.json") > SECONDS_LATE
     assert is_complete(product, rewards[0]["key"])
+
+
+def written(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def is_complete(product: Product, key: str) -> bool:

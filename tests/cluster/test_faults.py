@@ -10,7 +10,6 @@ import re
 import secrets
 import signal
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -20,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from steerlm.jobs.kubernetes import labels
-from tests.cluster.conftest import Cluster, wait_for
-from tests.cluster.platform import NAMESPACE, TAG
+from tests.cluster.conftest import wait_for
+from tests.cluster.platform import NAMESPACE
 from tests.cluster.product import Json, Product
 from tests.cluster.product import product as product
+from tests.cluster.registry import retag
 
 SLOW = {"reward__max_steps": "1000", "reward__validate_every": "1000"}
 """A training that goes on until a test ends it."""
@@ -178,6 +178,8 @@ def greedy() -> tuple[Json, Json]:
     return first, job
 
 
+TINY = {"cluster__resources__cpu": "150m"}
+"""The one node has room for four launchers and the pods of two such jobs."""
 WAITS = {
     "full": ({"cluster__resources__memory": "40Ti"}, r"queued: .*insufficient quota for memory"),
     "unschedulable": (
@@ -185,17 +187,20 @@ WAITS = {
         r"unschedulable: 0/\d+ nodes are available: .*Insufficient cpu",
     ),
     "image": (
-        {"cluster__images__tag": "launcher-only", "jobs__startup_minutes": "0.7"},
+        {"cluster__images__tag": "launcher-only", "jobs__startup_minutes": "0.7", **TINY},
         r"starting: (ErrImagePull|ImagePullBackOff) of \S+/train-reward:launcher-only",
     ),
-    "memory": ({"cluster__resources__memory": "450Mi"}, r"failed: \S+ on node \S+ ran out of memory \(OOMKilled\)"),
+    "memory": (
+        {"cluster__resources__memory": "450Mi", **TINY},
+        r"failed: \S+ on node \S+ ran out of memory \(OOMKilled\)",
+    ),
 }
 """A setting of the profile each, and what the launcher says."""
 
 
 def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> None:
     """Four runs at a time: two wait until they are canceled, two fail."""
-    tag_launcher(product.cluster, "launcher-only")
+    retag(product.cluster, "launcher", "launcher-only")
     with ExitStack() as stack:
         runs = {}
         for name, (changes, _) in WAITS.items():
@@ -212,17 +217,6 @@ def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> N
         wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
         assert not product.objects("pytorchjobs", labels.JOB)
     assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
-
-
-def tag_launcher(cluster: Cluster, tag: str) -> None:
-    """Give the launcher's image another tag in the registry, which no other image has."""
-    manifests = f"http://{cluster.registry}/v2/launcher/manifests"
-    kind = "application/vnd.oci.image.manifest.v1+json"
-    with urllib.request.urlopen(urllib.request.Request(f"{manifests}/{TAG}", headers={"Accept": kind})) as answer:
-        content = answer.read()
-    wanted = urllib.request.Request(f"{manifests}/{tag}", data=content, headers={"Content-Type": kind}, method="PUT")
-    with urllib.request.urlopen(wanted) as answer:
-        assert answer.status == 201
 
 
 def said(log: Callable[[], str], words: str) -> bool:

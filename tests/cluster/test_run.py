@@ -39,7 +39,7 @@ def test_a_job_of_two_nodes_trains_the_demos_reward_model(product: Product) -> N
 def test_the_demo_ends_with_its_artifacts_in_minio_and_its_metrics_in_mlflow(product: Product) -> None:
     """From the data to the report; each stage that computes is a job of two nodes, or of one where it says so."""
     product.clear()
-    output = product.run(base__train__save_minutes=product.unique())
+    output = product.run(base__train__save_minutes=product.unique(), sft__save_minutes=product.unique())
     outcomes = {one["label"]: one for one in product.outcomes(output)}
     assert all(outcomes[stage]["status"] in ("run", "hit") for stage in STAGES), output
     jobs = product.objects("pytorchjobs", labels.JOB)

@@ -19,6 +19,8 @@ from steerlm.errors import InputError, SteerLMError
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
 log = logging.getLogger(__name__)
+# It warns of each connection that it tries again; what comes of it is said here.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 class ClusterError(SteerLMError):

@@ -11,7 +11,7 @@ import yaml
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import permissions
 from steerlm.jobs.kubernetes.checks import OPERATORS, ClusterCheckup, _admits, _room, _short
-from steerlm.jobs.kubernetes.config import ClusterSettings, PlacementSettings
+from steerlm.jobs.kubernetes.config import ClusterSettings, PlacementSettings, ResourceSettings
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.quantity import amount
 from steerlm.jobs.kubernetes.queue_checks import _active, _check_quota, seconds
@@ -144,3 +144,10 @@ def test_rights_are_named_as_kubectl_takes_them() -> None:
     names = {str(access) for access in permissions.single(permissions.LAUNCHER)}
     assert {"get pods/log", "create pytorchjobs.kubeflow.org", "patch leases.coordination.k8s.io"} <= names
     assert len(names) == len(list(permissions.single(permissions.LAUNCHER)))
+
+
+def test_a_quantity_may_be_a_number() -> None:
+    found = ResourceSettings.model_validate({"cpu": 64, "memory": "2Gi", "extra": {"rdma/ib": 8}})
+    assert (found.cpu, found.extra) == ("64", {"rdma/ib": "8"})
+    with pytest.raises(ValueError):
+        ResourceSettings.model_validate({"cpu": True})
