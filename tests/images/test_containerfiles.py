@@ -84,6 +84,7 @@ def test_uv_is_installed_in_the_version_of_the_constraints() -> None:
 
 def test_the_manifests_name_images_of_this_release() -> None:
     known = {reference(name) for name in catalog().images}
+    known |= {f"{one}-cpu" for one in known}  # as DEVICE=cpu tags them
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "manifests").rglob("*.yaml")]
     named = {image for text in texts for image in re.findall(rf"{re.escape(catalog().registry)}/\S+", text)}
     assert named

@@ -83,7 +83,7 @@ def watch(browser: "Browser", url: str, options: dict[str, Any]) -> Iterator[Wat
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "en-US"} | options)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     result = Watched(page, url)
     page.on("console", lambda message: result.errors.extend([message.text] if message.type == "error" else []))
     page.on("pageerror", lambda error: result.errors.append(str(error)))
