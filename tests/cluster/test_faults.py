@@ -214,7 +214,8 @@ def test_what_a_job_waits_for_or_dies_of_is_said_in_words(product: Product) -> N
             runs[name].interrupt()
         codes = {"full": 130, "unschedulable": 130, "image": 1, "memory": 1}
         outputs = {name: run.end(codes[name]) for name, run in runs.items()}
-        wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 60, product.explain)
+        # The operator's init container does not heed its signal, and is there to the end of the grace period.
+        wait_for("the end of the jobs", lambda: not product.objects("pods", labels.JOB), 150, product.explain)
         assert not product.objects("pytorchjobs", labels.JOB)
     assert re.search(r"did not start within 0.7 minutes: \w+ of \S+/train-reward:launcher-only", outputs["image"])
 
