@@ -18,6 +18,7 @@ from kubernetes import client, config
 
 # What the lab wrote when it came up. For another cluster: a file of your own with the same keys.
 FACTS = Path(os.environ.get("STEERLM_CLUSTER_FACTS", "/var/lib/steerlm-lab/lab.json"))
+JOBS = Path(__file__).resolve().parent.parent.parent / "manifests" / "jobs"
 REQUIRED = os.environ.get("STEERLM_CLUSTER_REQUIRED") == "1"
 HERE = Path(__file__).resolve().parent
 STARTED = datetime.now(UTC).isoformat()
@@ -95,6 +96,21 @@ class Cluster:
         if self.lab is None:
             pytest.skip("needs the lab's own cluster: make cluster")
         subprocess.run([self.lab / name, *words], check=True)
+
+    def restart_api_server(self) -> None:
+        """Restart it, and wait until it answers, and until the operators, which lose their locks by it, do too."""
+        self.script("process.sh", "restart", "kube-apiserver")
+        kubectl = [str(self.bin / "kubectl") if self.bin else "kubectl", "--kubeconfig", str(self.kubeconfig)]
+        files = [word for path in sorted(JOBS.glob("demo-train-sft-*.yaml")) for word in ("-f", str(path))]
+        said = ""
+
+        def answer() -> bool:
+            nonlocal said
+            command = [*kubectl, "create", "--dry-run=server", *files]
+            said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+            return not re.search("failed calling webhook|refused|EOF|timeout|Unauthorized", said, re.IGNORECASE)
+
+        wait_for("API server and operators", answer, 180, lambda: said)
 
     def run(self, namespace: str, image: str, *command: str, timeout: float = 120, **spec: Any) -> str:
         """The output of a pod that runs the command to its end on the real node; a failed pod is an error."""

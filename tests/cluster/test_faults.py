@@ -43,8 +43,7 @@ def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -
         job = product.wait_for_job()
         product.wait_for_step(job, 5)
         if product.cluster.lab:
-            product.cluster.script("process.sh", "restart", "kube-apiserver")
-            wait_for("API server", lambda: answers(product), 90)
+            product.cluster.restart_api_server()
         (first,) = run.launchers()
         evict(product, first)
         output = run.end(0)
@@ -55,13 +54,6 @@ def test_an_evicted_launcher_leaves_its_job_to_its_successor(product: Product) -
         assert successor["metadata"]["uid"] != first["metadata"]["uid"]
     assert "goes on, and the same command attaches to it" in output
     assert product.recorded_steps(job) == list(range(1, 201)), "no step is lost or made twice, in one MLflow run"
-
-
-def answers(product: Product) -> bool:
-    try:
-        return bool(product.cluster.core.read_namespace_status(NAMESPACE).status.phase == "Active")
-    except Exception:
-        return False
 
 
 def evict(product: Product, pod: Json) -> None:

@@ -159,7 +159,7 @@ def test_the_lock_survives_a_restart_of_the_api_server(start: Start, lease: Any,
     assert first.says() == "holds"
     second = start("pod-b")
     assert second.says() == f"waits for {first}"
-    cluster.script("process.sh", "restart", "kube-apiserver")
+    cluster.restart_api_server()
     assert first.does("check") == "done"
     assert lease()["spec"]["leaseTransitions"] == 1
     assert first.does("finish") == "done"
