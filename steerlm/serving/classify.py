@@ -70,7 +70,7 @@ async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
         check_marks([text for text, _ in pairs], [name for _, name in pairs])
     rows = await beside_the_loop(lambda: _encode(service, texts, names), texts)
     service.check_lengths(rows, names)
-    scores = (await cancel_on_disconnect(request, service.engine.score(rows))).tolist() if rows else []
+    scores = (await cancel_on_disconnect(request, service.score(rows))).tolist() if rows else []
     tokens = sum(map(len, rows))
     details = {"prompt_tokens_details": None, "completion_tokens_details": None}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, **details}

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from steerlm.errors import SteerLMError
 from steerlm.serving.config import ScoreSettings
-from steerlm.serving.request_record import current
 from steerlm.serving.service import ServiceLoad
 
 Scores = npt.NDArray[np.float32]
@@ -90,17 +89,13 @@ class ScoreBatcher:
         """
         if not self.healthy:
             raise SteerLMError("the scoring thread is not running, or makes no progress")
-        record = current()
-        record.prompted(sum(map(len, texts)))
         request = _Request(list(texts), alone)
         self._unfinished.add(request)
         self._queue.put(request)
         try:
-            scores = await asyncio.wrap_future(request.future)
+            return await asyncio.wrap_future(request.future)
         finally:
             self._unfinished.discard(request)
-        record.scored(scores)
-        return scores
 
     def _work(self) -> None:
         while True:

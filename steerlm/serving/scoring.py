@@ -18,10 +18,11 @@ from steerlm.prompt import render_readout
 from steerlm.records import Conversation, Turn
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.engines import ScoreEngine
+from steerlm.serving.engines import ScoreEngine, Scores
 from steerlm.serving.errors import ApiError
 from steerlm.serving.presets import Preset
 from steerlm.serving.prompts import beside_the_loop
+from steerlm.serving.request_record import current
 from steerlm.serving.score_inputs import ScoreRequest, TurnIndex, score_inputs
 from steerlm.serving.service import ServiceLoad
 
@@ -79,6 +80,14 @@ class ScoringService:
         probe = Conversation(conversations=turns)
         texts = self.encode([render_readout(probe, 1), render_readout(probe, 0)])
         check_scores(await self.engine.score(texts), self.schema)
+
+    async def score(self, texts: Sequence[list[int]], *, alone: bool = False) -> Scores:
+        """Return [n, attributes] fp32 scores, and count them; see `ScoreEngine.score`."""
+        record = current()
+        record.prompted(sum(map(len, texts)))
+        scores = await self.engine.score(texts, alone=alone)
+        record.scored(scores)
+        return scores
 
     async def stop(self) -> None:
         """Stop the engine."""
@@ -171,7 +180,7 @@ async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
     service.check_lengths(rows, inputs.names)
     scores: list[list[float]] = []
     if rows:
-        scores = (await cancel_on_disconnect(request, service.engine.score(rows, alone=body.alone))).tolist()
+        scores = (await cancel_on_disconnect(request, service.score(rows, alone=body.alone))).tolist()
     return ScoreResponse(
         model=service.name,
         attributes=list(service.schema.names),

@@ -177,5 +177,5 @@ async def _score(
     rewards = np.full((len(rows), len(service.schema.names)), np.nan, dtype=np.float32)
     fitting = np.flatnonzero(exceeded[:, 0] == 0)
     if len(fitting):
-        rewards[fitting] = await service.engine.score([rows[i] for i in fitting])
+        rewards[fitting] = await service.score([rows[i] for i in fitting])
     return rewards, exceeded
