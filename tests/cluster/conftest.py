@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running cluster with the operators: the lab's (`make cluster`), or the one that STEERLM_KUBECONFIG names."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 from kubernetes import client, config
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
 # What the lab wrote when it came up. For another cluster: a file of your own with the same keys.
 FACTS = Path(os.environ.get("STEERLM_CLUSTER_FACTS", "/var/lib/steerlm-lab/lab.json"))
@@ -23,6 +26,8 @@ REQUIRED = os.environ.get("STEERLM_CLUSTER_REQUIRED") == "1"
 HERE = Path(__file__).resolve().parent
 STARTED = datetime.now(UTC).isoformat()
 """When this session began, as the API server writes times."""
+OPERATORS = ("jobset-system", "kubeflow", "kubeflow-system", "kueue-system", "mpi-operator")
+"""The namespaces of the lab's operators."""
 T = TypeVar("T")
 
 
@@ -98,7 +103,10 @@ class Cluster:
         subprocess.run([self.lab / name, *words], check=True)
 
     def restart_api_server(self) -> None:
-        """Restart it, and wait until it answers, and until the operators, which lose their locks by it, do too."""
+        """Restart it, and wait until it answers, and until the operators do too.
+
+        They lose their locks by it and end; after a few times the kubelet would wait minutes to start them again.
+        """
         self.script("process.sh", "restart", "kube-apiserver")
         kubectl = [str(self.bin / "kubectl") if self.bin else "kubectl", "--kubeconfig", str(self.kubeconfig)]
         files = [word for path in sorted(JOBS.glob("demo-train-sft-*.yaml")) for word in ("-f", str(path))]
@@ -106,11 +114,21 @@ class Cluster:
 
         def answer() -> bool:
             nonlocal said
+            self._end_back_off()
             command = [*kubectl, "create", "--dry-run=server", *files]
             said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
             return not re.search("failed calling webhook|refused|EOF|timeout|Unauthorized", said, re.IGNORECASE)
 
         wait_for("API server and operators", answer, 180, lambda: said)
+
+    def _end_back_off(self) -> None:
+        """Replace the pods of operators that wait to be started again."""
+        for namespace in OPERATORS:
+            with contextlib.suppress(ApiException, HTTPError):
+                for pod in self.core.list_namespaced_pod(namespace).items:
+                    states = [status.state.waiting for status in pod.status.container_statuses or []]
+                    if any(waiting and waiting.reason == "CrashLoopBackOff" for waiting in states):
+                        self.core.delete_namespaced_pod(pod.metadata.name, namespace)
 
     def run(self, namespace: str, image: str, *command: str, timeout: float = 120, **spec: Any) -> str:
         """The output of a pod that runs the command to its end on the real node; a failed pod is an error."""

@@ -23,6 +23,7 @@ METRICS = {
 
 @pytest.mark.fast
 def test_a_job_of_two_nodes_trains_the_demos_reward_model(product: Product) -> None:
+    product.clear()
     output = product.run("--stage", "train_reward")
     assert re.search(r"\[3/3\] train_reward +run", output), output
     (job,) = product.objects("pytorchjobs", "app.kubernetes.io/component=train-reward")

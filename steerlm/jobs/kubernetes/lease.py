@@ -230,12 +230,16 @@ class _Lease:
     def _patiently(self, request: Callable[[], T]) -> T:
         """Repeat a request while the API server restarts, is busy or refuses a token that is being renewed."""
         start, failures = time.monotonic(), 0
+        forbidden: float | None = None  # since when: the first refusal may come at the end of a long outage
         while True:
             try:
                 return request()
             except ClusterError as error:
-                patience = DURATION_SECONDS if error.transient else FORBIDDEN_SECONDS if error.status == 403 else 0.0
-                if time.monotonic() - start > patience:
+                now = time.monotonic()
+                forbidden = (forbidden or now) if error.status == 403 else None
+                since = start if forbidden is None else forbidden
+                patience = DURATION_SECONDS if error.transient else FORBIDDEN_SECONDS if forbidden else 0.0
+                if now - since > patience or not patience:
                     raise StorageError(f"{self._path}: its lock, a Lease, cannot be used: {error}") from None
                 if not failures:
                     log.warning("%s: its lock waits for the API server: %s", self._path, error)

@@ -200,6 +200,22 @@ def test_a_missing_right_is_told(server: FakeLeases, tmp_path: Path) -> None:
         pass
 
 
+def test_a_refusal_at_the_end_of_an_outage_is_borne_as_long_as_one_without(
+    server: FakeLeases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has just started refuses everything until it has read its roles."""
+    monkeypatch.setattr(lease, "DURATION_SECONDS", 30)
+    monkeypatch.setattr(lease, "FORBIDDEN_SECONDS", 1.0)
+    server.status = 503
+    timers = [threading.Timer(seconds, setattr, (server, "status", code)) for seconds, code in ((1.0, 403), (2.0, 0))]
+    for timer in timers:
+        timer.start()
+    with hold(tmp_path / "lock"):
+        assert server.status == 0
+    for timer in timers:
+        timer.join()
+
+
 def test_a_lock_whose_folder_was_deleted_leaves_no_lease(server: FakeLeases, tmp_path: Path) -> None:
     with hold(tmp_path / "lock") as held:
         held.retire()
