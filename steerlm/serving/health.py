@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from steerlm.errors import nearest
 from steerlm.serving.errors import ApiError, body_for, headers_for
 from steerlm.serving.presets import Preset, model_ids
+from steerlm.serving.request_record import current
 
 router = APIRouter()
 
@@ -58,6 +59,7 @@ async def ready(request: Request) -> Response:
         return JSONResponse(body_for(request.url.path, "the server is draining", 503), 503, headers_for(503))
     if not request.app.state.service.available and request.app.state.service.healthy:
         message = "the upstream that runs the model does not answer"
+        current().reason = "upstream"
         return JSONResponse(body_for(request.url.path, message, 503), 503, headers_for(503))
     return _status(request, "ready")
 

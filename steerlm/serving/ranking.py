@@ -146,4 +146,10 @@ class Ranker:
         try:
             return await (self._client.get(path) if body is None else self._client.post(path, body))
         except UpstreamError as error:
-            raise ApiError(f"the reward server: {error}", status=error.status) from None
+            if error.upstream_status in (401, 403):
+                raise ApiError(
+                    "the reward server refuses this server's key; who runs it gives the right one by --reward-key-file",
+                    status=502,
+                    reason="upstream",
+                ) from None
+            raise ApiError(f"the reward server: {error}", status=error.status, reason="upstream") from None

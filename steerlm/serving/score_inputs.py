@@ -112,6 +112,8 @@ def readout_of_messages(messages: Sequence[ChatMessage], *, strip: bool) -> Conv
             system = text
     if not turns:
         raise ApiError("messages has no message to score", param="messages")
+    if all(turn.speaker != USER for turn in turns):
+        raise ApiError("messages has no user message; the scores are those of answers to one", param="messages")
     return Conversation(conversations=turns) if system is None else Conversation(conversations=turns, system=system)
 
 

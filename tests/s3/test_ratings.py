@@ -4,6 +4,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.collect import collect
@@ -12,7 +14,10 @@ from tests.datasets.test_collect import keep, pair, rating
 from tests.s3.conftest import BUCKET, Server
 
 
-def test_servers_append_at_a_time_and_the_dataset_has_the_digest_of_local_ratings(s3: Server, tmp_path: Path) -> None:
+def test_servers_append_at_a_time_and_the_dataset_has_the_digest_of_local_ratings(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERLM_CACHE", str(tmp_path / "cache"))  # that of the machine may know another MinIO's store
     place = f"s3://{BUCKET}/ratings"
     records = [[rating(number, answer=f"a{number} ü")] for number in range(40)] + [pair(50, "x", "y", 2)]
     folders = [RatingFolder(place) for _ in range(8)]

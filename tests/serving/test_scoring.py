@@ -51,6 +51,14 @@ def test_texts(reward_server: str, reward_folder: Path) -> None:
     assert list(body["labels"][0]) == ["quality", "toxicity", "humor"]  # warmth was never trained
 
 
+@pytest.mark.parametrize("route", ["v1/score", "classify"])
+def test_an_answer_to_nobody_is_refused(route: str, reward_server: str) -> None:
+    for first in ([], [{"role": "system", "content": "Be kind."}]):
+        messages = [*first, {"role": "assistant", "content": "A dog."}]
+        reply = httpx.post(f"{reward_server}/{route}", json={"messages": messages})
+        assert reply.status_code == 400 and "messages has no user message" in reply.json()["error"]["message"]
+
+
 def test_conversations_score_every_turn_that_is_not_masked(reward_server: str, reward_folder: Path) -> None:
     status, body = post(reward_server, {"conversations": [RECORD, {**RECORD, "conversations": TURNS[:2]}]})
     assert status == 200

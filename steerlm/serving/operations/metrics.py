@@ -38,6 +38,7 @@ REASONS = {
     429: "queue_full",
     499: "client_closed",
     500: "failure",
+    502: "upstream",
     503: "draining",
     504: "deadline",
 }

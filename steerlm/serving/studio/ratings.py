@@ -33,7 +33,7 @@ class GivenAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str
+    text: Annotated[str, Field(pattern=r"\S")]
     asked: Values = Field(default_factory=dict)
 
 

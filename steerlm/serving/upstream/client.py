@@ -41,7 +41,7 @@ class UpstreamError(ApiError):
     """
 
     def __init__(self, message: str, *, status: int, upstream_status: int | None = None) -> None:
-        super().__init__(message, status=status)
+        super().__init__(message, status=status, reason="upstream")
         self.upstream_status = upstream_status
 
 
@@ -97,7 +97,9 @@ class UpstreamClient:
             try:
                 return await self.get(path)
             except UpstreamError as error:
-                if error.upstream_status in (401, 403, 404):
+                if error.upstream_status in (401, 403):
+                    raise SteerLMError(f"{error}; its key is read from --upstream-key-file") from None
+                if error.upstream_status == 404:
                     raise SteerLMError(f"{error}; is it the address of an OpenAI-compatible server?") from None
                 if loop.time() >= deadline:
                     raise SteerLMError(f"{error}; waited {seconds:g} s for it (--upstream-seconds)") from None
@@ -205,7 +207,8 @@ class UpstreamClient:
             passed = 400 if status == 422 else status
             return UpstreamError(f"the upstream refuses this: {message}", status=passed, upstream_status=status)
         # What is wrong between this server and the other is not the client's fault.
-        logger.error("%s%s answers %d: %s", self.url, path, status, message)
+        if status != 404:  # an upstream need not have every route that is tried
+            logger.error("%s%s answers %d: %s", self.url, path, status, message)
         return UpstreamError(f"{self.url}{path} answers {status}: {message}", status=502, upstream_status=status)
 
     def _parsed(self, data: bytes, path: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class UpstreamModel:
             raise ModelError(f"{self.client.url} has no model {name!r}{nearest(name, listed)}")
         self.name, self.window = name, listed[name]
         await self._check_tokenizer()
+        await self._check_attributes()
         self.client.watch(HEALTH, self._recheck)
 
     async def _recheck(self) -> None:
@@ -70,11 +71,31 @@ class UpstreamModel:
                 "it serves another model"
             )
 
+    async def _check_attributes(self) -> None:
+        """Compare the attributes, where the upstream is a server of ours."""
+        try:
+            described = await self.client.get("/v1/model")
+        except UpstreamError as error:
+            if error.upstream_status in (404, 405, 501):
+                return
+            raise
+        theirs, schema = described.get("attributes"), self._facts.info.attributes
+        names = list(schema.names) if schema else None
+        if isinstance(theirs, dict) and theirs.get("names") != names:
+            raise ModelError(
+                f"{self.client.url} serves a model with the attributes {theirs.get('names')}, the folder has {names}; "
+                "it is another model"
+            )
+
 
 def _models(reply: dict[str, Any], url: str) -> dict[str, int | None]:
     """Return the windows of the models in a reply of `/v1/models`."""
     try:
         models = {str(one["id"]): one.get("max_model_len") for one in reply["data"]}
+        # Presets of one of our servers, and adapters, name the model that they belong to.
+        models = {
+            str(one["id"]): models[str(one["id"])] for one in reply["data"] if one.get("parent") not in models
+        } or models
     except (KeyError, TypeError, AttributeError):
         models = {}
     if not models:

@@ -181,6 +181,11 @@ START: dict[str, tuple[dict[str, Answer], dict[str, Any], str]] = {
     "no server of models": ({}, {}, "OpenAI-compatible"),
     "key": ({"/v1/models": fixed({"error": "Unauthorized"}, 401)}, {}, "Unauthorized"),
     "tokenizer": ({"/v1/models": listing(), "/tokenize": fixed({"tokens": [1]})}, {}, "another model"),
+    "attributes": (
+        {"/v1/models": listing(), "/v1/model": fixed({"attributes": {"names": ["warm"]}})},
+        {},
+        "it is another model",
+    ),
     "window": ({"/v1/models": listing(max_model_len=20)}, {}, "leaves no room"),
     "no ids": ({"/v1/models": listing(), "/v1/completions": fixed(completion(token_ids=None))}, {}, "return_token_ids"),
 }
