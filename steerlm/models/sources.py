@@ -81,16 +81,15 @@ class StoreSource:
         return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
 
 
-class ArtifactSource:
+class ArtifactSource(StoreSource):
     """The files of a store's finished artifact. Its digest covers their checksums, which every download is held to."""
-
-    revision: str | None = None
 
     def __init__(self, uri: str, folder: str, digest: str) -> None:
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise InputError(f"{uri}: 64 hexadecimal digits were expected behind @sha256:")
+        super().__init__(folder)
         self.name, self._digest = uri, digest
-        self._place, self._artifact = S3Prefix.open(folder), S3Prefix.open(folder.rpartition("/")[0])
+        self._artifact = S3Prefix.open(folder.rpartition("/")[0])
 
     def files(self) -> dict[str, FileDigest]:
         """Return sizes and checksums as the artifact's manifest has them.
@@ -125,10 +124,6 @@ class ArtifactSource:
         for path in folder.glob(f".*@*{PARTIAL_SUFFIX}*"):  # nobody else writes: the caller has the folder alone
             path.unlink(missing_ok=True)
         self._place.download_all({name: folder / name for name in files}, files)
-
-    def bytes_needed(self, files: Mapping[str, FileDigest], folder: Path) -> int:
-        """Return the total size in bytes of the files that are not in the folder yet."""
-        return sum(digest.size for name, digest in files.items() if not (folder / name).exists())
 
 
 class DiskSource:

@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from steerlm.errors import SteerLMError
 from steerlm.serving.config import ScoreSettings
+from steerlm.serving.engines import Scores
 from steerlm.serving.service import ServiceLoad
-
-Scores = npt.NDArray[np.float32]
 
 
 class BatchScorer(Protocol):

@@ -11,7 +11,8 @@ import pytest
 
 from steerlm.errors import InputError, SteerLMError
 from steerlm.serving.config import ScoreSettings
-from steerlm.serving.score_batching import ScoreBatcher, Scores
+from steerlm.serving.engines import Scores
+from steerlm.serving.score_batching import ScoreBatcher
 
 BAD = [6, 6, 6]
 

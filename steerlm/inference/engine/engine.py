@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, GenerationConfig
 
-from steerlm.errors import InputError, SteerLMError
+from steerlm.errors import SteerLMError
 from steerlm.inference.engine import paged_attention
 from steerlm.inference.engine.cache_size import cache_size
 from steerlm.inference.engine.config import EngineSettings
 from steerlm.inference.engine.continuation import Continuation, end_of_text_ids, token_limit
 from steerlm.inference.engine.continuous_batching import ContinuousBatchingConfig
 from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.encode import encode_prompt
 from steerlm.inference.engine.json_schema import JsonSchemas
 from steerlm.inference.engine.request import Completion, GenerationChunk, GenerationRequest, deliver
 from steerlm.inference.engine.sampling import SamplingState, TokenLogprobs, token_logprobs
@@ -118,17 +119,8 @@ class GenerationEngine:
         return running, total - running
 
     def encode(self, prompt: str) -> list[int]:
-        """Return the ids of a prompt as in training: tokenized whole, without special tokens added.
-
-        Raises:
-            InputError: The text is not valid Unicode.
-        """
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids
+        """Return the ids of a prompt; see `encode_prompt`."""
+        return encode_prompt(self.tokenizer, prompt)
 
     @functools.cached_property
     def json_schemas(self) -> JsonSchemas:

@@ -15,53 +15,28 @@ from typing import Any
 from steerlm.errors import InputError, SteerLMError
 from steerlm.inference.engine.continuation import Continuation, token_limit
 from steerlm.inference.engine.detokenizer import Vocabulary
+from steerlm.inference.engine.encode import encode_prompt
 from steerlm.inference.engine.json_schema import JsonSchemas
 from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling import SamplingState, TokenLogprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import MARKS
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.service import ServiceLoad
 from steerlm.serving.upstream.completions import completion_body, echo_body, read_choice, read_logprobs
 from steerlm.serving.upstream.folder import FolderFacts
-from steerlm.serving.upstream.model import UpstreamModel
+from steerlm.serving.upstream.served import ServedUpstream
 
 COMPLETIONS = "/v1/completions"
 
 
-class UpstreamEngine:
-    """An `AnswerEngine` whose tokens are an upstream's. Of the folder, weights are not loaded.
-
-    Attributes:
-        window: Tokens of prompt and answer at most: the folder's, or the upstream's if that is smaller.
-    """
-
-    healthy = True
+class UpstreamEngine(ServedUpstream):
+    """An `AnswerEngine` whose tokens are an upstream's."""
 
     def __init__(self, folder: Path, settings: ServeSettings) -> None:
         facts = FolderFacts.read(folder)
-        self.tokenizer, self.window, self.end_ids = facts.tokenizer, facts.window, facts.end_ids
+        super().__init__(facts, settings.upstream)
         self.vocabulary = Vocabulary(self.tokenizer, visible=MARKS)
-        self.vocabulary_size = facts.vocabulary_size
-        self._upstream = UpstreamModel(facts, settings.upstream)
-
-    @property
-    def available(self) -> bool:
-        """See `ServedEngine.available`."""
-        return self._upstream.client.available
-
-    def load(self) -> ServiceLoad | None:
-        """Return None: the upstream's own metrics say what it does."""
-        return None
-
-    async def launch(self) -> None:
-        """See `ServedEngine.launch`."""
-        await self._upstream.find()
-        self.window = min(self.window, self._upstream.window or self.window)
-
-    async def shutdown(self) -> None:
-        """See `ServedEngine.shutdown`."""
-        await self._upstream.client.close()
+        self.vocabulary_size, self.end_ids = facts.vocabulary_size, facts.end_ids
 
     @functools.cached_property
     def json_schemas(self) -> JsonSchemas:
@@ -70,12 +45,7 @@ class UpstreamEngine:
 
     def encode(self, prompt: str) -> list[int]:
         """See `AnswerEngine.encode`."""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
-        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return ids
+        return encode_prompt(self.tokenizer, prompt)
 
     def stream(
         self, prompt: list[int], params: SamplingParams, *, whole: bool = False

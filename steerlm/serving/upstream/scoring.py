@@ -10,59 +10,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ModelError, SteerLMError
 from steerlm.inference.identity import folder_identity, resolve_precision
 from steerlm.serving.config import ServeSettings
-from steerlm.serving.service import ServiceLoad
+from steerlm.serving.engines import Scores
 from steerlm.serving.upstream.folder import FolderFacts
-from steerlm.serving.upstream.model import UpstreamModel
+from steerlm.serving.upstream.served import ServedUpstream
 
-Scores = npt.NDArray[np.float32]
 CLASSIFY = "/classify"
 
 
-class UpstreamScorer:
-    """A `ScoreEngine` whose forward passes are an upstream's. Of the folder, weights are not loaded.
+class UpstreamScorer(ServedUpstream):
+    """A `ScoreEngine` whose forward passes are an upstream's.
 
     Attributes:
         schema: Attributes of the score vector, in its order.
-        window: Tokens of a text at most.
         identity: Other than that of the folder's model in process, whose scores differ in their last digits; None if
             the folder has no weights.
     """
-
-    healthy = True
 
     def __init__(self, folder: Path, settings: ServeSettings) -> None:
         facts = FolderFacts.read(folder)
         if facts.info.attributes is None:
             raise ModelError(f"{folder}: a reward model needs its attributes")
+        super().__init__(facts, settings.upstream)
         self.schema: AttributeSchema = facts.info.attributes
-        self.window, self.tokenizer = facts.window, facts.tokenizer
         self.identity = _identity(folder)
         self._per_request = settings.score.max_batch
-        self._upstream = UpstreamModel(facts, settings.upstream)
-
-    @property
-    def available(self) -> bool:
-        """See `ServedEngine.available`."""
-        return self._upstream.client.available
-
-    def load(self) -> ServiceLoad | None:
-        """Return None: the upstream's own metrics say what it does."""
-        return None
-
-    async def launch(self) -> None:
-        """See `ServedEngine.launch`."""
-        await self._upstream.find()
-        self.window = min(self.window, self._upstream.window or self.window)
-
-    async def shutdown(self) -> None:
-        """See `ServedEngine.shutdown`."""
-        await self._upstream.client.close()
 
     async def score(self, texts: Sequence[list[int]], *, alone: bool = False) -> Scores:
         """See `ScoreEngine.score`. An upstream cannot be asked to score a text alone."""
