@@ -57,7 +57,8 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     """
     folder = Path(folder)
     name = settings.name or folder.resolve().name
-    kind = read_info(folder).kind
+    info = read_info(folder)
+    kind = info.kind
     if (kind == "reward") != (server == "reward"):
         other = "generate" if server == "reward" else "reward"
         raise ModelError(f"{folder} is a {kind} model; serve it with: steerlm serve {other} {folder}")
@@ -69,7 +70,7 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
         # Higher levels hardly compress scores further. Answers are not compressed: they are small, or streamed.
         app.add_middleware(GZipMiddleware, compresslevel=1)
         return app
-    schema = read_info(folder).attributes if kind == "policy" else None
+    schema = info.attributes if kind == "policy" else None
     presets = load_presets(settings.presets, schema) if settings.presets else {}
     ranker = Ranker(settings.reward_server) if settings.reward_server.url else None
     engine: AnswerEngine = UpstreamEngine(folder, settings) if upstream else _in_process_engine(folder, settings)
