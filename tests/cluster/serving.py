@@ -113,11 +113,11 @@ class Release:
         )
         return str(reply.choices[0].message.content)
 
-    def get(self, kind: str, path: str, body: Json | None = None) -> str:
+    def get(self, kind: str, path: str, body: Json | None = None, method: str | None = None) -> str:
         """The answer to one request on a connection of its own, without a second attempt."""
         headers = {"content-type": "application/json", "authorization": f"Bearer {self.key}"}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url(kind) + path, data, headers)
+        request = urllib.request.Request(self.url(kind) + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as reply:
             return str(reply.read().decode())
 

@@ -6,6 +6,7 @@ for it behind the engine `vllm`; its own pods are compared as renders (tests/cha
 """
 
 import copy
+import dataclasses
 import json
 import re
 import secrets
@@ -13,9 +14,13 @@ import shutil
 import urllib.error
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.http as triton
 import yaml
 
+from steerlm.prompt import render_prompt, render_readout
+from steerlm.records import Conversation, Turn
 from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.serving import CHART, QUESTION, Models, Release, load
 from tests.cluster.serving import models as models
@@ -61,8 +66,45 @@ def test_ask_and_score_from_outside(release: Release) -> None:
     assert len(scores["scores"][0]) == 4
 
 
+def test_the_snippet_of_the_tutorial(release: Release) -> None:
+    """`PUT /generate` with a filled template."""
+    sentence = render_prompt([Turn(value=QUESTION, speaker="User")], "quality:4,toxicity:0,humor:4")
+    body = {
+        "sentences": [sentence],
+        "tokens_to_generate": 40,
+        "top_k": 1,
+        "greedy": True,
+        "end_strings": ["<extra_id_1>"],
+    }
+    reply = json.loads(release.get("policy", "/generate", body, method="PUT"))
+    assert reply["sentences"][0][len(sentence) :] == f"{ANSWERS[4]}\n<extra_id_1>"
+
+
+def test_tritonclient_gets_the_scores_of_the_json_route(release: Release) -> None:
+    turns = [Turn(value=QUESTION, speaker="User"), Turn(value=ANSWERS[0], speaker="Assistant")]
+    text = render_readout(Conversation(conversations=turns), 1)
+    rows = np.array([[text.encode()]], dtype=np.object_)
+    tensor = triton.InferInput("sentences", list(rows.shape), "BYTES")
+    tensor.set_data_from_numpy(rows)
+    with triton.InferenceServerClient(release.url("reward").removeprefix("http://")) as client:
+        reply = client.infer("reward_model", [tensor], headers={"authorization": f"Bearer {release.key}"})
+    scores = json.loads(release.get("reward", "/v1/score", {"prompt": QUESTION, "response": ANSWERS[0]}))["scores"]
+    assert reply.as_numpy("rewards")[0].tolist() == pytest.approx(list(scores[0].values()), abs=1e-5)
+
+
+def test_the_studio_opens_without_a_key_and_asks_with_one(release: Release) -> None:
+    stranger = dataclasses.replace(release, key="")
+    page = stranger.get("policy", "/studio")
+    files = re.findall(r'(?:src|href)="([^":#]+\.(?:js|css|svg))"', page)
+    assert files
+    assert all(stranger.get("policy", f"/{file}") for file in files)
+    assert json.loads(release.get("policy", "/v1/studio"))["scores"]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        stranger.get("policy", "/v1/studio")
+
+
 def test_no_key_no_answer(release: Release) -> None:
-    stranger = Release(release.cluster, release.name, release.namespace, release.folder, "wrong")
+    stranger = dataclasses.replace(release, key="wrong")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         stranger.get("reward", "/v1/score", {"prompt": QUESTION, "response": "A dog."})
 
