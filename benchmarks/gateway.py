@@ -3,7 +3,9 @@
 
 One client at a time, one connection to each, requests in turns in one run; prints the median and the 95th percentile
 of each, the median of the differences of neighbors, and the processor time that the gateway spends on a request, which
-other programs on the machine change less. Chat asks for one token, so that the upstream does little.
+other programs on the machine change less. Chat asks for one token, so that the upstream does little. Then what the
+gateway itself takes: seconds and processor time until it is ready, its upstream being ready, and its memory after the
+requests.
 With `--vllm BIN` the upstream is vLLM, else a server of ours.
 
     python benchmarks/gateway.py POLICY REWARD [--vllm .venv-vllm/bin/vllm] [--requests 200]
@@ -41,10 +43,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(command: list[str], port: int) -> Iterator[tuple[str, psutil.Process]]:
+def started(command: list[str], port: int) -> Iterator[tuple[str, psutil.Process, str]]:
+    """Yield the address of a ready server, its process, and what it took to become ready."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     out = subprocess.DEVNULL
+    start = time.perf_counter()
     server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=out, stderr=out)
+    process = psutil.Process(server.pid)
     url = f"http://127.0.0.1:{port}"
     try:
         while True:
@@ -54,8 +59,9 @@ def started(command: list[str], port: int) -> Iterator[tuple[str, psutil.Process
                 if httpx.get(f"{url}/health", timeout=2).status_code == 200:
                     break
             except httpx.TransportError:
-                time.sleep(0.2)
-        yield url, psutil.Process(server.pid)
+                time.sleep(0.02)
+        took = f"{time.perf_counter() - start:.1f} s ({processor_seconds(process):.1f} s of the processor)"
+        yield url, process, took
     finally:
         server.send_signal(signal.SIGTERM)
         try:
@@ -138,9 +144,9 @@ def main() -> None:
     for kind, folder in (("generate", options.policy), ("reward", options.reward)):
         with ExitStack() as stack:
             port = free_port()
-            url, _ = stack.enter_context(started(upstream(options.vllm, kind, folder), port))
+            url, _, _ = stack.enter_context(started(upstream(options.vllm, kind, folder), port))
             gateway = [*SERVE, kind, str(folder), "--name", "model", "--engine", "vllm", "--upstream", url]
-            through_url, process = stack.enter_context(started(gateway, free_port()))
+            through_url, process, took = stack.enter_context(started(gateway, free_port()))
             direct = stack.enter_context(httpx.Client(base_url=url, timeout=120))
             through = stack.enter_context(httpx.Client(base_url=through_url, timeout=120))
             if kind == "generate":
@@ -157,6 +163,7 @@ def main() -> None:
                 one = sender(direct, "/classify", {"model": "model", "input": ids})
                 other = sender(through, "/v1/score", {"prompt": QUESTION, "response": "A dog."})
                 compare("one score", one, other, count, process)
+            print(f"{f'gateway of {kind}':32} ready after {took}, {process.memory_info().rss / 1e6:.0f} MB of memory")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = ("", "data", "report", "pipeline", "models", "serve", "train", "all", "dev")
+EXTRAS = ("", "data", "report", "pipeline", "gateway", "models", "serve", "train", "all", "dev")
 
 
 def measure(extra: str, folder: Path) -> tuple[int, float]:

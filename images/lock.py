@@ -12,7 +12,7 @@ from pathlib import Path
 IMAGES = Path(__file__).resolve().parent
 ROOT = IMAGES.parent
 _COMPUTING = ("train", "serve", "report", "pipeline", "cluster")
-EXTRAS = {"cpu": _COMPUTING, "gpu": _COMPUTING, "launcher": ("launcher",)}
+EXTRAS = {"cpu": _COMPUTING, "gpu": _COMPUTING, "launcher": ("launcher", "gateway")}
 """The extras of pyproject.toml that each base has."""
 PYTHON = {"cpu": "3.11", "gpu": "3.12", "launcher": "3.11"}
 """The version of Python of each base."""

@@ -268,15 +268,19 @@ def _check_url(option: str, url: str) -> None:
 
 def _serve(model: Path, server: Literal["reward", "generate"], *, log_format: LogFormat, **settings: Any) -> None:
     import logging
+    import os
 
     from steerlm.errors import InputError
     from steerlm.serving.config import ServeSettings
 
+    extra = "gateway" if settings["upstream"] else "serve"
+    if extra == "gateway":  # which needs no torch: transformers would warn, on a line without the log's form
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         from steerlm.serving.operations.logs import configure
         from steerlm.serving.run import serve
     except ImportError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'steerlm[serve]'") from None
+        raise InputError(f"serving needs {error.name}: pip install 'steerlm[{extra}]'") from None
     configure(log_format)
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
     serve(model, server, ServeSettings(**settings))

@@ -18,7 +18,8 @@ from steerlm.inference.batching import by_length
 from steerlm.inference.config import Precision, SamplingSettings
 from steerlm.inference.engine.continuation import Continuation, FinishReason, end_of_text_ids
 from steerlm.inference.engine.detokenizer import Vocabulary
-from steerlm.inference.engine.sampling import SamplingState, select_tokens
+from steerlm.inference.engine.sampling import select_tokens
+from steerlm.inference.engine.sampling_state import SamplingState
 from steerlm.inference.loading import load
 from steerlm.inference.uniforms import uniforms
 from steerlm.prompt import MARKS

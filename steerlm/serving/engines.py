@@ -15,8 +15,8 @@ from steerlm.attributes import AttributeSchema
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.json_schema import JsonSchemas
 from steerlm.inference.engine.request import Completion, GenerationChunk
-from steerlm.inference.engine.sampling import TokenLogprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.service import ServiceLoad
 
 Scores = npt.NDArray[np.float32]

@@ -8,9 +8,8 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import InputError, ModelError, SteerLMError
-from steerlm.inference.engine.engine import STOPPED
 from steerlm.inference.engine.json_schema import JsonGrammar
-from steerlm.inference.engine.request import Completion, GenerationChunk
+from steerlm.inference.engine.request import STOPPED, Completion, GenerationChunk
 from steerlm.inference.engine.sampling_params import SamplingParams
 from steerlm.prompt import USER, render_prompt
 from steerlm.records import Turn

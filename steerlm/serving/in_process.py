@@ -2,11 +2,14 @@
 """The engines that run a model folder with transformers in this process."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 from steerlm.inference.engine.engine import GenerationEngine
-from steerlm.inference.engine.sampling import MIN_LOGPROB, TokenLogprobs
+from steerlm.inference.engine.sampling_state import MIN_LOGPROB, TokenLogprobs
+from steerlm.inference.loading import load
 from steerlm.inference.scorer import TransformersScorer
-from steerlm.serving.config import ScoreSettings
+from steerlm.serving.config import ScoreSettings, ServeSettings
 from steerlm.serving.score_batching import ScoreBatcher
 from steerlm.serving.service import ServiceLoad
 
@@ -64,3 +67,23 @@ class InProcessScorer(ScoreBatcher):
     async def shutdown(self) -> None:
         """See `ServedEngine.shutdown`."""
         await asyncio.to_thread(self.stop)
+
+
+def load_engine(folder: Path, settings: ServeSettings) -> InProcessEngine:
+    """Load a folder's language model.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    loaded = load(folder, head=False)
+    return InProcessEngine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
+
+
+def load_scorer(folder: Path, settings: ServeSettings) -> tuple[InProcessScorer, Any]:
+    """Load a folder's reward model; return it and its tokenizer.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    scorer = TransformersScorer(folder)
+    return InProcessScorer(scorer, settings.score), scorer.tokenizer

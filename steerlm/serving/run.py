@@ -6,10 +6,12 @@ KeyboardInterrupt, a second one ends at once.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -19,8 +21,6 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 
 from steerlm.errors import InputError, ModelError
-from steerlm.inference.loading import load
-from steerlm.inference.scorer import TransformersScorer
 from steerlm.models.folder import read_info
 from steerlm.serving import classify, nemo, scoring
 from steerlm.serving.app import create_app, start
@@ -28,7 +28,6 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.connections import guarded_protocol
 from steerlm.serving.engines import AnswerEngine, ScoreEngine
 from steerlm.serving.generation import GenerationService
-from steerlm.serving.in_process import InProcessEngine, InProcessScorer
 from steerlm.serving.kserve import routes as kserve
 from steerlm.serving.openai import chat, completions
 from steerlm.serving.operations.files import check_files
@@ -81,14 +80,26 @@ def build_app(folder: str | Path, server: ServerKind, settings: ServeSettings) -
     return app
 
 
+# A server before an upstream runs where torch is not installed, so what computes is imported by who asks for it.
 def _in_process_engine(folder: Path, settings: ServeSettings) -> AnswerEngine:
-    loaded = load(folder, head=False)
-    return InProcessEngine(loaded.model, loaded.tokenizer, loaded.window, settings.engine)
+    with _what_computes():
+        from steerlm.serving.in_process import load_engine
+    return load_engine(folder, settings)
 
 
 def _in_process_scorer(folder: Path, settings: ServeSettings) -> tuple[ScoreEngine, Any]:
-    scorer = TransformersScorer(folder)
-    return InProcessScorer(scorer, settings.score), scorer.tokenizer
+    with _what_computes():
+        from steerlm.serving.in_process import load_scorer
+    return load_scorer(folder, settings)
+
+
+@contextlib.contextmanager
+def _what_computes() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        message = f"running a model needs {error.name}: pip install 'steerlm[serve]', or --engine vllm --upstream URL"
+        raise InputError(message) from None
 
 
 def _upstream_scorer(folder: Path, settings: ServeSettings) -> tuple[ScoreEngine, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from steerlm.jobs.kubernetes.images import reference
 from tests.charts.render import CASES, GOLDEN, Helm, values
 
 Json = dict[str, Any]
@@ -111,6 +112,7 @@ def test_selectors_stay_the_same_whatever_changes(helm: Helm) -> None:
         (f"policy.model.digest=sha256:{'1' * 64}", {"steerlm-policy"}),
         ("policy.presets.brief.attributes.verbosity=0", {"steerlm-policy"}),
         ("image.tag=v9", {"steerlm-policy", "steerlm-reward"}),
+        ("gateway.image.tag=v9", set()),
         ("policy.replicas=3", set()),
         ("metrics.podMonitor.interval=5s", set()),
     ],
@@ -143,13 +145,33 @@ def test_vllm_listens_to_its_own_pod_and_outlives_the_server() -> None:
     assert CONTAINERS["vllm steerlm-reward/vllm"]["args"][-4:-2] == ["--runner=pooling", "--convert=classify"]
 
 
+@pytest.mark.parametrize(
+    ("pods", "image"),
+    [
+        ("vllm steerlm-policy", reference("gateway")),
+        ("vllm steerlm-reward", reference("gateway")),
+        ("vllm test", reference("gateway")),
+        ("hf steerlm-reward", reference("serving")),
+        ("cpu steerlm-policy", f"{reference('serving')}-cpu"),
+        ("cpu test", f"{reference('serving')}-cpu"),
+        ("everything dials-policy", "registry.example.com/steerlm/gateway:0.2.0-1"),
+        ("everything dials-reward", f"registry.example.com/steerlm/serving@sha256:{'1' * 64}"),
+        ("everything test", "registry.example.com/steerlm/gateway:0.2.0-1"),
+    ],
+)
+def test_one_image_of_this_release_per_pod_and_without_torch_before_vllm(pods: str, image: str) -> None:
+    own = {name: one for name, one in CONTAINERS.items() if name.startswith(f"{pods}/") and name != f"{pods}/vllm"}
+    assert own
+    assert {one["image"] for one in own.values()} == {image}
+    policy = "Always" if image.startswith("registry.example.com/steerlm/gateway") else "IfNotPresent"
+    assert {one["imagePullPolicy"] for one in own.values()} == {policy}
+
+
 def test_gpus_belong_to_whoever_computes() -> None:
     gpu = "nvidia.com/gpu"
     assert CONTAINERS["vllm steerlm-policy/vllm"]["resources"]["limits"][gpu] == 2
     assert gpu not in CONTAINERS["vllm steerlm-policy/server"]["resources"]["limits"]
     assert CONTAINERS["hf steerlm-reward/server"]["resources"]["limits"][gpu] == 1
-    assert CONTAINERS["hf steerlm-reward/server"]["image"] == "ghcr.io/steerlm/serving:0.2.0"
-    assert CONTAINERS["vllm steerlm-policy/server"]["image"] == "ghcr.io/steerlm/serving:0.2.0-cpu"
     claimed = CONTAINERS["everything dials-policy/vllm"]["resources"]
     assert claimed["claims"] == [{"name": "gpus"}]
     assert gpu not in claimed["limits"]

@@ -208,10 +208,12 @@ def models(
 @pytest.fixture(scope="module")
 def values(cluster: Cluster, models: Models) -> Json:
     """A release file for a small cluster: both models, small requests, keys, presets."""
-    make_images(cluster, "serving")
+    make_images(cluster, "serving", "gateway")
+    image = {"repository": f"{cluster.registry}/serving", "tag": TAG, "pullPolicy": "Always"}
     small = {"requests": {"cpu": "100m", "memory": "400Mi"}, "limits": {"memory": "2Gi"}}
     return {
-        "image": {"repository": f"{cluster.registry}/serving", "tag": TAG, "pullPolicy": "Always"},
+        "image": image,
+        "gateway": {"image": {**image, "repository": f"{cluster.registry}/gateway"}},
         "policy": {
             "model": models.policy,
             "replicas": 2,

@@ -24,8 +24,8 @@ SETTINGS = ImageSettings(tag=TAG)
 
 @pytest.fixture(scope="module", autouse=True)
 def built(cluster: Cluster) -> None:
-    """Two images and their bases in podman's storage; nothing is pushed."""
-    make_images(cluster, "launcher", "train-reward", registry="")
+    """Three images and their bases in podman's storage; nothing is pushed."""
+    make_images(cluster, "launcher", "gateway", "train-reward", registry="")
 
 
 def podman(*words: str) -> str:
@@ -47,7 +47,14 @@ def python(name: str, code: str, user: str = USERS[0]) -> str:
 
 
 @pytest.mark.parametrize("user", USERS)
-@pytest.mark.parametrize(("name", "words"), [("launcher", "Commands:"), ("train-reward", "steerlm train reward")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("launcher", "Commands:"),
+        ("gateway", "reward model or a steerable model"),
+        ("train-reward", "steerlm train reward"),
+    ],
+)
 def test_help(name: str, words: str, user: str) -> None:
     assert words in run(name, "--help", user=user)
 
@@ -67,9 +74,18 @@ def test_two_images_with_a_volume_between_them_make_a_reward_model(tmp_path: Pat
     assert (tmp_path / "made" / "config.json").stat().st_uid == 4711
 
 
-def test_a_launcher_has_no_torch_and_does_its_work() -> None:
+@pytest.mark.parametrize("name", ["launcher", "gateway"])
+def test_what_computes_nothing_has_no_torch(name: str) -> None:
     absent = "import importlib.util as i; print([n for n in ('torch', 'triton', 'nvidia') if i.find_spec(n)])"
-    assert python("launcher", absent) == "[]\n"
+    assert python(name, absent) == "[]\n"
+
+
+def test_a_gateway_s_server_starts() -> None:
+    """As far as it comes without a model; test_serving.py has one in a pod, before a server of ours in vLLM's place."""
+    assert python("gateway", "import steerlm.serving.run, yaml; print('ok')") == "ok\n"
+
+
+def test_a_launcher_does_its_work() -> None:
     present = "import kfp, kubernetes, mlflow, minio, matplotlib, steerlm.pipeline.run; print('ok')"
     assert python("launcher", present) == "ok\n"
     assert "memory" in run("launcher", "plan", "demo")
@@ -88,7 +104,7 @@ def test_an_image_keeps_no_keys_and_its_code_is_roots() -> None:
     assert run("train-reward", "-c", f"({look}) 2>/dev/null", flags=("--entrypoint=sh",)) == "steerlm\n"
 
 
-@pytest.mark.parametrize("name", ["launcher", "train-reward"])
+@pytest.mark.parametrize("name", ["launcher", "gateway", "train-reward"])
 def test_the_image_says_what_it_is(name: str) -> None:
     image = reference(name, SETTINGS)
     config = json.loads(podman("image", "inspect", image))[0]["Config"]

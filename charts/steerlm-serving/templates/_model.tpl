@@ -35,8 +35,7 @@
      It alone sees the credentials. */ -}}
 {{- define "steerlm.fetch" -}}
 - name: fetch
-  image: {{ include "steerlm.image" . }}
-  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  {{- include "steerlm.image" . | nindent 2 }}
   command: [steerlm, model, fetch]
   args:
     - {{ include "steerlm.modelAddress" . | quote }}

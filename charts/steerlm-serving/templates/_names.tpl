@@ -53,15 +53,18 @@ labels:
 {{ include "steerlm.scheme" .root }}://{{ include "steerlm.name" . }}.{{ .root.Release.Namespace }}.svc:{{ include "steerlm.servicePort" . }}
 {{- end }}
 
-{{- /* The server's image. It computes on a GPU only with the engine transformers and a GPU. */ -}}
+{{- /* The image of a model's server, and of what fetches the model: one per pod. Before vLLM it is the gateway's, without
+     torch; else it computes, on a GPU if there is one. */ -}}
 {{- define "steerlm.image" -}}
-{{- $image := .root.Values.image -}}
-{{- $gpu := and (eq .model.engine "transformers") (gt (int .model.gpu.count) 0) -}}
+{{- $vllm := eq .model.engine "vllm" -}}
+{{- $image := ternary .root.Values.gateway.image .root.Values.image $vllm -}}
+{{- $suffix := ternary "" "-cpu" (or $vllm (gt (int .model.gpu.count) 0)) -}}
 {{- if $image.digest -}}
-{{ $image.repository }}@{{ $image.digest }}
+image: {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{ $image.repository }}:{{ $image.tag | default (printf "%s%s" .root.Chart.AppVersion (ternary "" "-cpu" $gpu)) }}
-{{- end -}}
+image: {{ $image.repository }}:{{ $image.tag | default (print .root.Chart.AppVersion $suffix) }}
+{{- end }}
+imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
 {{- define "steerlm.vllmImage" -}}

@@ -60,8 +60,7 @@ httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecr
 {{- define "steerlm.server" -}}
 {{- $values := .root.Values -}}
 - name: server
-  image: {{ include "steerlm.image" . }}
-  imagePullPolicy: {{ $values.image.pullPolicy }}
+  {{- include "steerlm.image" . | nindent 2 }}
   command: [steerlm]
   args:
     {{- include "steerlm.serverArgs" . | nindent 4 }}

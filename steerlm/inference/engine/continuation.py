@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from steerlm.errors import InputError
 from steerlm.inference.engine.detokenizer import Detokenizer, Vocabulary
-from steerlm.inference.engine.sampling import SamplingState
+from steerlm.inference.engine.sampling_state import SamplingState
 from steerlm.inference.engine.stop_strings import StopStringMatcher
 
 FinishReason = Literal["stop", "length"]

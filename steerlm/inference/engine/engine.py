@@ -30,15 +30,14 @@ from steerlm.inference.engine.continuous_batching import ContinuousBatchingConfi
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.encode import encode_prompt
 from steerlm.inference.engine.json_schema import JsonSchemas
-from steerlm.inference.engine.request import Completion, GenerationChunk, GenerationRequest, deliver
-from steerlm.inference.engine.sampling import SamplingState, TokenLogprobs, token_logprobs
+from steerlm.inference.engine.request import STOPPED, Completion, GenerationChunk, GenerationRequest, deliver
+from steerlm.inference.engine.sampling import token_logprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState, TokenLogprobs
 from steerlm.inference.engine.token_selector import TokenSelector
 from steerlm.prompt import MARKS
 
 logger = logging.getLogger(__name__)
-
-STOPPED = "the generation engine is not running"
 
 
 class GenerationEngine:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
@@ -116,9 +115,9 @@ class JsonMatcher:
         """Whether the answer is complete and nothing can be added to it."""
         return self.closed or (self._matcher.is_stopped() and not self._matcher.is_error())
 
-    def restrict(self, logits: torch.Tensor) -> None:
-        """Set the logits [V] of the tokens that cannot follow to -inf, in place; if none can, set `error`."""
-        allowed = np.zeros(logits.shape[-1], dtype=np.bool_)
+    def forbidden(self, width: int) -> TokenSet | None:
+        """Return [width] whether each token cannot follow; if none can, set `error` and return None."""
+        allowed = np.zeros(width, dtype=np.bool_)
         own = self._allowed()[: len(allowed)]
         allowed[: len(own)] = own
         if self._matcher.is_error():
@@ -126,7 +125,8 @@ class JsonMatcher:
         elif not allowed.any():
             self.error = "the schema allows no further token"
         else:
-            logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
+            return ~allowed
+        return None
 
     def append(self, token: int) -> None:
         """Add the selected token."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from steerlm.errors import SteerLMError
 from steerlm.inference.engine.continuation import Continuation, FinishReason
-from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.inference.engine.sampling_state import TokenLogprobs
+
+STOPPED = "the generation engine is not running"
 
 
 @dataclass(frozen=True, slots=True)

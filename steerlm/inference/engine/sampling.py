@@ -5,32 +5,13 @@ The server and offline generation both select tokens here; they differ only in w
 row's token never depends on the other rows. Semantics: docs/upstream.md#sampling-semantics.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 
-from steerlm.inference.engine.sampling_params import SamplingParams
-
-MIN_LOGPROB = -9999.0
-"""Reported instead of -inf, which JSON cannot represent."""
+from steerlm.inference.engine.sampling_state import MIN_LOGPROB, SamplingState, TokenLogprobs
 
 Number = float | torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """Natural log-probabilities under the model's own distribution, before temperature, penalty and filters.
-
-    Attributes:
-        token: The token that was chosen, or that is in the prompt.
-        logprob: Its log-probability.
-        top: (token, log-probability) of the most likely tokens, most likely first.
-    """
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
 
 
 def token_logprobs(logprobs: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
@@ -48,33 +29,6 @@ def token_logprobs(logprobs: torch.Tensor, tokens: Sequence[int], counts: Sequen
     values, ids = (x.tolist() for x in logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1))
     rows = zip(tokens, own, ids, values, counts, strict=True)
     return [TokenLogprobs(token, log, tuple(zip(i[:n], v[:n], strict=True))) for token, log, i, v, n in rows]
-
-
-class SamplingState:
-    """What token selection needs to know of one sequence.
-
-    Attributes:
-        params: The request's parameters.
-        prompt: Token ids of the prompt.
-        tokens: Token ids generated so far.
-        matcher: How far the answer has come in the grammar; None without one.
-        next_uniform: Returns the sequence's next random number in [0, 1).
-    """
-
-    def __init__(
-        self, params: SamplingParams, prompt: list[int], next_uniform: Callable[[], float] | None = None
-    ) -> None:
-        """Start a sequence; without `next_uniform` a generator with the request's seed draws its numbers."""
-        self.params, self.prompt = params, prompt
-        self.tokens: list[int] = []
-        self.matcher = params.grammar.start() if params.grammar else None
-        self.next_uniform = next_uniform or params.random_numbers().random
-
-    def append(self, token: int) -> None:
-        """Add a token."""
-        self.tokens.append(token)
-        if self.matcher:
-            self.matcher.append(token)
 
 
 def select_tokens(
@@ -113,8 +67,8 @@ def adjust(logits: torch.Tensor, state: SamplingState) -> None:
     if state.tokens and (params.frequency_penalty or params.presence_penalty):
         tokens, counts = torch.tensor(state.tokens, device=logits.device).unique(return_counts=True)
         logits[tokens] -= (params.frequency_penalty * counts + params.presence_penalty).to(logits.dtype)
-    if state.matcher:
-        state.matcher.restrict(logits)
+    if state.matcher and (forbidden := state.matcher.forbidden(logits.shape[-1])) is not None:
+        logits.masked_fill_(torch.from_numpy(forbidden).to(logits.device), -torch.inf)
 
 
 def _sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:

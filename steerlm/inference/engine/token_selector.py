@@ -15,7 +15,8 @@ from transformers import LogitsProcessorList
 from steerlm.errors import SteerLMError
 from steerlm.inference.engine.continuous_batching import ContinuousBatchingLogitsProcessorList
 from steerlm.inference.engine.request import GenerationChunk, GenerationRequest, deliver
-from steerlm.inference.engine.sampling import TokenLogprobs, select_tokens, token_logprobs
+from steerlm.inference.engine.sampling import select_tokens, token_logprobs
+from steerlm.inference.engine.sampling_state import TokenLogprobs
 
 
 class RequestTable(Protocol):

@@ -15,7 +15,7 @@ from pydantic import Field, WithJsonSchema
 
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import GenerationChunk
-from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.chat_prompt import build_prompt
 from steerlm.serving.dials import chat_place, requested_dials

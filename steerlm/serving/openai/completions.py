@@ -14,7 +14,7 @@ from pydantic import Field, WithJsonSchema
 
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import Completion, GenerationChunk
-from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.dials import RAW_PLACE
 from steerlm.serving.errors import ApiError

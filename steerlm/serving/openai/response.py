@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import Completion, GenerationChunk
-from steerlm.inference.engine.sampling import TokenLogprobs
+from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.errors import error_event
 

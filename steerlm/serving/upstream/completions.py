@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 from steerlm.errors import InputError, SteerLMError
 from steerlm.inference.engine.continuation import FinishReason
-from steerlm.inference.engine.sampling import MIN_LOGPROB, TokenLogprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import MIN_LOGPROB, TokenLogprobs
 
 ID_PREFIX = "token_id:"
 SEEDS = 1 << 63

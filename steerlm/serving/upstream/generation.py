@@ -18,8 +18,8 @@ from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.encode import encode_prompt
 from steerlm.inference.engine.json_schema import JsonSchemas
 from steerlm.inference.engine.request import Completion, GenerationChunk
-from steerlm.inference.engine.sampling import SamplingState, TokenLogprobs
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState, TokenLogprobs
 from steerlm.prompt import MARKS
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.upstream.completions import completion_body, echo_body, read_choice, read_logprobs

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from steerlm.inference.engine.continuation import Continuation, end_of_text_ids
 from steerlm.inference.engine.detokenizer import Vocabulary
-from steerlm.inference.engine.sampling import SamplingState
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState
 from steerlm.prompt import MARKS, TURN_STOP_STRINGS
 
 

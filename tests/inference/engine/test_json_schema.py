@@ -13,8 +13,9 @@ from steerlm.errors import InputError
 from steerlm.inference.engine.continuation import Continuation
 from steerlm.inference.engine.detokenizer import REPLACEMENT, Vocabulary
 from steerlm.inference.engine.json_schema import JsonSchemas
-from steerlm.inference.engine.sampling import SamplingState, select_tokens
+from steerlm.inference.engine.sampling import adjust, select_tokens
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState
 from steerlm.models.folder import load_tokenizer
 from steerlm.prompt import MARKS, TURN_MARK, TURN_STOP_STRINGS
 
@@ -151,7 +152,7 @@ def test_a_schema_whose_only_text_has_the_mark_fails_without_a_token(model: Mode
     for token in model.schemas.tokenizer.greedy_tokenize('"<extra_id_1'):
         matcher.append(token)
     logits = torch.zeros(len(model.tokenizer))
-    matcher.restrict(logits)
+    adjust(logits, continuation.state)
     assert matcher.error == "the schema allows no further token" and not logits.any()
 
 

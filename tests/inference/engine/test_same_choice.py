@@ -22,8 +22,9 @@ from transformers import (
 from steerlm.inference.engine.continuation import Continuation
 from steerlm.inference.engine.detokenizer import Vocabulary
 from steerlm.inference.engine.request import GenerationRequest
-from steerlm.inference.engine.sampling import SamplingState, adjust, filtered_distribution, select_tokens
+from steerlm.inference.engine.sampling import adjust, filtered_distribution, select_tokens
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState
 from steerlm.inference.engine.token_selector import TokenSelector
 from steerlm.inference.generator import TransformersGenerator, _Row
 

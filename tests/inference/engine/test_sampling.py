@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerlm.errors import InputError
-from steerlm.inference.engine.sampling import SamplingState, draw, select_tokens
+from steerlm.inference.engine.sampling import draw, select_tokens
 from steerlm.inference.engine.sampling_params import SamplingParams
+from steerlm.inference.engine.sampling_state import SamplingState
 
 END = (0,)
 
