@@ -28,7 +28,7 @@ from steerlm.jobs.backend import Job, JobStatus, complete_lines
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
 from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.client import LAUNCHER_PATIENCE, Cluster, ClusterError, Json, Patience
 from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.entry_spec import EntrySpec
@@ -67,7 +67,12 @@ class KubernetesBackend:
 
     @cached_property
     def _cluster(self) -> Cluster:
-        return self._connection or Cluster(self._settings.context)
+        return (self._connection or Cluster(self._settings.context)).with_patience(LAUNCHER_PATIENCE)
+
+    @cached_property
+    def _impatient(self) -> Cluster:
+        """For what is asked again soon: a launcher that waits for an answer neither follows its job nor cancels it."""
+        return self._cluster.with_patience(Patience())
 
     def ensure(self, job: Job) -> str:
         """See `Backend.ensure`. Writes the attempt's record before its object, so that no object is without one."""
@@ -239,18 +244,11 @@ class KubernetesBackend:
 
     def _create(self, path: str, body: Json) -> None:
         """Create an object; one that exists under its name is the same, since the name says what it is."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self._cluster.create(path, body)
-                return
-            except ClusterError as error:
-                if error.status == 409:
-                    return
-                if not error.transient or time.monotonic() > deadline:
-                    raise
-                log.warning("%s; trying again", error)
-                time.sleep(1)
+        try:
+            self._cluster.create(path, body)
+        except ClusterError as error:
+            if error.status != 409:
+                raise
 
     def _manifests(self, job: Job, attempt: attempts.Attempt, fingerprint: str) -> list[Json]:
         plan = dataclasses.replace(
@@ -299,7 +297,7 @@ class KubernetesBackend:
             if followed:
                 followed.stop()
             followed = self._followed[name] = AttemptWatch(
-                self._cluster, self._kind, self._jobs_path, self._core, name, folder, attempt
+                self._impatient, self._kind, self._jobs_path, self._core, name, folder, attempt
             )
         return followed
 
@@ -310,7 +308,7 @@ class KubernetesBackend:
         followed.heartbeat = time.monotonic()
         path = f"{self._jobs_path}/{attempts.object_name(name, number)}"
         try:
-            self._cluster.patch(path, {"metadata": {"annotations": {HEARTBEAT: _now()}}})
+            self._impatient.patch(path, {"metadata": {"annotations": {HEARTBEAT: _now()}}})
         except ClusterError as error:
             log.log(logging.DEBUG if error.transient else logging.WARNING, "%s", error)
 
