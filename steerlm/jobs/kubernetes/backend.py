@@ -237,10 +237,20 @@ class KubernetesBackend:
         with atomic_writer(job.folder / attempts.ATTEMPTS / CURRENT) as file:
             file.write(f"{number}\n")
         *others, object_ = self._manifests(job, attempt, fingerprint)
-        for one in others:
-            self._create(_collection(one, self._settings.namespace), one)
-        self._create(self._jobs_path, object_)
+        self._create_all(others, object_)
         self._follow(job.name, job.folder, attempt)
+
+    def _create_all(self, others: list[Json], object_: Json) -> None:
+        """Create a job after what it names, a second time if that is gone: the reaper deletes what no job has named."""
+        for last in (not others, True):
+            for one in others:
+                self._create(_collection(one, self._settings.namespace), one)
+            try:
+                self._create(self._jobs_path, object_)
+                return
+            except ClusterError:
+                if last:
+                    raise
 
     def _create(self, path: str, body: Json) -> None:
         """Create an object; one that exists under its name is the same, since the name says what it is."""

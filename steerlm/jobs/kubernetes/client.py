@@ -75,9 +75,8 @@ def patiently(request: Callable[[], T], patience: Patience, prefix: str = "") ->
         except ClusterError as error:
             now = time.monotonic()
             refused = (refused or now) if error.status == 403 else None
-            since, limit = (
-                (start, patience.outage * error.transient) if refused is None else (refused, patience.refusal)
-            )
+            limit = patience.outage if error.transient else patience.refusal if refused is not None else 0.0
+            since = start if refused is None else refused
             if not limit or now - since > limit:
                 raise
             if not failures:

@@ -44,7 +44,7 @@ LAUNCHER_CLUSTER = (AccessRule("", ("nodes",), ("list", "watch")),)
 """The launcher's ClusterRole."""
 REAPER = (
     AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), ("list", "delete")),
-    AccessRule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
+    AccessRule("trainer.kubeflow.org", ("trainjobs", "trainingruntimes"), ("list", "delete")),
 )
 """The reaper's Role in the namespace."""
 USER = (

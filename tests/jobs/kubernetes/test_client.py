@@ -102,6 +102,22 @@ def test_a_job_is_created_by_a_server_that_has_just_started(api: FakeApi, tmp_pa
     assert backend.status(name).state in ("queued", "starting")
 
 
+def test_a_runtime_that_was_reaped_before_its_job_was_made_is_made_again(api: FakeApi, tmp_path: Path) -> None:
+    trainer = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/steerlm"
+    api.collections |= {f"{trainer}/trainjobs": [], f"{trainer}/trainingruntimes": []}
+
+    def refuse(verb: str, path: str, token: str) -> int:
+        if (verb, path) != ("create", f"{trainer}/trainjobs") or api.statuses(verb, path):
+            return 0
+        api.collections[f"{trainer}/trainingruntimes"].clear()
+        return 422  # as the Trainer's webhook refuses a job whose runtime does not exist
+
+    api.refuse = refuse
+    settings = ClusterSettings(workspace=WorkspaceSettings.model_validate({"path": str(tmp_path.resolve())}))
+    KubernetesBackend("trainjob", settings, JobSettings()).ensure(make_job(tmp_path.resolve()))
+    assert [len(api.collections[f"{trainer}/{name}"]) for name in ("trainjobs", "trainingruntimes")] == [1, 1]
+
+
 @pytest.fixture
 def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A server that takes one token, and what a pod has of it: `api`, and `token`, the mounted file."""
