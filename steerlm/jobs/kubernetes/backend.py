@@ -24,7 +24,7 @@ from steerlm.attempt import CURRENT, STOP, reported
 from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import atomic_writer, write_json
-from steerlm.jobs.backend import Job, JobStatus, complete_lines
+from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
 from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch
@@ -134,11 +134,11 @@ class KubernetesBackend:
         folder = self._folder(name)
         if folder is None:
             return
-        for attempt in attempts.attempts(folder):
-            for end, line in complete_lines(
-                attempts.main_log(folder, attempt.number), max(0, since - attempt.log_start)
-            ):
-                yield attempt.log_start + end, line
+        yield from attempts.lines(folder, since)
+
+    def logged(self, job: Job) -> int:
+        """See `Backend.logged`. The records in the job's folder outlive its objects."""
+        return max((end for end, _ in attempts.lines(job.folder)), default=0)
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`. A job whose processes work reads the stop file; another one is deleted."""

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 class FakeApi:
-    """Objects by the path of their collection.
+    """Objects by the path of their collection. Watches have no events: they say that one has to list again.
 
     Attributes:
         refuse: Called with (verb such as `list`, path, token); returns an HTTP status, or 0 to answer.
@@ -55,7 +55,7 @@ class FakeApi:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> tuple[int, Json]:
         """Read or change the collections."""
         collection, _, name = path.rpartition("/")
-        self.version += 1
+        self.version += method != "GET"
         if method == "POST":
             one: Json = {**body, "metadata": {**body["metadata"], "uid": str(self.version)}}
             objects = self.collections.setdefault(path, [])
@@ -109,12 +109,12 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 if status:
                     content = {"message": f'{url.path} is forbidden: User "launcher" cannot {verb} it'}
                 elif verb == "watch":
-                    status = 200
+                    status = 410 if int(query["resourceVersion"][0]) < api.version else 200
                 else:
                     status, content = api.answer(self.command, url.path, query, body)
                 api.requests.append((verb, url.path, status))
-            if status == 200 and verb == "watch":
-                time.sleep(0.05)  # a watch that ends by itself, without an event
+            if verb == "watch":
+                time.sleep(0.05)  # it ends by itself without an event; after a change the client has to list again
                 self.send(status, b"")
             else:
                 self.send(status, json.dumps(content).encode())

@@ -13,14 +13,10 @@ import pytest
 import trustme
 from kubernetes.config import incluster_config
 
-from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import client
-from steerlm.jobs.kubernetes.backend import KubernetesBackend
 from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Patience
-from steerlm.jobs.kubernetes.config import ClusterSettings, WorkspaceSettings
 from steerlm.jobs.kubernetes.informer import Informer
 from tests.jobs.kubernetes.fake_api import FakeApi, fake_api
-from tests.jobs.test_local import make_job
 
 PODS = "/api/v1/namespaces/steerlm/pods"
 JOBS = "/apis/kubeflow.org/v1/namespaces/steerlm/pytorchjobs"
@@ -85,37 +81,6 @@ def test_the_first_list_of_an_informer_outlasts_a_restart(api: FakeApi) -> None:
     informer = Informer(Cluster(), PODS)
     assert informer.objects() == []
     informer.stop()
-
-
-def test_a_job_is_created_by_a_server_that_has_just_started(api: FakeApi, tmp_path: Path) -> None:
-    refusals = {"list": 1, "create": 2}
-
-    def refuse(verb: str, path: str, token: str) -> int:
-        refusals[verb] = refusals.get(verb, 0) - 1
-        return 403 if refusals[verb] >= 0 else 0
-
-    api.refuse = refuse
-    settings = ClusterSettings(workspace=WorkspaceSettings.model_validate({"path": str(tmp_path.resolve())}))
-    backend = KubernetesBackend("pytorchjob", settings, JobSettings())
-    name = backend.ensure(make_job(tmp_path.resolve()))
-    assert api.statuses("create", JOBS) == [403, 403, 201]
-    assert backend.status(name).state in ("queued", "starting")
-
-
-def test_a_runtime_that_was_reaped_before_its_job_was_made_is_made_again(api: FakeApi, tmp_path: Path) -> None:
-    trainer = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/steerlm"
-    api.collections |= {f"{trainer}/trainjobs": [], f"{trainer}/trainingruntimes": []}
-
-    def refuse(verb: str, path: str, token: str) -> int:
-        if (verb, path) != ("create", f"{trainer}/trainjobs") or api.statuses(verb, path):
-            return 0
-        api.collections[f"{trainer}/trainingruntimes"].clear()
-        return 422  # as the Trainer's webhook refuses a job whose runtime does not exist
-
-    api.refuse = refuse
-    settings = ClusterSettings(workspace=WorkspaceSettings.model_validate({"path": str(tmp_path.resolve())}))
-    KubernetesBackend("trainjob", settings, JobSettings()).ensure(make_job(tmp_path.resolve()))
-    assert [len(api.collections[f"{trainer}/{name}"]) for name in ("trainjobs", "trainingruntimes")] == [1, 1]
 
 
 @pytest.fixture
