@@ -40,9 +40,10 @@ def run(spec: ScoreSpec) -> None:
         missing = scorer.from_first([number for number in range(len(blocks)) if number not in parts])
         mine = missing[scorer.replica :: scorer.replicas]
         for done, number in enumerate(mine, 1):
-            # Every process reports the same: how much all of them have finished.
-            attempt.report("scoring", parts.count())
-            if scorer.any_of_replica(attempt.stop_requested()):
+            # Every replica reports the same, how much all of them have finished, by one of its processes.
+            if scorer.writes:
+                attempt.report("scoring", parts.count, scorer.replicas)
+            if scorer.any_of_replica(scorer.writes and attempt.stop_requested(scorer.replicas)):
                 raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
             scores = scorer.score(blocks[number], spec.over_long)
             if scorer.writes:

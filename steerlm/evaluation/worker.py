@@ -43,8 +43,8 @@ def run(spec: GenerateSpec) -> None:
     generator = TransformersGenerator(spec.model_folder)
     for done, number in enumerate(mine, 1):
         # Every process reports the same: how much all of them have finished.
-        attempt.report("generating", parts.count())
-        if attempt.stop_requested():
+        attempt.report("generating", parts.count, spec.layout.processes)
+        if attempt.stop_requested(spec.layout.processes):
             raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
         generations = generator.generate(blocks[number], 1, spec.sampling, spec.seed)
         parts.write(number, {}, json.dumps([generation.text for (generation,) in generations]))

@@ -40,6 +40,8 @@ from steerlm.jobs.kubernetes.visible import wait_until_visible
 from steerlm.visibility import limit_seconds
 
 HEARTBEAT_SECONDS = 60
+LOOK_SECONDS = 1.0
+"""Pause between two looks at the records in the workspace, which is a file system between machines."""
 LAUNCHER = "STEERLM_LAUNCHER"
 """Environment variable of a launcher's pod: the uid of its Job, which its successors share, and a new run does not."""
 POD = "STEERLM_POD"
@@ -160,8 +162,8 @@ class KubernetesBackend:
         return wait_until_visible(attempts.attempt_folder(folder, newest.number), root, limit_seconds())
 
     def wait(self, seconds: float) -> None:
-        """See `Backend.wait`. Files in the workspace announce no change, so this is a pause."""
-        time.sleep(seconds)
+        """See `Backend.wait`. Files in the workspace announce no change, so this is a pause, and not a short one."""
+        time.sleep(max(seconds, LOOK_SECONDS))
 
     def drained(self) -> bool:
         """See `Backend.drained`: an eviction marks the pod before it sends the signal; a deletion does not."""
