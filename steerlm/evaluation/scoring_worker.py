@@ -13,6 +13,7 @@ from steerlm import attempt
 from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import ScoreSpec
 from steerlm.jobs import entry
+from steerlm.visibility import wait_for_path
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def run(spec: ScoreSpec) -> None:
     from steerlm.megatron.parallel import peers
     from steerlm.megatron.scoring import MegatronScorer
 
-    blocks: list[list[str]] = json.loads(spec.texts.read_text(encoding="utf-8"))
+    blocks: list[list[str]] = json.loads(wait_for_path(spec.texts).read_text(encoding="utf-8"))
     attempt.report("loading", 0)
     with peers():
         scorer = MegatronScorer(spec.model_folder, spec.layout, precision=spec.precision)

@@ -14,6 +14,7 @@ from steerlm import attempt
 from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import GenerateSpec
 from steerlm.jobs import entry
+from steerlm.visibility import wait_for_path
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def run(spec: GenerateSpec) -> None:
     from steerlm.jobs.parts import Parts
 
     parts = Parts(spec.folder)
-    blocks: list[list[str]] = json.loads(spec.prompts.read_text(encoding="utf-8"))
+    blocks: list[list[str]] = json.loads(wait_for_path(spec.prompts).read_text(encoding="utf-8"))
     # All blocks are dealt out, finished or not: the processes may see different states of the folder.
     mine = [number for number in range(rank, len(blocks), spec.layout.processes) if number not in parts]
     if not mine:
