@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ FOLDER = "STEERLM_ATTEMPT_FOLDER"
 CURRENT, STOP, HEARTBEAT = "current", "stop", "heartbeat.json"
 INTERVAL = 1.0
 """Seconds between two reports of the same phase, and between two looks for a request to stop."""
+BUSY = 32
+"""As many processes may report and look in each interval; where there are more, each does so less often."""
 VISIBLE_SECONDS = 60.0
 """How long a shared file system may take to show a file that another machine has written."""
 POLL_SECONDS = 0.5
@@ -52,10 +55,16 @@ def check_current() -> None:
         )
 
 
-def report(phase: str, step: int) -> None:
-    """Tell the launcher what the job does. Writes at once if the phase has changed, else at most every second."""
+def report(phase: str, step: int | Callable[[], int], processes: int = 1) -> None:
+    """Tell the launcher what the job does. Writes at once if the phase has changed, else at most every second.
+
+    Args:
+        phase: What it does.
+        step: How far it is; a function is called only if the step is written.
+        processes: How many processes of the job report.
+    """
     if attempt := _attempt():
-        attempt.report(phase, step)
+        attempt.report(phase, step, processes)
 
 
 def reported(folder: Path) -> dict[str, Any]:
@@ -67,10 +76,18 @@ def reported(folder: Path) -> dict[str, Any]:
     return content
 
 
-def stop_requested() -> bool:
-    """Return whether the launcher has requested a stop, or has started a later attempt. Looks at most every second."""
+def stop_requested(processes: int = 1) -> bool:
+    """Return whether the launcher has requested a stop, or has started a later attempt. Looks at most every second.
+
+    `processes`: how many processes of the job look.
+    """
     attempt = _attempt()
-    return attempt is not None and attempt.stop_requested()
+    return attempt is not None and attempt.stop_requested(processes)
+
+
+def _interval(processes: int) -> float:
+    """Return the pause of each of so many processes: all of them together are one load on the shared file system."""
+    return INTERVAL * max(1.0, processes / BUSY)
 
 
 def _attempt() -> "_Attempt | None":
@@ -101,10 +118,11 @@ class _Attempt:
             time.sleep(POLL_SECONDS)
         return newest == self.folder.name
 
-    def report(self, phase: str, step: int) -> None:
+    def report(self, phase: str, step: int | Callable[[], int], processes: int) -> None:
         now = time.monotonic()
-        if phase == self._phase and now - self._reported < INTERVAL:
+        if phase == self._phase and now - self._reported < _interval(processes):
             return
+        step = step if isinstance(step, int) else step()
         self._phase, self._reported = phase, now
         path = self.folder / HEARTBEAT
         partial = partial_path(path, unique_writer())
@@ -114,9 +132,9 @@ class _Attempt:
         except OSError as error:  # a file system that fails for a while must not end the work
             log.warning("heartbeat: %s", error)
 
-    def stop_requested(self) -> bool:
+    def stop_requested(self, processes: int) -> bool:
         now = time.monotonic()
-        if not self._stop and now - self._looked >= INTERVAL:
+        if not self._stop and now - self._looked >= _interval(processes):
             self._looked = now
             with contextlib.suppress(OSError):  # as in `report`
                 newest = self.newest()

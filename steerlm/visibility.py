@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from steerlm import attempt
 from steerlm.checksums import FileDigest, digest_folder
 from steerlm.errors import ConfigError, StorageError
 
@@ -48,6 +49,19 @@ def limit_seconds() -> float:
         return float(os.environ.get(LIMIT, LIMIT_SECONDS))
     except ValueError:
         raise ConfigError(f"{LIMIT}={os.environ[LIMIT]}: a number of seconds was expected") from None
+
+
+def launchers_files_seconds() -> float:
+    """Return how long a process of a job waits for what its launcher has written; outside of a pod not at all."""
+    return limit_seconds() if attempt.folder() else 0.0
+
+
+def wait_for_path(path: Path) -> Path:
+    """Return a path that the launcher of this process's job has written, once it is seen here or time is over."""
+    end = time.monotonic() + launchers_files_seconds()
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return path
 
 
 def _problem(folder: Path, expected: Mapping[str, FileDigest], memory: Path | None) -> str | None:

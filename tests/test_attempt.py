@@ -85,3 +85,24 @@ def test_the_stop_file_is_looked_for_once_a_second(folder: Path, monkeypatch: py
     (folder / "stop").unlink()
     now += 1.0
     assert attempt.stop_requested()  # once requested, it stays
+
+
+def test_many_processes_share_the_load_on_the_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("steerlm.attempt.time.monotonic", lambda: now)
+    counted: list[float] = []
+
+    def count() -> int:
+        counted.append(now)
+        return len(counted)
+
+    for _ in range(17):
+        attempt.report("labeling", count, 256)
+        assert not attempt.stop_requested(256)
+        now += 1.0
+    assert counted == [100.0, 108.0, 116.0]
+    assert json.loads((folder / "heartbeat.json").read_text()) == {"phase": "labeling", "step": 3}
+    (folder / "stop").touch()
+    assert not attempt.stop_requested(256)
+    now += 7.0
+    assert attempt.stop_requested(256)

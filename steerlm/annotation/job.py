@@ -108,8 +108,12 @@ def annotate_by_job(
             report_progress(match[0])
 
     with planned_outputs(task, overwrite=overwrite) as outputs:
-        if any(output.missing for output in outputs):
-            run_part_job(place, WORKER, task.spec(outputs), task.layout, on_line)
+
+        def missing() -> bool:
+            return any(output.missing for output in outputs)
+
+        if missing():
+            run_part_job(place, WORKER, task.spec(outputs), task.layout, on_line, missing)
         return [output.merge() for output in outputs]
 
 

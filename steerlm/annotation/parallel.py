@@ -32,6 +32,7 @@ from steerlm.errors import SteerLMError
 from steerlm.files import write_json
 from steerlm.jobs.parts import Parts
 from steerlm.settings import Settings
+from steerlm.visibility import wait_for_path
 
 if TYPE_CHECKING:
     from steerlm.inference.scorer import Scorer
@@ -53,7 +54,7 @@ def parts_folder(output: Path) -> Path:
 
 def read_plan(folder: Path) -> BlockPlan:
     """Read the blocks to label from an output's parts folder."""
-    return BlockPlan.model_validate_json((folder / PLAN).read_bytes())
+    return BlockPlan.model_validate_json(wait_for_path(folder / PLAN).read_bytes())
 
 
 def label_part(

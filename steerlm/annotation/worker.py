@@ -49,9 +49,10 @@ def run(spec: AnnotateSpec) -> None:
         for i, share in itertools.groupby(mine, key=lambda item: item[0]):
             with Corpus(spec.files[i].source, spec.options) as corpus:
                 for _, block in share:
-                    # Every process reports the same: how much all of them have finished.
-                    attempt.report("labeling", sum(each.count() for each in parts))
-                    if scorer.any_of_replica(attempt.stop_requested()):
+                    # Every replica reports the same, how much all of them have finished, by one of its processes.
+                    if scorer.writes:
+                        attempt.report("labeling", lambda: sum(each.count() for each in parts), scorer.replicas)
+                    if scorer.any_of_replica(scorer.writes and attempt.stop_requested(scorer.replicas)):
                         raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
                     turns += label_part(corpus, block, scorer, spec.options, parts[i] if scorer.writes else None)
                     done += 1

@@ -61,7 +61,11 @@ class JobAnswerer:
         blocks = _blocks(prompts)
         prompts_path = self._parts.folder / "prompts.json"
         write_json(prompts_path, [[prompts[i] for i in block] for block in blocks])
-        if not all(number in self._parts for number in range(len(blocks))):
+
+        def missing() -> bool:
+            return not all(number in self._parts for number in range(len(blocks)))
+
+        if missing():
             spec = GenerateSpec(
                 model_folder=self._folder.absolute(),
                 prompts=prompts_path.absolute(),
@@ -70,7 +74,7 @@ class JobAnswerer:
                 seed=self._settings.seed,
                 layout=self._layout,
             )
-            run_part_job(self._place, WORKER, spec, self._layout, self._on_line)
+            run_part_job(self._place, WORKER, spec, self._layout, self._on_line, missing)
         answers = [""] * len(cases)
         for number, block in enumerate(blocks):
             for i, text in zip(block, self._read(number), strict=True):

@@ -72,7 +72,11 @@ class JobScorer:
         blocks = [list(texts[first : first + BLOCK]) for first in range(0, len(texts), BLOCK)]
         texts_path = parts.folder / "texts.json"
         write_json(texts_path, blocks)
-        if not all(number in parts for number in range(len(blocks))):
+
+        def missing() -> bool:
+            return not all(number in parts for number in range(len(blocks)))
+
+        if missing():
             spec = ScoreSpec(
                 model_folder=self._folder.absolute(),
                 precision=self._precision,
@@ -84,7 +88,7 @@ class JobScorer:
             place = replace(
                 self._place, title=f"{self._place.title}-{digest}", folder=self._place.folder / f"job-score-{digest}"
             )
-            run_part_job(place, WORKER, spec, self._layout, self._on_line)
+            run_part_job(place, WORKER, spec, self._layout, self._on_line, missing)
         rows = [row for number in range(len(blocks)) for row in self._read(parts, number)]
         return np.array(rows, dtype=np.float32).reshape(len(texts), len(self.schema.names))
 

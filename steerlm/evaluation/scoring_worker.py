@@ -13,6 +13,7 @@ from steerlm import attempt
 from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import ScoreSpec
 from steerlm.jobs import entry
+from steerlm.visibility import wait_for_path
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def run(spec: ScoreSpec) -> None:
     from steerlm.megatron.parallel import peers
     from steerlm.megatron.scoring import MegatronScorer
 
-    blocks: list[list[str]] = json.loads(spec.texts.read_text(encoding="utf-8"))
+    blocks: list[list[str]] = json.loads(wait_for_path(spec.texts).read_text(encoding="utf-8"))
     attempt.report("loading", 0)
     with peers():
         scorer = MegatronScorer(spec.model_folder, spec.layout, precision=spec.precision)
@@ -40,9 +41,10 @@ def run(spec: ScoreSpec) -> None:
         missing = scorer.from_first([number for number in range(len(blocks)) if number not in parts])
         mine = missing[scorer.replica :: scorer.replicas]
         for done, number in enumerate(mine, 1):
-            # Every process reports the same: how much all of them have finished.
-            attempt.report("scoring", parts.count())
-            if scorer.any_of_replica(attempt.stop_requested()):
+            # Every replica reports the same, how much all of them have finished, by one of its processes.
+            if scorer.writes:
+                attempt.report("scoring", parts.count, scorer.replicas)
+            if scorer.any_of_replica(scorer.writes and attempt.stop_requested(scorer.replicas)):
                 raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
             scores = scorer.score(blocks[number], spec.over_long)
             if scorer.writes:

@@ -14,6 +14,7 @@ from steerlm import attempt
 from steerlm.errors import Interrupted
 from steerlm.evaluation.spec import GenerateSpec
 from steerlm.jobs import entry
+from steerlm.visibility import wait_for_path
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def run(spec: GenerateSpec) -> None:
     from steerlm.jobs.parts import Parts
 
     parts = Parts(spec.folder)
-    blocks: list[list[str]] = json.loads(spec.prompts.read_text(encoding="utf-8"))
+    blocks: list[list[str]] = json.loads(wait_for_path(spec.prompts).read_text(encoding="utf-8"))
     # All blocks are dealt out, finished or not: the processes may see different states of the folder.
     mine = [number for number in range(rank, len(blocks), spec.layout.processes) if number not in parts]
     if not mine:
@@ -43,8 +44,8 @@ def run(spec: GenerateSpec) -> None:
     generator = TransformersGenerator(spec.model_folder)
     for done, number in enumerate(mine, 1):
         # Every process reports the same: how much all of them have finished.
-        attempt.report("generating", parts.count())
-        if attempt.stop_requested():
+        attempt.report("generating", parts.count, spec.layout.processes)
+        if attempt.stop_requested(spec.layout.processes):
             raise Interrupted("stopped; finished parts are kept: run the same command again to resume")
         generations = generator.generate(blocks[number], 1, spec.sampling, spec.seed)
         parts.write(number, {}, json.dumps([generation.text for (generation,) in generations]))

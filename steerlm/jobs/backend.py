@@ -152,6 +152,13 @@ class Backend(Protocol):
         """
         ...
 
+    def logged(self, job: Job) -> int:
+        """Return the offset behind the complete lines that the job's attempts have logged so far.
+
+        Call it before `ensure` to follow what comes after it, also of a job that this back end has not seen yet.
+        """
+        ...
+
     def cancel(self, name: str, *, force: bool = False) -> None:
         """Request that the job save and stop; `force`: kill it. Does nothing if it has ended."""
         ...

@@ -44,7 +44,7 @@ def launch(
         Interrupted: SIGTERM arrived, or the job was canceled elsewhere.
         KeyboardInterrupt: Ctrl-C.
     """
-    offset = max((end for end, _ in backend.logs(job.name)), default=0)
+    offset = backend.logged(job)
     received: list[int] = []
     starts = 0
     with handled([signal.SIGINT, signal.SIGTERM], received.append):

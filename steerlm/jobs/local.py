@@ -95,6 +95,11 @@ class LocalBackend:
         if record is not None:
             yield from complete_lines(record.log, since)
 
+    def logged(self, job: Job) -> int:
+        """See `Backend.logged`."""
+        record = _JobRecord.read(job.folder)
+        return max((end for end, _ in complete_lines(record.log)), default=0) if record else 0
+
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`. torchrun passes the signal on; `force` kills it and its workers, stopped ones too."""
         folder, record = self._find(name)

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from steerlm.errors import ConfigError, InputError, Interrupted, SteerLMError
 from steerlm.jobs.kubernetes import labels
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.client import REFUSAL_SECONDS, Cluster, ClusterError, Json, Patience
 from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.images import reference
 from steerlm.jobs.kubernetes.launcher_job import COMPONENT, config_map, launcher_job
@@ -111,6 +111,7 @@ class SubmittedRun:
 
     def _follow(self, show: Callable[[str], None], signals: list[int]) -> int:
         """Return the exit code of the last launcher pod."""
+        self._cluster = self._cluster.with_patience(Patience(refusal=REFUSAL_SECONDS))
         reader, waits, canceled = _LogReader(self._cluster, f"{self._core}/pods", show), "", False
         while True:
             try:

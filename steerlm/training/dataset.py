@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the stored arrays; raise it when the same records would become other arrays."""
 
+POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 5.0
 """Seconds between progress lines where no terminal shows a bar."""
 
@@ -103,16 +104,27 @@ class TokenDataset:
         return dataset
 
     @classmethod
-    def open(cls, key: str, paths: Sequence[Path], objective: Objective, cache: Path) -> Self | None:
+    def open(
+        cls, key: str, paths: Sequence[Path], objective: Objective, cache: Path, wait_seconds: float = 0.0
+    ) -> Self | None:
         """Open the index `key` if it was built from `paths` for the same objective; None otherwise.
 
-        The files are not read: only their sizes are compared, and only if the files exist.
+        The files are not read: only their sizes are compared, and only if the files exist. `wait_seconds`: how long
+        an index that another machine has built may take to be seen here.
         """
-        folder, method = _folder(cache, key), _method(objective)
-        try:
-            meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        except FileNotFoundError:
-            return None
+        end = time.monotonic() + wait_seconds
+        while True:
+            try:
+                return cls._open(key, paths, objective, _folder(cache, key))
+            except FileNotFoundError:
+                if time.monotonic() >= end:
+                    return None
+            time.sleep(POLL_SECONDS)
+
+    @classmethod
+    def _open(cls, key: str, paths: Sequence[Path], objective: Objective, folder: Path) -> Self | None:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        method = _method(objective)
         sizes = [path.stat().st_size if path.exists() else None for path in paths]
         same = all(size in (None, built) for size, built in zip(sizes, meta.get("sizes", []), strict=False))
         if meta["key"] != key or meta.get("method", method) != method or not same:

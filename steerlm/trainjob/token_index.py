@@ -17,6 +17,7 @@ from steerlm.dropped import Dropped
 from steerlm.errors import ConfigError, SteerLMError
 from steerlm.training.schedule import check_steps
 from steerlm.trainjob.spec import TOKENS, TokenIndex, TrainSpec
+from steerlm.visibility import launchers_files_seconds
 
 if TYPE_CHECKING:
     from steerlm.training.dataset import TokenDataset
@@ -79,7 +80,7 @@ def open_indexes(spec: TrainSpec, objective: "Objective") -> tuple["TokenDataset
     cache = spec.work / TOKENS
 
     def dataset(key: str | None, paths: Sequence[Path]) -> "TokenDataset":
-        opened = TokenDataset.open(key, paths, objective, cache) if key else None
+        opened = TokenDataset.open(key, paths, objective, cache, launchers_files_seconds()) if key else None
         if opened is None and spec.layout.nodes > 1:
             problem = "missing, or built from other data or settings" if key else "not named in the spec"
             raise ConfigError(

@@ -187,6 +187,12 @@ def cluster() -> Cluster:
     )
 
 
+def worker_account(namespace: str) -> dict[str, Any]:
+    """The service account of a job's pods, without which no pod of one is admitted."""
+    metadata = {"name": "steerlm-worker", "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+
+
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A fresh namespace of this module, deleted with all in it afterwards."""
@@ -198,5 +204,6 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
         "default service account",
         lambda: [a for a in cluster.core.list_namespaced_service_account(name).items if a.metadata.name == "default"],
     )
+    cluster.apply(worker_account(name))
     yield name
     cluster.core.delete_namespace(name)

@@ -91,12 +91,29 @@ def test_a_launcher_does_its_work() -> None:
     assert "memory" in run("launcher", "plan", "demo")
 
 
-def test_a_user_without_a_name_can_have_one() -> None:
-    """ssh, which starts the nodes of an MPIJob, refuses a user who has none."""
-    lines = "mkdir /tmp/extrausers; echo job:x:4711:4711::/tmp:/bin/sh >/tmp/extrausers/passwd; id -un; ssh -G x"
-    output = run("train-reward", "-c", lines, user="4711:4711", flags=("--entrypoint=sh",))
-    assert output.splitlines()[0] == "job"
-    assert "user job" in output
+LOGIN = """
+import os, subprocess
+from pathlib import Path
+from steerlm.jobs.kubernetes import ssh
+
+name, keys = ssh.named_user(), Path("/tmp/keys")
+os.environ[ssh.KEYS] = str(keys)
+keys.mkdir()
+subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "id_rsa")], check=True)
+(keys / "id_rsa.pub").rename(keys / "authorized_keys")
+server = subprocess.Popen(ssh.server_command(Path("/tmp/server"), {"GREETING": "hello"}))
+options = ssh.client_options(Path("/tmp/client")).split()
+subprocess.run(["ssh", *options, "127.0.0.1", "id -un; id -u; echo $GREETING"], check=True)
+server.terminate()
+print(name)
+"""
+"""What the pods of an MPIJob do, of which one logs in on the others."""
+
+
+@pytest.mark.parametrize(("user", "name"), [("1000:1000", "steerlm"), ("4711:4711", "steerlm-4711")])
+def test_any_user_can_log_in_on_a_node_of_an_mpijob(user: str, name: str) -> None:
+    """ssh and its server refuse a user who has no name."""
+    assert python("train-reward", LOGIN, user=user).split() == [name, user.partition(":")[0], "hello", name]
 
 
 def test_an_image_keeps_no_keys_and_its_code_is_roots() -> None:

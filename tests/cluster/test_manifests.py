@@ -16,7 +16,7 @@ from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.config import ClusterSettings, Fabric
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.pod import POD_SECURITY, PodPlan
-from tests.cluster.conftest import Cluster, wait_for
+from tests.cluster.conftest import Cluster, wait_for, worker_account
 from tests.cluster.job_objects import (
     create,
     explain,
@@ -100,6 +100,7 @@ def secured(cluster: Cluster) -> Iterator[dict[str, str]]:
         cluster.core.create_namespace({"metadata": {"name": name, "labels": enforced}})
     for name in names.values():
         wait_for("service account", partial(accounts, name))
+        cluster.apply(worker_account(name))
     yield names
     for name in names.values():
         cluster.core.delete_namespace(name)

@@ -19,7 +19,7 @@ from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.labels import HEARTBEAT, MANAGED_BY
 from steerlm.jobs.kubernetes.pod import PodPlan
 from steerlm.jobs.kubernetes.reaper import _delete
-from tests.cluster.conftest import Cluster
+from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import kubeconfig_of, overlay
 
 pytestmark = pytest.mark.fast
@@ -76,6 +76,26 @@ def test_jobs_without_a_launcher_are_deleted_and_no_others(cluster: Cluster, nam
     assert f"deleted {len(KINDS)} jobs" in said
     run(reaper, namespace, "--minutes", "1")
     assert existing(cluster, namespace) == {foreign}
+
+
+def test_a_runtime_goes_when_no_trainjob_names_it(cluster: Cluster, namespace: str, reaper: Path) -> None:
+    def runtimes() -> list[str]:
+        return cluster.kubectl("-n", namespace, "get", "trainingruntimes", "-o", "name").split()
+
+    run(reaper, namespace, "--runtime-minutes", "0")  # what other tests have left
+    wait_for("end of unused runtimes", lambda: not runtimes(), 60)
+    name = create(cluster, namespace, "trainjob", "runtime", timedelta())
+    assert "in use, kept" in run(reaper, namespace, "--runtime-minutes", "0")
+    assert len(runtimes()) == 1
+    cluster.kubectl("-n", namespace, "delete", name)
+    assert re.search(r"TrainingRuntime/\S+: [\d.]+ min old, kept", run(reaper, namespace))
+    # The Trainer may still change it, when it has seen the end of the job.
+    wait_for(
+        "deletion by the reaper",
+        lambda: "and 1 runtimes" in run(reaper, namespace, "--runtime-minutes", "0") or not runtimes(),
+        60,
+    )
+    wait_for("end of the runtime", lambda: not runtimes(), 60)
 
 
 def test_a_heartbeat_in_the_last_moment_saves_the_job(

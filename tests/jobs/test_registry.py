@@ -72,6 +72,10 @@ class ThreadBackend:
         if name in self.attempts:
             yield from ((number, line) for number, line in enumerate(self.attempts[name].lines, 1) if number > since)
 
+    def logged(self, job: Job) -> int:
+        """See `Backend.logged`."""
+        return len(self.attempts[job.name].lines) if job.name in self.attempts else 0
+
     def written(self, name: str, root: Path) -> None:
         """See `Backend.written`."""
 

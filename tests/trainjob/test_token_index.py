@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steerlm import attempt
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import ConfigError, InputError, RecordError
 from steerlm.trainjob.spec import TrainSpec
@@ -95,6 +97,24 @@ def test_a_worker_opens_what_the_launcher_built(folder: Path, monkeypatch: pytes
     data, validation = open_datasets(path)
     assert (len(data), len(validation)) == (40, 2)
     assert TrainSpec.read(path).index.train == data.key
+
+
+def test_a_pod_waits_for_an_index_that_shows_up_late(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_spec(folder, "text", layout={"nodes": 2})
+    main([str(path)])
+    index = next((folder / "text" / "work" / "tokens").glob("*/meta.json")).parent
+    monkeypatch.setenv(attempt.FOLDER, str(folder / "attempts" / "1"))
+    monkeypatch.setenv("STEERLM_VISIBLE_SECONDS", "20")
+    late = [index / "meta.json", index / "ids.bin"]
+    for each in late:
+        each.rename(each.with_suffix(".late"))
+    timers = [threading.Timer(t, each.with_suffix(".late").rename, (each,)) for t, each in enumerate(late, 1)]
+    for timer in timers:
+        timer.start()
+    data, _ = open_datasets(path)
+    assert len(data) == 40
+    for timer in timers:
+        timer.join()
 
 
 @pytest.mark.parametrize("change", [None, "settings", "data", "index"])

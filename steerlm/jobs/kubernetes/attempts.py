@@ -12,15 +12,17 @@ Only the launcher writes the first three; it holds the lock of the stage's key m
 """
 
 import hashlib
+import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel
 
 from steerlm.files import write_json
+from steerlm.jobs.backend import complete_lines
 
 ATTEMPTS, RECORD = "attempts", "attempt.json"
 OBJECT_NAME_LENGTH = 45
@@ -106,6 +108,22 @@ def append_log(attempt: Attempt, main: Path) -> None:
     attempt.log.parent.mkdir(parents=True, exist_ok=True)
     with open(main, "rb") as source, open(attempt.log, "ab") as target:
         shutil.copyfileobj(source, target)
+
+
+def lines(job_folder: Path, since: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield the complete lines of rank 0 of all attempts after offset `since`, each with the offset behind it.
+
+    What processes of an attempt write when the next one has begun belongs to no offset, and is left out.
+    """
+    found = attempts(job_folder)
+    ends: list[float] = [*(attempt.log_start for attempt in found[1:]), math.inf]
+    for attempt, limit in zip(found, ends, strict=True):
+        if since >= limit:
+            continue
+        for end, line in complete_lines(main_log(job_folder, attempt.number), max(0, since - attempt.log_start)):
+            if attempt.log_start + end > limit:
+                break
+            yield attempt.log_start + end, line
 
 
 def attempts(job_folder: Path) -> list[Attempt]:

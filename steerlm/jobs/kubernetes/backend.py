@@ -24,11 +24,11 @@ from steerlm.attempt import CURRENT, STOP, reported
 from steerlm.checksums import FileDigest
 from steerlm.errors import InputError, SteerLMError
 from steerlm.files import atomic_writer, write_json
-from steerlm.jobs.backend import Job, JobStatus, complete_lines
+from steerlm.jobs.backend import Job, JobStatus
 from steerlm.jobs.config import JobSettings
 from steerlm.jobs.kubernetes import attempts
 from steerlm.jobs.kubernetes.attempt_watch import AttemptWatch
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.client import LAUNCHER_PATIENCE, Cluster, ClusterError, Json, Patience
 from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.config import ClusterSettings
 from steerlm.jobs.kubernetes.entry_spec import EntrySpec
@@ -40,6 +40,8 @@ from steerlm.jobs.kubernetes.visible import wait_until_visible
 from steerlm.visibility import limit_seconds
 
 HEARTBEAT_SECONDS = 60
+LOOK_SECONDS = 1.0
+"""Pause between two looks at the records in the workspace, which is a file system between machines."""
 LAUNCHER = "STEERLM_LAUNCHER"
 """Environment variable of a launcher's pod: the uid of its Job, which its successors share, and a new run does not."""
 POD = "STEERLM_POD"
@@ -67,7 +69,12 @@ class KubernetesBackend:
 
     @cached_property
     def _cluster(self) -> Cluster:
-        return self._connection or Cluster(self._settings.context)
+        return (self._connection or Cluster(self._settings.context)).with_patience(LAUNCHER_PATIENCE)
+
+    @cached_property
+    def _impatient(self) -> Cluster:
+        """For what is asked again soon: a launcher that waits for an answer neither follows its job nor cancels it."""
+        return self._cluster.with_patience(Patience())
 
     def ensure(self, job: Job) -> str:
         """See `Backend.ensure`. Writes the attempt's record before its object, so that no object is without one."""
@@ -129,11 +136,11 @@ class KubernetesBackend:
         folder = self._folder(name)
         if folder is None:
             return
-        for attempt in attempts.attempts(folder):
-            for end, line in complete_lines(
-                attempts.main_log(folder, attempt.number), max(0, since - attempt.log_start)
-            ):
-                yield attempt.log_start + end, line
+        yield from attempts.lines(folder, since)
+
+    def logged(self, job: Job) -> int:
+        """See `Backend.logged`. The records in the job's folder outlive its objects."""
+        return max((end for end, _ in attempts.lines(job.folder)), default=0)
 
     def cancel(self, name: str, *, force: bool = False) -> None:
         """See `Backend.cancel`. A job whose processes work reads the stop file; another one is deleted."""
@@ -155,8 +162,8 @@ class KubernetesBackend:
         return wait_until_visible(attempts.attempt_folder(folder, newest.number), root, limit_seconds())
 
     def wait(self, seconds: float) -> None:
-        """See `Backend.wait`. Files in the workspace announce no change, so this is a pause."""
-        time.sleep(seconds)
+        """See `Backend.wait`. Files in the workspace announce no change, so this is a pause, and not a short one."""
+        time.sleep(max(seconds, LOOK_SECONDS))
 
     def drained(self) -> bool:
         """See `Backend.drained`: an eviction marks the pod before it sends the signal; a deletion does not."""
@@ -232,25 +239,28 @@ class KubernetesBackend:
         with atomic_writer(job.folder / attempts.ATTEMPTS / CURRENT) as file:
             file.write(f"{number}\n")
         *others, object_ = self._manifests(job, attempt, fingerprint)
-        for one in others:
-            self._create(_collection(one, self._settings.namespace), one)
-        self._create(self._jobs_path, object_)
+        self._create_all(others, object_)
         self._follow(job.name, job.folder, attempt)
+
+    def _create_all(self, others: list[Json], object_: Json) -> None:
+        """Create a job after what it names, a second time if that is gone: the reaper deletes what no job has named."""
+        for last in (not others, True):
+            for one in others:
+                self._create(_collection(one, self._settings.namespace), one)
+            try:
+                self._create(self._jobs_path, object_)
+                return
+            except ClusterError:
+                if last:
+                    raise
 
     def _create(self, path: str, body: Json) -> None:
         """Create an object; one that exists under its name is the same, since the name says what it is."""
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self._cluster.create(path, body)
-                return
-            except ClusterError as error:
-                if error.status == 409:
-                    return
-                if not error.transient or time.monotonic() > deadline:
-                    raise
-                log.warning("%s; trying again", error)
-                time.sleep(1)
+        try:
+            self._cluster.create(path, body)
+        except ClusterError as error:
+            if error.status != 409:
+                raise
 
     def _manifests(self, job: Job, attempt: attempts.Attempt, fingerprint: str) -> list[Json]:
         plan = dataclasses.replace(
@@ -299,7 +309,7 @@ class KubernetesBackend:
             if followed:
                 followed.stop()
             followed = self._followed[name] = AttemptWatch(
-                self._cluster, self._kind, self._jobs_path, self._core, name, folder, attempt
+                self._impatient, self._kind, self._jobs_path, self._core, name, folder, attempt
             )
         return followed
 
@@ -310,7 +320,7 @@ class KubernetesBackend:
         followed.heartbeat = time.monotonic()
         path = f"{self._jobs_path}/{attempts.object_name(name, number)}"
         try:
-            self._cluster.patch(path, {"metadata": {"annotations": {HEARTBEAT: _now()}}})
+            self._impatient.patch(path, {"metadata": {"annotations": {HEARTBEAT: _now()}}})
         except ClusterError as error:
             log.log(logging.DEBUG if error.transient else logging.WARNING, "%s", error)
 

@@ -3,21 +3,29 @@
 
 All kinds of objects have the same verbs, so this uses the server's REST paths (`/api/v1/namespaces/N/pods`) rather than
 a class per kind. Credentials are those of a kubeconfig, or in a pod those of its service account, which the
-client library reads again when the kubelet renews the token.
+client library reads again within a minute when the kubelet renews the token, and this when they are refused.
 """
 
+import contextlib
+import copy
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from urllib3.exceptions import HTTPError
 
 from steerlm.errors import InputError, SteerLMError
+from steerlm.jobs.kubernetes.permissions import access
 
 Json = dict[str, Any]
+T = TypeVar("T")
 MERGE_PATCH = "application/merge-patch+json"
+OUTAGE_SECONDS, REFUSAL_SECONDS = 60.0, 5.0
+LONGEST_PAUSE_SECONDS = 1.0
 log = logging.getLogger(__name__)
 # It warns of each connection that it tries again; what comes of it is said here.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -36,24 +44,71 @@ class ClusterError(SteerLMError):
         return self.status in (0, 401, 408, 429) or self.status >= 500
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds a request is repeated.
+
+    Attributes:
+        outage: While the API server does not answer, is overloaded or takes the credentials for expired.
+        refusal: While it answers 403, from the first such answer on: a server that has just started refuses
+            everything until it has read its roles.
+    """
+
+    outage: float = 0.0
+    refusal: float = 0.0
+
+
+LAUNCHER_PATIENCE = Patience(OUTAGE_SECONDS, REFUSAL_SECONDS)
+"""Of a launcher, which is not to fail because the API server restarts."""
+
+
+def patiently(request: Callable[[], T], patience: Patience, prefix: str = "") -> T:
+    """Repeat a request as long as it fails for a reason that may pass; raise its `ClusterError` then.
+
+    `prefix` begins the warning that it waits.
+    """
+    start, failures = time.monotonic(), 0
+    refused: float | None = None  # since when: the first refusal may come at the end of a long outage
+    while True:
+        try:
+            return request()
+        except ClusterError as error:
+            now = time.monotonic()
+            refused = (refused or now) if error.status == 403 else None
+            limit = patience.outage if error.transient else patience.refusal if refused is not None else 0.0
+            since = start if refused is None else refused
+            if not limit or now - since > limit:
+                raise
+            if not failures:
+                log.warning("%s%s; trying again", prefix, error)
+            failures += 1
+            time.sleep(min(LONGEST_PAUSE_SECONDS, 0.1 * 2.0 ** min(failures, 10)))
+
+
 class Cluster:
     """A connection to one API server.
 
     Args:
         context: Context of the kubeconfig; None: the current one, or the service account of the pod this runs in.
         read_seconds: How long a request waits for its answer.
+        patience: For how long a request is repeated; by default it fails at once, as a command should.
 
     Raises:
         InputError: There is neither a kubeconfig nor a service account, or no such context.
     """
 
-    def __init__(self, context: str | None = None, read_seconds: float = 60) -> None:
+    def __init__(self, context: str | None = None, read_seconds: float = 60, patience: Patience | None = None) -> None:
+        self._context, self._read_seconds, self._patience = context, read_seconds, patience or Patience()
+        self._api = self._connect()
+
+    def _connect(self) -> Any:
+        """Return the library's client with the credentials as they are now."""
         try:
             from kubernetes import client, config
         except ImportError:
             raise InputError("jobs on Kubernetes need its client: pip install 'steerlm[cluster]'") from None
         try:
-            configuration = client.Configuration()
+            configuration, context = client.Configuration(), self._context
             if context is None and config.incluster_config.SERVICE_HOST_ENV_NAME in config.incluster_config.os.environ:
                 config.load_incluster_config(client_configuration=configuration)
             else:
@@ -62,7 +117,13 @@ class Cluster:
         except config.ConfigException as error:
             raise InputError(f"no access to a Kubernetes cluster: {error}; set KUBECONFIG, or run in a pod") from None
         configuration.retries = 2
-        self._api, self._read_seconds = client.ApiClient(configuration), read_seconds
+        return client.ApiClient(configuration)
+
+    def with_patience(self, patience: Patience) -> Self:
+        """Return the same connection with another patience."""
+        other = copy.copy(self)
+        other._patience = patience
+        return other
 
     def get(self, path: str, **query: Any) -> Json:
         """Return an object, or a list of objects."""
@@ -159,6 +220,19 @@ class Cluster:
         content_type: str | None = None,
         read_seconds: float | None = None,
     ) -> Any:
+        return patiently(
+            lambda: self._request_once(method, path, query, body, content_type, read_seconds), self._patience
+        )
+
+    def _request_once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Any,
+        content_type: str | None,
+        read_seconds: float | None,
+    ) -> Any:
         from kubernetes.client import ApiException
 
         headers = {"Accept": "application/json", "Content-Type": content_type or "application/json"}
@@ -177,21 +251,29 @@ class Cluster:
             if not watching:
                 response.read(cache_content=True)
         except ApiException as error:
-            raise ClusterError(_explain(method, path, error), int(error.status or 0)) from None
+            if error.status == 401:  # the token may have been renewed since it was read
+                with contextlib.suppress(InputError):
+                    self._api = self._connect()
+            raise ClusterError(_explain(method, path, error, watching), int(error.status or 0)) from None
         except (OSError, HTTPError) as error:
             raise ClusterError(f"no answer from the API server: {_innermost(error)}") from None
         return response
 
 
-def _explain(method: str, path: str, error: Any) -> str:
+def _explain(method: str, path: str, error: Any, watching: bool) -> str:
     """Return what the API server says of a refused request."""
     try:
         status = json.loads(error.body)
         message = status.get("message") or status.get("reason") or error.reason
     except (TypeError, ValueError, AttributeError):
         message = error.body.decode(errors="replace").strip() if isinstance(error.body, bytes) else error.reason
-    hint = {401: "; the credentials have expired or are wrong", 403: "; see `steerlm doctor` for the missing right"}
-    return f"the API server refused {method} {path}: {message}{hint.get(int(error.status or 0), '')}"
+    said = f"the API server refused {method} {path}: {message}"
+    if error.status == 401:
+        return f"{said}; the credentials have expired or are wrong"
+    # A quota or a policy of the namespace answers 403 too.
+    if error.status == 403 and 'User "' in message and (needed := access(method, path, watching=watching)):
+        return f"{said}; the Role needs `{needed}`, see `steerlm doctor`"
+    return said
 
 
 def _innermost(error: BaseException) -> BaseException:

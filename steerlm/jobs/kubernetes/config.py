@@ -99,6 +99,8 @@ class ClusterSettings(Settings):
     fabric: Fabric = "none"
     """The network between nodes; ConfigMap `steerlm-fabric-NAME` has its NCCL settings."""
     launcher: LauncherSettings = LauncherSettings()
+    service_account: Label = "steerlm-worker"
+    """Of the pods of jobs, which get no token of it: policies and pull secrets of a site hang on it."""
     uid: PositiveInt = 1000
     gid: PositiveInt = 1000
     deadline_hours: PositiveInt = 72

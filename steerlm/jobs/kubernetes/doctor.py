@@ -130,6 +130,7 @@ def probe_pod(spec: ProbeSpec, settings: ClusterSettings) -> Manifest:
     pod_spec = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": 3600,
+        "serviceAccountName": settings.launcher.service_account if launcher else settings.service_account,
         "automountServiceAccountToken": launcher,
         "enableServiceLinks": False,
         "containers": [container],
@@ -143,8 +144,6 @@ def probe_pod(spec: ProbeSpec, settings: ClusterSettings) -> Manifest:
             {"name": "temporary", "emptyDir": {}},
         ],
     }
-    if launcher:
-        pod_spec["serviceAccountName"] = settings.launcher.service_account
     return {
         "apiVersion": "v1",
         "kind": "Pod",

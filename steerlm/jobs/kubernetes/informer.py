@@ -9,7 +9,7 @@ import logging
 import threading
 from typing import Any
 
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
+from steerlm.jobs.kubernetes.client import REFUSAL_SECONDS, Cluster, ClusterError, Json, Patience
 
 WATCH_SECONDS = 60
 PAUSE_SECONDS = (0.2, 5.0)
@@ -27,7 +27,8 @@ class Informer:
     """
 
     def __init__(self, cluster: Cluster, path: str, selector: str = "") -> None:
-        self._cluster, self._path = cluster, path
+        # An outage is waited for here, by the pauses between lists.
+        self._cluster, self._path = cluster.with_patience(Patience(refusal=REFUSAL_SECONDS)), path
         self._query = {"labelSelector": selector} if selector else {}
         self._objects: dict[str, Json] = {}
         self._listed, self._stopped = threading.Event(), threading.Event()

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 from steerlm.errors import ConfigError, StorageError
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError
+from steerlm.jobs.kubernetes.client import REFUSAL_SECONDS, Cluster, ClusterError, Patience, patiently
 from steerlm.locks import Held, LockHeldError
 
 NAMESPACE, WORKSPACE = "STEERLM_NAMESPACE", "STEERLM_WORKSPACE"
@@ -39,8 +39,7 @@ POLL_SECONDS = 1.0
 REQUEST_SECONDS = 10.0
 CONFIRMED_SECONDS = 1.0
 """A renewal this recent answers a check: a writer of many small blocks checks before each."""
-FORBIDDEN_SECONDS = 5.0
-"""A server that has just started refuses everything until it has read its roles."""
+FORBIDDEN_SECONDS = REFUSAL_SECONDS
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -229,22 +228,10 @@ class _Lease:
 
     def _patiently(self, request: Callable[[], T]) -> T:
         """Repeat a request while the API server restarts, is busy or refuses a token that is being renewed."""
-        start, failures = time.monotonic(), 0
-        forbidden: float | None = None  # since when: the first refusal may come at the end of a long outage
-        while True:
-            try:
-                return request()
-            except ClusterError as error:
-                now = time.monotonic()
-                forbidden = (forbidden or now) if error.status == 403 else None
-                since = start if forbidden is None else forbidden
-                patience = DURATION_SECONDS if error.transient else FORBIDDEN_SECONDS if forbidden else 0.0
-                if now - since > patience or not patience:
-                    raise StorageError(f"{self._path}: its lock, a Lease, cannot be used: {error}") from None
-                if not failures:
-                    log.warning("%s: its lock waits for the API server: %s", self._path, error)
-                failures += 1
-                time.sleep(min(POLL_SECONDS, 0.1 * 2.0**failures))
+        try:
+            return patiently(request, Patience(DURATION_SECONDS, FORBIDDEN_SECONDS), f"{self._path}: its lock waits: ")
+        except ClusterError as error:
+            raise StorageError(f"{self._path}: its lock, a Lease, cannot be used: {error}") from None
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from steerlm.jobs.kubernetes.pod_entry import POLL_SECONDS, read_entry
 from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
 from steerlm.jobs.kubernetes.rendezvous import HOST_FILE, PORT, hosts
 from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
-from steerlm.jobs.kubernetes.ssh import SSH_PORT, check_user, client_options
+from steerlm.jobs.kubernetes.ssh import SSH_PORT, client_options, named_user
 from steerlm.training.layout import STARTUP_TIMEOUT_MINUTES
 from steerlm.visibility import limit_seconds
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _run(folder: Path, stop: StopSignal) -> TerminationMessage:
     use_scratch(os.environ)
     entry = read_entry(folder, stop.check)
-    check_user()
+    named_user()
     names = hosts(os.environ.get(HOST_FILE))
     if len(names) != entry.nodes:
         raise ConfigError(f"the host file names {len(names)} hosts, but entry.json says {entry.nodes} nodes")

@@ -19,7 +19,7 @@ from steerlm.jobs.kubernetes.entry_spec import EntrySpec, TerminationMessage
 from steerlm.jobs.kubernetes.pod_entry import AGENT, POLL_SECONDS, read_entry
 from steerlm.jobs.kubernetes.process_one import StopSignal, reap_orphans
 from steerlm.jobs.kubernetes.scratch import scratch_folder, use_scratch
-from steerlm.jobs.kubernetes.ssh import check_user, server_command
+from steerlm.jobs.kubernetes.ssh import named_user, server_command
 from steerlm.jobs.worker import WorkerProcess
 from steerlm.signals import SIGTERM_EXIT_CODE
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 def _run(folder: Path, stop: StopSignal) -> int:
     use_scratch(os.environ)
     entry = read_entry(folder, stop.check)
-    name = check_user()
+    name = named_user()
     own = {**os.environ, attempt.FOLDER: str(folder)}
     server = subprocess.Popen(server_command(scratch_folder() / "ssh", own), stdin=subprocess.DEVNULL)
     log.info("waiting for mpirun, as user %s", name)

@@ -44,7 +44,7 @@ LAUNCHER_CLUSTER = (AccessRule("", ("nodes",), ("list", "watch")),)
 """The launcher's ClusterRole."""
 REAPER = (
     AccessRule("kubeflow.org", ("pytorchjobs", "mpijobs"), ("list", "delete")),
-    AccessRule("trainer.kubeflow.org", ("trainjobs",), ("list", "delete")),
+    AccessRule("trainer.kubeflow.org", ("trainjobs", "trainingruntimes"), ("list", "delete")),
 )
 """The reaper's Role in the namespace."""
 USER = (
@@ -67,3 +67,24 @@ def single(rules: tuple[AccessRule, ...]) -> Iterator[Access]:
             resource, _, subresource = name.partition("/")
             for verb in rule.verbs:
                 yield Access(rule.group, resource, subresource, verb)
+
+
+def access(method: str, path: str, *, watching: bool = False) -> Access | None:
+    """Return what a request needs; None for a path that is no object's, such as `/version`.
+
+    >>> str(access("POST", "/apis/kubeflow.org/v1/namespaces/steerlm/pytorchjobs"))
+    'create pytorchjobs.kubeflow.org'
+    >>> str(access("GET", "/api/v1/namespaces/steerlm/pods/launcher/log"))
+    'get pods/log'
+    """
+    root, *parts = path.strip("/").split("/")
+    group = parts.pop(0) if root == "apis" and parts else ""
+    parts = parts[1:]  # the version
+    if root not in ("api", "apis") or not parts:
+        return None
+    if parts[0] == "namespaces" and len(parts) > 2:
+        parts = parts[2:]
+    resource, name, subresource, *_ = *parts, "", ""
+    reading = "watch" if watching else "get" if name else "list"
+    verb = {"GET": reading, "POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, method.lower())
+    return Access(group, resource, subresource, verb)

@@ -170,6 +170,7 @@ def _pod_spec(plan: PodPlan, container: str, module: str) -> Manifest:
         topologySpreadConstraints=_spread(plan),
         priorityClassName=None if settings.queue else _priority(plan),
         imagePullSecrets=[{"name": name} for name in settings.images.pull_secrets],
+        serviceAccountName=settings.service_account,
         automountServiceAccountToken=False,
         enableServiceLinks=False,
     )

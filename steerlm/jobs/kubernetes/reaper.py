@@ -4,6 +4,9 @@
 A launcher renews the annotation `steerlm.dev/heartbeat` of its job, whether the job runs, waits in a queue or is
 suspended. A launcher that was killed cannot delete its job; after ten minutes without a heartbeat this does. An ended
 job holds no GPU and may be what the next launcher attaches to, so it stays for a day.
+
+TrainingRuntimes are shared by TrainJobs that are alike (`trainjob.py`), so nothing owns them. Those that no TrainJob
+names any more are deleted an hour after they were made; a launcher that needs one again makes it again.
 """
 
 import argparse
@@ -16,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import SteerLMError
-from steerlm.jobs.kubernetes.client import Cluster, ClusterError
+from steerlm.jobs.kubernetes.client import Cluster, ClusterError, Json
 from steerlm.jobs.kubernetes.condition import true_conditions
 from steerlm.jobs.kubernetes.kinds import KINDS
 from steerlm.jobs.kubernetes.labels import HEARTBEAT, MANAGED_BY, STEERLM
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+OURS, RUNTIMES = f"{MANAGED_BY}={STEERLM}", "trainingruntimes"
 ENDED = {"Succeeded", "Complete", "Failed"}
 """Conditions with which a job of any kind has ended."""
 log = logging.getLogger(__name__)
@@ -29,10 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReapLimits:
-    """How old a job's newest heartbeat may be: of a job that has not ended, and of one that has."""
+    """How old a job's newest heartbeat may be, of one that has not ended and of one that has; and an unused runtime."""
 
     heartbeat: timedelta = timedelta(minutes=10)
     ended: timedelta = timedelta(hours=24)
+    runtime: timedelta = timedelta(hours=1)
 
 
 def reap(cluster: Cluster, namespace: str, limits: ReapLimits) -> list[str]:
@@ -47,14 +52,7 @@ def reap(cluster: Cluster, namespace: str, limits: ReapLimits) -> list[str]:
     deleted = []
     for kind in KINDS.values():
         path = f"/apis/{kind.group}/{kind.version}/namespaces/{namespace}/{kind.plural}"
-        try:
-            jobs = cluster.get(path, labelSelector=f"{MANAGED_BY}={STEERLM}")["items"]
-        except ClusterError as error:
-            if error.status != 404:
-                raise
-            log.info("no %s on this cluster", kind.plural)
-            continue
-        for job in jobs:
+        for job in _list(cluster, path, labelSelector=OURS):
             name = f"{kind.name}/{job['metadata']['name']}"
             age, limit = _age(job["metadata"]), _limit(job, limits)
             if age <= limit:
@@ -65,6 +63,42 @@ def reap(cluster: Cluster, namespace: str, limits: ReapLimits) -> list[str]:
             else:
                 log.info("%s: changed since, kept", name)
     return deleted
+
+
+def reap_runtimes(cluster: Cluster, namespace: str, limit: timedelta) -> list[str]:
+    """Delete our TrainingRuntimes that are older than `limit` and that no TrainJob names; return their names.
+
+    Raises:
+        ClusterError: The API server refused or did not answer.
+    """
+    kind = KINDS["trainjob"]
+    path = f"/apis/{kind.group}/{kind.version}/namespaces/{namespace}"
+    runtimes = _list(cluster, f"{path}/{RUNTIMES}", labelSelector=OURS)
+    # Listed after the runtimes, so that no job is missed that names one of them; anyone's jobs count.
+    jobs = _list(cluster, f"{path}/{kind.plural}") if runtimes else []
+    used = {job["spec"]["runtimeRef"]["name"] for job in jobs}
+    deleted = []
+    for runtime in runtimes:
+        name = runtime["metadata"]["name"]
+        age = datetime.now(UTC) - datetime.fromisoformat(runtime["metadata"]["creationTimestamp"])
+        if name in used or age <= limit:
+            log.info("TrainingRuntime/%s: %s, kept", name, "in use" if name in used else f"{_words(age)} old")
+        elif _delete(cluster, f"{path}/{RUNTIMES}/{name}", runtime["metadata"]):
+            log.info("TrainingRuntime/%s: no TrainJob names it, deleted", name)
+            deleted.append(name)
+    return deleted
+
+
+def _list(cluster: Cluster, path: str, **query: str) -> list[Json]:
+    """Return the objects of a collection; none if its kind is not installed."""
+    try:
+        found: list[Json] = cluster.get(path, **query)["items"]
+    except ClusterError as error:
+        if error.status != 404:
+            raise
+        log.info("no %s on this cluster", path.rpartition("/")[2])
+        return []
+    return found
 
 
 def _age(metadata: Mapping[str, Any]) -> timedelta:
@@ -103,6 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--namespace", help="Default: the one of the pod that this runs in.")
     parser.add_argument("--minutes", type=float, default=10.0, help="Age of a heartbeat at which a job is deleted.")
     parser.add_argument("--ended-hours", type=float, default=24.0, help="The same for a job that has ended.")
+    parser.add_argument("--runtime-minutes", type=float, default=60.0, help="Age of an unused TrainingRuntime.")
     parser.add_argument("--context", help="Context of the kubeconfig, to run outside a pod.")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
@@ -110,13 +145,16 @@ def main(arguments: Sequence[str]) -> int:
         namespace = options.namespace or NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     except OSError:
         parser.error("not in a pod: give --namespace")
-    limits = ReapLimits(timedelta(minutes=options.minutes), timedelta(hours=options.ended_hours))
+    runtime = timedelta(minutes=options.runtime_minutes)
+    limits = ReapLimits(timedelta(minutes=options.minutes), timedelta(hours=options.ended_hours), runtime)
     try:
-        deleted = reap(Cluster(options.context), namespace, limits)
+        cluster = Cluster(options.context)
+        deleted = reap(cluster, namespace, limits)
+        runtimes = reap_runtimes(cluster, namespace, limits.runtime)
     except SteerLMError as error:
         log.error("%s", error)
         return error.exit_code
-    log.info("deleted %d jobs", len(deleted))
+    log.info("deleted %d jobs and %d runtimes", len(deleted), len(runtimes))
     return 0
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How mpirun reaches the nodes of an MPIJob: ssh as the job's own user, on a port that needs no root."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -15,6 +16,10 @@ SSH_KEYS = "/etc/steerlm/ssh"
 """Where the operator mounts the job's key pair: id_rsa, id_rsa.pub and authorized_keys."""
 KEYS = "STEERLM_SSH_KEYS"
 """Environment variable that names another folder of the key pair."""
+EXTRA_USERS = Path("/tmp/extrausers/passwd")
+"""Where the images look for users beside those of /etc/passwd (libnss-extrausers); a volume of the pod's own."""
+LEAST_UID = 500
+"""The least user id that is taken from there."""
 OF_A_SESSION = ("HOME", "LOGNAME", "SHELL", "USER", "MAIL", "PWD", "OLDPWD", "SHLVL", "_")
 """Variables that are a session's own."""
 
@@ -24,15 +29,31 @@ def keys_folder() -> Path:
     return Path(os.environ.get(KEYS) or SSH_KEYS)
 
 
-def check_user() -> str:
-    """Return this user's name. Raises `ConfigError` if it has none, as ssh refuses such a user."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        raise ConfigError(
-            f"user {os.getuid()} has no passwd entry in this image, and ssh needs one; give the profile the images' "
-            "user in cluster.uid, or use another back end than mpijob"
-        ) from None
+def named_user() -> str:
+    """Return this user's name; one without is given a name where the images look for further users.
+
+    Raises:
+        ConfigError: It has no name, and this image takes none: ssh refuses such a user.
+    """
+    uid = os.getuid()
+    for first in (True, False):
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            if first:
+                _add_user(uid)
+    raise ConfigError(
+        f"user {uid} has no passwd entry in this image, and ssh needs one; use an image built on this version's bases "
+        f"(they read {EXTRA_USERS}) and a cluster.uid of {LEAST_UID} or more, or another back end than mpijob"
+    )
+
+
+def _add_user(uid: int) -> None:
+    """Write the user's line of passwd. Every pod of a job makes the same, since ssh logs in by the name."""
+    line = f"steerlm-{uid}:x:{uid}:{os.getgid()}::{os.environ.get('HOME', '/tmp')}:/bin/sh\n"
+    with contextlib.suppress(OSError):  # the caller says what is missing
+        EXTRA_USERS.parent.mkdir(exist_ok=True)
+        EXTRA_USERS.write_text(line, encoding="utf-8")
 
 
 def server_command(folder: Path, environment: Mapping[str, str]) -> list[str]:

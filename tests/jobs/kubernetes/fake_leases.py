@@ -93,7 +93,7 @@ def _handler(server: FakeLeases) -> type[BaseHTTPRequestHandler]:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else {}
             if server.status:
-                return server.status, {"message": "refused"}
+                return server.status, {"message": 'refused: User "launcher" cannot'}
             with server.mutex:
                 result = action(self.path.rpartition("/")[2], body)
             if result is None or isinstance(result, int):

@@ -205,9 +205,13 @@ def test_only_a_fabric_that_pins_memory_runs_as_root(kind: str, fabric: str) -> 
 
 
 @every_kind
-def test_a_pod_has_no_secret_and_no_account(kind: str) -> None:
-    assert not node_pod(kind, PLAN)["automountServiceAccountToken"]
+def test_a_pod_has_no_secret_and_an_account_without_its_token(kind: str) -> None:
+    pod = node_pod(kind, PLAN)
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("steerlm-worker", False)
     assert "secret" not in json.dumps(KINDS[kind].manifests(PLAN)).lower()
+    own = replace(PLAN, settings=PLAN.settings.model_copy(update={"service_account": "gpu-jobs"}))
+    text = json.dumps(KINDS[kind].manifests(own))
+    assert '"serviceAccountName": "gpu-jobs"' in text and "steerlm-worker" not in text
 
 
 @every_kind

@@ -3,6 +3,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -163,6 +164,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_session_gets_the_containers_variables_and_only_public_keys(tmp_path: Path) -> None:
     line = ssh.session_environment({"A": 'say "x"', "B": "back\\slash", "C": "two\nlines", "HOME": "/", "D": ""})
     assert shlex.split(line) == ["SetEnv", 'A=say "x"', "B=back\\slash", "D="]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can change its number")
+def test_a_user_without_a_name_is_given_one_where_the_images_look(tmp_path: Path) -> None:
+    """Here nothing looks there; tests/cluster/test_images.py has the login in an image that does."""
+    users = tmp_path / "extrausers" / "passwd"
+    code = f"from steerlm.jobs.kubernetes import ssh; ssh.EXTRA_USERS = ssh.Path({str(users)!r}); ssh.named_user()"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-user=54321", "--map-group=54321", sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/scratch/home"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert users.read_text() == "steerlm-54321:x:54321:54321::/scratch/home:/bin/sh\n"
+    assert "user 54321 has no passwd entry in this image" in done.stderr
 
 
 SERVER = """#!/bin/sh

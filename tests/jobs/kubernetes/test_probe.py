@@ -111,6 +111,7 @@ def test_only_the_launchers_pod_has_a_token_and_secrets(write: bool, fabric: str
     pod = probe_pod(ProbeSpec(workspace=Path("/workspace"), file="f", write=write), settings)["spec"]
     (container,) = pod["containers"]
     assert pod["automountServiceAccountToken"] is write
+    assert pod["serviceAccountName"] == ("steerlm-launcher" if write else "steerlm-worker")
     assert bool(container["envFrom"]) is write
     assert pod["securityContext"]["runAsNonRoot"] is not root
     assert container["resources"]["requests"] == container["resources"]["limits"]
