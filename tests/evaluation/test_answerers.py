@@ -66,7 +66,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
 
     def run(
-        place: JobPlace, module: str, spec: GenerateSpec, layout: LayoutSettings, on_line: Callable[..., None]
+        place: JobPlace,
+        module: str,
+        spec: GenerateSpec,
+        layout: LayoutSettings,
+        on_line: Callable[..., None],
+        missing: Callable[[], bool],
     ) -> None:
         for rank in range(layout.processes):
             monkeypatch.setenv("RANK", str(rank))
