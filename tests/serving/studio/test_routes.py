@@ -123,7 +123,8 @@ def test_without_a_place_or_a_reward_server_the_option_is_named(
 def test_a_reward_server_that_is_gone_is_a_503(policy_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(policy_folder, "generate", reward_server={"url": "http://127.0.0.1:9"}) as (url, _):
         reply = httpx.post(f"{url}/v1/studio/scores", json={"chats": [TALK[:2]]}, timeout=60)
-        assert reply.status_code == 503 and "the reward server: " in reply.json()["error"]["message"]
+        assert reply.status_code == 503
+        assert reply.json()["error"]["message"] == "the reward server does not answer", "and not where it is"
 
 
 def test_descriptions_of_ones_own(policy_folder: Path, tmp_path: Path) -> None:
