@@ -109,7 +109,8 @@ def latest(records: Iterable[list[RatedConversation]]) -> list[list[RatedConvers
     """Return the ratings in order of time and id, without those that the same person gave anew."""
     ordered = sorted(records, key=lambda record: (record[0].rating.at, record[0].rating.id))
     newest = {
-        (record[0].rating.person, record[0].question, *sorted(one.answer for one in record)): record for record in ordered
+        (record[0].rating.person, record[0].question, *sorted(one.answer for one in record)): record
+        for record in ordered
     }
     chosen = {id(record) for record in newest.values()}
     return [record for record in ordered if id(record) in chosen]

@@ -38,6 +38,10 @@ RETRY_AFTER = {429: 1, 503: 5}
 """Seconds: a slot is free soon; another server has to replace one that shuts down."""
 
 
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "Unknown here; the message says what there is."}}
+"""`responses` of a route that answers 404 though its path has no parameter; see `document.py`."""
+
+
 class ApiError(InputError):
     """A request that cannot be served.
 

@@ -17,7 +17,7 @@ from steerlm.errors import LabelError
 from steerlm.prompt import SYSTEM_PROMPT, USER
 from steerlm.records import Turn
 from steerlm.serving.chat_prompt import resolve_attributes, without_marks
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.request_record import current
 from steerlm.serving.score_inputs import has_system, readout_of_messages
@@ -70,7 +70,7 @@ class KeptRating(BaseModel):
     at: str
 
 
-@router.post("/v1/studio/ratings", summary="Keep a person's values for an answer", status_code=201)
+@router.post("/v1/studio/ratings", summary="Keep a person's values for an answer", status_code=201, responses=UNKNOWN)
 async def rate(request: Request, body: RatingRequest) -> KeptRating:
     """Keep a rating."""
     schema = _schema(request)
@@ -82,7 +82,12 @@ async def rate(request: Request, body: RatingRequest) -> KeptRating:
     return await _keep(request, body.by, body.messages, [body.answer], schema, labels=labels)
 
 
-@router.post("/v1/studio/preferences", summary="Keep which of two answers a person finds better", status_code=201)
+@router.post(
+    "/v1/studio/preferences",
+    summary="Keep which of two answers a person finds better",
+    status_code=201,
+    responses=UNKNOWN,
+)
 async def prefer(request: Request, body: PreferenceRequest) -> KeptRating:
     """Keep a preference."""
     schema = _schema(request)

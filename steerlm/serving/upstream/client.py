@@ -61,9 +61,7 @@ class UpstreamClient:
         available: Whether it answered last time.
     """
 
-    def __init__(
-        self, url: str, key: str | None = None, *, connections: int = 0, called: str = "the upstream"
-    ) -> None:
+    def __init__(self, url: str, key: str | None = None, *, connections: int = 0, called: str = "the upstream") -> None:
         """Describe the server; nothing is sent before `open`.
 
         Args:
