@@ -113,7 +113,8 @@ def test_a_person_is_the_key_and_the_name(tmp_path: Path) -> None:
     turns = [Turn(value="q", speaker="User")]
     for number, person in enumerate(who * 2):
         plain = note(number).model_dump(exclude_unset=True, exclude={"by"})
-        keep(tmp_path / "r", rated_conversation(SYSTEM_PROMPT, turns, "a", {"humor": 1}, RatingNote(**plain, **person)))
+        whole = RatingNote.model_validate(plain | person)
+        keep(tmp_path / "r", rated_conversation(SYSTEM_PROMPT, turns, "a", {"humor": 1}, whole))
     plain |= {"kind": "preference", "strength": 1, "id": f"{99:032x}", "key": "team-b"}
     keep(tmp_path / "r", [rated_conversation(SYSTEM_PROMPT, turns, one, {}, RatingNote(**plain)) for one in "ab"])
     collected = made(tmp_path / "r", tmp_path / "store")

@@ -64,8 +64,8 @@ def test_schemathesis_finds_no_server_error_and_nothing_undocumented(server: str
     assert httpx.get(f"{server}/health").status_code == 200
 
 
-def statuses(url: str, method: str, path: str, **options: Any) -> set[str]:
-    found = httpx.get(f"{url}/openapi.json", **options).json()["paths"][path][method]["responses"]
+def statuses(url: str, method: str, path: str, headers: dict[str, str] | None = None) -> set[str]:
+    found = httpx.get(f"{url}/openapi.json", headers=headers).json()["paths"][path][method]["responses"]
     return set(found) - {"200", "201", "500"}
 
 
@@ -83,12 +83,12 @@ def test_each_route_has_the_errors_that_the_server_sends_there(
     path = keys({"keys": {"alice": ALICE}})
     settings = {"api_keys": path, "reward_server": {"url": reward_server}, "request_seconds": 60.0}
     with serving(policy_folder, "generate", **settings) as (url, _):
-        key = {"headers": bearer(ALICE)}
-        assert statuses(url, "post", "/v1/chat/completions", **key) == WORK | {"401", "404", "502", "504"}
-        assert statuses(url, "get", "/v1/model", **key) == {"401", "503"}
-        assert statuses(url, "get", "/metrics", **key) == {"401"}
-        assert statuses(url, "get", "/health", **key) == {"503"}
-        document = httpx.get(f"{url}/openapi.json", **key).text
+        key = bearer(ALICE)
+        assert statuses(url, "post", "/v1/chat/completions", key) == WORK | {"401", "404", "502", "504"}
+        assert statuses(url, "get", "/v1/model", key) == {"401", "503"}
+        assert statuses(url, "get", "/metrics", key) == {"401"}
+        assert statuses(url, "get", "/health", key) == {"503"}
+        document = httpx.get(f"{url}/openapi.json", headers=key).text
     assert "422" not in document and "HTTPValidationError" not in document
     for server, name in ((policy_server, "Error"), (reward_server, "KServeError")):
         document = httpx.get(f"{server}/openapi.json").text
