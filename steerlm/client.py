@@ -141,11 +141,15 @@ class Chat(Protocol):
 class ServedChat:
     """A chat with the model of a server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, preset: str | None = None) -> None:
         """Find out what the server has.
 
+        Args:
+            url: Its address.
+            preset: One of its presets, which sets the dials that a request leaves open.
+
         Raises:
-            InputError: It is a reward server, or no server of models.
+            InputError: It is a reward server, or no server of models, or has no such preset.
             SteerLMError: The server cannot be reached.
         """
         self._url = base_url(url)
@@ -156,6 +160,10 @@ class ServedChat:
                 f"server started with steerlm serve generate, and score with POST {self._url}/v1/score"
             )
         self._name, attributes = model["id"], model["attributes"]
+        if preset is not None:
+            if model["kind"] != "other":
+                _check_preset(preset, model.get("presets") or {}, self._url)
+            self._name = f"{self._name}:{preset}"
         self.schema = AttributeSchema.model_validate(attributes) if attributes else None
         self.checks_attributes = model["kind"] != "other"
 
@@ -176,6 +184,13 @@ class ServedChat:
             for choice in chunk["choices"]:
                 write(choice["delta"].get("content") or "")
         return used
+
+
+def _check_preset(preset: str, presets: Mapping[str, Any], url: str) -> None:
+    if not presets:
+        raise InputError(f"{url} has no presets; its server takes them with steerlm serve generate --presets FILE")
+    if preset not in presets:
+        raise InputError(f"{url} has no preset {preset!r}; it has {', '.join(presets)}")
 
 
 def stream_chat(url: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -31,6 +31,9 @@ def ask(
     question: str = typer.Argument(..., help="The question."),
     url: str = Url,
     model: Path | None = Model,
+    preset: str | None = typer.Option(
+        None, "--preset", help="A preset of the server: it sets the attributes that are not given."
+    ),
     system: str | None = System,
     max_tokens: int | None = MaxTokens,
     temperature: float = Temperature,
@@ -42,7 +45,7 @@ def ask(
 
     Example: steerlm ask "What is a good pet?" --quality 4 --humor 0
     """
-    chosen = open_chat(url, model)
+    chosen = open_chat(url, model, preset)
     attributes = parse_attributes(context.args, chosen.schema, any_name=not chosen.checks_attributes)
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": question})
@@ -55,18 +58,20 @@ def ask(
         typer.echo(format_labels(used) or "no attributes", err=True)
 
 
-def open_chat(url: str, model: Path | None) -> "Chat":
-    """Return a chat with a server's model, or with a folder's in this process.
+def open_chat(url: str, model: Path | None, preset: str | None = None) -> "Chat":
+    """Return a chat with a server's model and one of its presets, or with a folder's model in this process.
 
     Raises:
-        InputError: The server or the folder has no model that answers.
+        InputError: The server or the folder has no model that answers, or no such preset.
     """
     if model is None:
         from steerlm.client import ServedChat
 
-        return ServedChat(url)
+        return ServedChat(url, preset)
     from steerlm.errors import InputError
 
+    if preset is not None:
+        raise InputError("--preset names a preset of a server; a model folder (--model) has none: give its attributes")
     try:
         from transformers.utils import logging
 

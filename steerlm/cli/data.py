@@ -215,12 +215,8 @@ def collect(
     from steerlm.datasets.collect import collect as collect_ratings
 
     made = collect_ratings(ratings, output, schema=read_schema(attributes), validation_share=validation_share)
-    if made.with_system:
-        typer.echo(
-            f"note: {made.with_system:,} pairs were asked with a system prompt of their own; it is in their column "
-            "system, which `steerlm data helpsteer2 --preference` does not read",
-            err=True,
-        )
+    for note in made.notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo(
         f"{made.ratings:,} ratings and {made.preferences:,} preferences of {made.people:,} people; "
         f"replaced by a later one {made.replaced:,}"

@@ -206,6 +206,10 @@ def generate(
     """
     if reward_url is not None:
         _check_url("--reward-url", reward_url)
+    if no_studio and (ratings is not None or descriptions is not None):
+        from steerlm.errors import InputError
+
+        raise InputError("--ratings and --descriptions are for the studio: leave out --no-studio, or them")
     _serve(
         model,
         "generate",

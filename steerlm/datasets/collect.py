@@ -36,7 +36,7 @@ class Collected:
         preferences: Pairs in it.
         people: How many persons gave them.
         replaced: Ratings that a later one of the same answer by the same person replaced.
-        with_system: Pairs asked with a system prompt of their own, which the source `helpsteer2` does not read.
+        notes: What is missing of the dataset, and what to do about it.
     """
 
     artifact: Artifact
@@ -44,7 +44,7 @@ class Collected:
     preferences: int
     people: int
     replaced: int
-    with_system: int
+    notes: tuple[str, ...]
 
 
 def collect(ratings: str | Path, output: str | Path, *, schema: AttributeSchema, validation_share: float) -> Collected:
@@ -84,17 +84,33 @@ def collect(ratings: str | Path, output: str | Path, *, schema: AttributeSchema,
         artifact=_store(Store(output), lines, schema, {"source": str(ratings), "files": len(records)}),
         ratings=len(kept) - len(pairs),
         preferences=len(pairs),
-        people=len({record[0].rating.by for record in kept}),
+        people=len({record[0].rating.person for record in kept}),
         replaced=len(records) - len(kept),
-        with_system=sum(pair.system != SYSTEM_PROMPT for pair in pairs),
+        notes=_missing(lines, len({record[0].question for record in kept if len(record) == 1}), validation_share),
     )
+
+
+def _missing(lines: dict[str, list[str]], questions: int, share: float) -> tuple[str, ...]:
+    """Return what the parts that have no lines mean, each with its remedy."""
+    if not questions:
+        return ("there are preferences alone: neither train.jsonl nor val.jsonl; rate answers to get them",)
+    count = f"{questions:,} rated question{'' if questions == 1 else 's'}"
+    if not lines[VAL]:
+        return (
+            f"no val.jsonl: none of the {count} is in the share that validates ({share:g}); a recipe trains without "
+            "validation then, and its evaluation needs prepare_data.questions. Rate more, or raise --validation-share",
+        )
+    if not lines[TRAIN]:
+        return (f"no train.jsonl: all of the {count} validate; rate more, or lower --validation-share ({share:g})",)
+    return ()
 
 
 def latest(records: Iterable[list[RatedConversation]]) -> list[list[RatedConversation]]:
     """Return the ratings in order of time and id, without those that the same person gave anew."""
     ordered = sorted(records, key=lambda record: (record[0].rating.at, record[0].rating.id))
     newest = {
-        (record[0].rating.by, record[0].question, *sorted(one.answer for one in record)): record for record in ordered
+        (record[0].rating.person, record[0].question, *sorted(one.answer for one in record)): record
+        for record in ordered
     }
     chosen = {id(record) for record in newest.values()}
     return [record for record in ordered if id(record) in chosen]
@@ -107,7 +123,10 @@ def in_validation(question: tuple[str, ...], share: float) -> bool:
 
 
 def preference_row(first: RatedConversation, second: RatedConversation, split: str) -> PreferenceRow:
-    """Return a pair in HelpSteer2's form (docs/upstream.md#helpsteer2): earlier turns are inside the prompt's text."""
+    """Return a pair in HelpSteer2's form (docs/upstream.md#helpsteer2): earlier turns are inside the prompt's text.
+
+    That form has no system prompt; one of the pair's own is in a further column, `system`, which our source reads.
+    """
     opening, *rest = first.conversations[:-1]
     prompt = opening.value + "".join(f"\n{TURN_MARK}{turn.speaker}\n{turn.value}" for turn in rest)
     note = first.rating
@@ -120,8 +139,8 @@ def preference_row(first: RatedConversation, second: RatedConversation, split: s
             "preference_strength": note.strength,
             "split": split,
             **more,
-            "rating": {**note.model_dump(include={"id", "by", "at", "model"}), "asked_1": note.asked,
-                       "asked_2": second.rating.asked},
+            "rating": {**note.model_dump(include={"id", "by", "key", "at", "model"}, exclude_unset=True),
+                       "asked_1": note.asked, "asked_2": second.rating.asked},
         }
     )  # fmt: skip
 

@@ -30,7 +30,8 @@ class RatingNote(Line):
     Attributes:
         kind: Of the file.
         id: Unique; the file is named after it.
-        by: The person's name.
+        by: The name that the person typed.
+        key: Name of the API key that the rating came with, which the server has checked; None if it asks for none.
         at: When, in UTC, as `2026-11-27T12:00:00.000000Z`: texts sort as the times do.
         model: Id of the model that answered.
         asked: The attributes that the answer was asked with.
@@ -39,7 +40,8 @@ class RatingNote(Line):
 
     kind: Literal["rating", "preference"]
     id: str
-    by: str = Field(min_length=1)
+    by: Annotated[str, Field(min_length=1)] | None = None
+    key: Annotated[str, Field(min_length=1)] | None = None
     at: Annotated[str, Field(pattern=f"^{TIME.pattern}$")]
     model: str
     asked: dict[str, int]
@@ -49,8 +51,15 @@ class RatingNote(Line):
     def _complete(self) -> Self:
         if (self.strength is None) != (self.kind == "rating"):
             raise ValueError("a preference has a strength, a rating has none")
+        if self.by is None and self.key is None:
+            raise ValueError("who rated is missing: by, the person's name, or key, the name of the API key")
         UUID(hex=self.id)
         return self
+
+    @property
+    def person(self) -> tuple[str, str]:
+        """Who it is from: several people may share a key, and names are typed."""
+        return self.key or "", self.by or ""
 
 
 class RatedConversation(Conversation):

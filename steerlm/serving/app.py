@@ -16,6 +16,7 @@ import steerlm
 from steerlm.serving import errors, health, pages
 from steerlm.serving.admission import RequestLimits
 from steerlm.serving.config import ServeSettings
+from steerlm.serving.document import DocumentedApp
 from steerlm.serving.operations import logs, metrics, tracing
 from steerlm.serving.operations.authentication import Authentication
 from steerlm.serving.operations.deadline import Deadline
@@ -47,7 +48,7 @@ def create_app(service: Service, routers: list[APIRouter], settings: ServeSettin
             if provider:
                 await asyncio.to_thread(provider.shutdown)  # sends the last spans
 
-    app = FastAPI(
+    app = DocumentedApp(
         title="SteerLM",
         version=steerlm.__version__,
         lifespan=lifespan,

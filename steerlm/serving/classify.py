@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, WithJsonSchema
 from steerlm.errors import nearest
 from steerlm.prompt import render_readout
 from steerlm.serving.admission import cancel_on_disconnect
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.no_effect import Harmless, has_no_effect
 from steerlm.serving.prompts import PROMPTS_SCHEMA, beside_the_loop, check_token_ids, read_prompts
@@ -50,7 +50,7 @@ class ClassifyRequest(BaseModel):
     messages: list[ChatMessage] | None = None
 
 
-@router.post("/classify", summary="Raw scores as vLLM's route of this name returns them")
+@router.post("/classify", summary="Raw scores as vLLM's route of this name returns them", responses=UNKNOWN)
 async def classify(request: Request, body: ClassifyRequest) -> dict[str, Any]:
     """Score texts, token ids or the last of the messages."""
     service: ScoringService = request.app.state.service

@@ -38,6 +38,10 @@ RETRY_AFTER = {429: 1, 503: 5}
 """Seconds: a slot is free soon; another server has to replace one that shuts down."""
 
 
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "Unknown here; the message says what there is."}}
+"""`responses` of a route that answers 404 though its path has no parameter; see `document.py`."""
+
+
 class ApiError(InputError):
     """A request that cannot be served.
 
@@ -46,6 +50,7 @@ class ApiError(InputError):
         status: The HTTP status.
         reason: Why, for metrics and log; None: what the status means (`operations.metrics.REASONS`).
         retry_after: Seconds; None: those of the status.
+        detail: What whoever runs the server should know of it and clients should not, such as addresses; logged.
     """
 
     def __init__(
@@ -56,9 +61,11 @@ class ApiError(InputError):
         status: int = 400,
         reason: str | None = None,
         retry_after: int | None = None,
+        detail: str | None = None,
     ) -> None:
         super().__init__(message)
         self.param, self.status, self.reason, self.retry_after = param, status, reason, retry_after
+        self.detail = detail
 
 
 class ErrorResponse(JSONResponse):
@@ -115,6 +122,8 @@ async def refuse(send: Send, path: str, error: ApiError) -> None:
 def error_event(error: Exception) -> str:
     """Return the server-sent event of an error in the middle of a stream, whose HTTP status is already sent."""
     status = error.status if isinstance(error, ApiError) else 400 if isinstance(error, InputError) else 500
+    if isinstance(error, ApiError) and error.detail:
+        logger.error("%s", error.detail)
     current().reason = current().reason or ("bad_request" if status == 400 else "failure")
     return f"data: {json.dumps(error_body(str(error), status))}\n\n"
 
@@ -167,6 +176,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def _api(request: Request, error: ApiError) -> ErrorResponse:
         current().reason = error.reason or current().reason
+        if error.detail:
+            logger.error("%s %s: %s", request.method, request.url.path, error.detail)
         return respond(request, str(error), error.status, error.param)
 
     @app.exception_handler(InputError)

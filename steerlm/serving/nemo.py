@@ -35,6 +35,10 @@ router = APIRouter(tags=["legacy"])
 MAX_SENTENCES = 128
 MAX_TOP_K = 1 << 31
 MAX_PROBABILITIES = 1 << 22
+
+ERRORS = {"anyOf": [{"$ref": "#/components/schemas/Error"}, {"type": "string", "description": "--upstream-errors"}]}
+"""A refusal in the document."""
+
 """Numbers in one response with `all_probs`; each is about 20 bytes of JSON."""
 
 
@@ -165,6 +169,7 @@ def _field_schema(default: Any) -> dict[str, Any]:
 @router.put(
     "/generate",
     summary="NeMo's text generation interface",
+    responses={400: {"content": {"application/json": {"schema": ERRORS}}}},
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import SteerLMError, nearest, shown
+from steerlm.errors import nearest, shown
 from steerlm.prompt import render_readout
 from steerlm.serving.config import RewardServerSettings
 from steerlm.serving.errors import ApiError
@@ -45,7 +45,7 @@ class Ranker:
 
     def __init__(self, settings: RewardServerSettings) -> None:
         assert settings.url is not None
-        self._client = UpstreamClient(settings.url, read_key(settings.key_file))
+        self._client = UpstreamClient(settings.url, read_key(settings.key_file), called="the reward server")
         self._schema: AttributeSchema | None = None
 
     async def open(self) -> None:
@@ -69,7 +69,7 @@ class Ranker:
                     raise ValueError(model["kind"])
                 self._schema = AttributeSchema.model_validate(model["attributes"])
             except (KeyError, TypeError, ValueError, ValidationError):
-                raise ApiError(f"{self._client.url} is no reward server of SteerLM", status=502) from None
+                raise self._fault("is not one of SteerLM") from None
         return self._schema
 
     async def weights(self, rank_by: Any) -> dict[str, float]:
@@ -124,7 +124,7 @@ class Ranker:
         finite = all(math.isfinite(value) for row in scores for value in row.values())
         if names != list(schema.names) or len(scores) != len(texts) or not finite:
             self._schema = None
-            raise SteerLMError(f"{self._client.url} does not return the scores of {len(texts)} texts; try again")
+            raise self._fault(f"does not return the scores of {len(texts)} texts; try again")
         return [{name: row[name] for name in schema.active} for row in scores]
 
     async def rank(
@@ -151,5 +151,10 @@ class Ranker:
                     "the reward server refuses this server's key; who runs it gives the right one by --reward-key-file",
                     status=502,
                     reason="upstream",
+                    detail=error.detail,
                 ) from None
-            raise ApiError(f"the reward server: {error}", status=error.status, reason="upstream") from None
+            raise
+
+    def _fault(self, what: str) -> ApiError:
+        detail = f"the reward server {self._client.url} {what}"
+        return ApiError(f"the reward server {what}", status=502, reason="upstream", detail=detail)

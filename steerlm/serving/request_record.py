@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+OTHER = "other"
+"""The route of a request to a path that no route has."""
+
 
 class TokenSink(Protocol):
     """Where tokens and scores are counted while a request runs."""
@@ -63,7 +66,7 @@ class RequestRecord:
     client: str = ""
     started: float = field(default_factory=time.monotonic)
     received: float | None = None
-    route: str = "other"
+    route: str = OTHER
     status: int = 0
     key: str = ""
     reason: str | None = None

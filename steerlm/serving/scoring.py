@@ -19,7 +19,7 @@ from steerlm.records import Conversation, Turn
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.engines import ScoreEngine, Scores
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.presets import Preset
 from steerlm.serving.prompts import beside_the_loop
 from steerlm.serving.request_record import current
@@ -167,6 +167,7 @@ class ScoreResponse(BaseModel):
     "/v1/score",
     summary="Attribute scores of texts, conversations, messages, or a prompt and its response",
     response_model=ScoreResponse,
+    responses=UNKNOWN,
 )
 async def score(request: Request, body: ScoreRequest) -> ScoreResponse:
     """Score what the request holds."""

@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "deployment.md").read_text()
 def test_the_values_of_the_page(helm: Helm, tmp_path: Path) -> None:
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
     release, *more = [block for block in blocks if isinstance(block, dict)]
-    assert len(more) == 2
+    assert len(more) == 3
     words: list[str] = []
     for number, values in enumerate((release, *more)):
         path = tmp_path / f"{number}.yaml"

@@ -54,12 +54,48 @@ def test_a_container_has_no_rights(name: str) -> None:
     assert "@sha256:" in container["image"] or container["image"].rpartition(":")[2] not in ("", "latest")
 
 
+def secrets_of(container: Json) -> set[str]:
+    sources = [one.get("valueFrom", {}).get("secretKeyRef", {}).get("name") for one in container.get("env", [])]
+    return {name for name in sources if name}
+
+
 @every_deployment
-def test_only_the_init_container_sees_credentials_and_writes_models(name: str) -> None:
+def test_only_the_init_container_sees_the_models_credentials_and_writes_models(name: str) -> None:
     for container in (*PODS[name].get("initContainers", []), *PODS[name]["containers"]):
-        secrets = [one for one in container.get("env", []) if "secretKeyRef" in one.get("valueFrom", {})]
         (mount,) = [one for one in container["volumeMounts"] if one["name"] == "models"]
-        assert (container["name"] == "fetch") or (not secrets and mount["readOnly"])
+        if container["name"] == "fetch":
+            continue
+        assert mount["readOnly"]
+        rates = name == "everything dials-policy" and container["name"] == "server"
+        assert secrets_of(container) == ({"ratings-keys"} if rates else set())
+
+
+def test_ratings_in_a_store_have_an_address_credentials_and_a_way_there(helm: Helm) -> None:
+    """Even if the model itself is on a claim, and nothing else would need the network."""
+    ratings = "policy.ratings.uri=s3://b/ratings,policy.ratings.existingSecret=write,store.endpoint=http://minio:9000"
+    text = helm.template("--values", str(values("pvc")), "--set", ratings)
+    (deployment,), (policy,) = objects(text, "Deployment"), objects(text, "NetworkPolicy")
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "--ratings=s3://b/ratings" in server["args"] and secrets_of(server) == {"write"}
+    names = {one["name"]: one.get("value") for one in server["env"]}
+    assert names["S3_ENDPOINT"] == "http://minio:9000"
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} < names.keys()
+    ports = [port["port"] for rule in policy["spec"]["egress"] if "to" not in rule for port in rule["ports"]]
+    assert ports == [443, 9000]
+
+
+def test_ratings_on_a_claim_are_a_folder_that_the_server_alone_may_write() -> None:
+    pod = PODS["pvc steerlm-policy"]
+    (server,) = pod["containers"]
+    assert "--ratings=/ratings/studio" in server["args"]
+    assert [one["name"] for one in server["volumeMounts"] if not one.get("readOnly")] == ["tmp", "ratings"]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "ratings"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "ratings"}
+
+
+def test_the_studio_can_be_left_out() -> None:
+    studio = {name: "--no-studio" not in one["args"] for name, one in CONTAINERS.items() if name.endswith("/server")}
+    assert {name for name, there in studio.items() if not there} == {"vllm steerlm-policy/server"}
 
 
 @every_deployment

@@ -30,6 +30,10 @@ DIGEST = f"sha256:{'0' * 64}"
         ("shutdown.drainSeconds=0", "at '/shutdown/drainSeconds': minimum: got 0, want 1"),
         ("policy.presets.brief.verbosity=0", "at '/policy/presets/brief': missing property 'attributes'"),
         ("probes.liveness.path=livez", "at '/probes/liveness/path'"),
+        ("policy.ratings.uri=/ratings", "at '/policy/ratings/uri': '/ratings' does not match pattern"),
+        ("policy.ratings.uri=pvc://claim", "at '/policy/ratings/uri'"),
+        ("policy.studio=off-please", "at '/policy/studio': got string, want boolean"),
+        ("reward.ratings.uri=s3://b/r", "at '/reward': additional properties 'ratings' not allowed"),
     ],
 )
 def test_the_schema_names_the_key(helm: Helm, wrong: str, message: str) -> None:
@@ -56,6 +60,8 @@ def test_the_schema_names_the_key(helm: Helm, wrong: str, message: str) -> None:
         ("policy.autoscaling.kind=hpa,policy.engine=vllm", "set vllm.exposeMetrics"),
         ("apiKeys.existingSecret=keys", "set policy.rewardKey.existingSecret"),
         ("ingress.enabled=true", "need policy.host, reward.host or both"),
+        ("policy.ratings.uri=s3://b/r", "set policy.ratings.existingSecret, a Secret with AWS_ACCESS_KEY_ID"),
+        ("policy.ratings.uri=pvc://c/r,policy.studio=false", "people rate in the studio: set policy.studio to true"),
         ("httpRoute.enabled=true", "httpRoute.enabled needs httpRoute.parentRefs"),
     ],
 )

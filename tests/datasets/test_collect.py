@@ -94,18 +94,59 @@ def test_of_a_persons_ratings_of_one_answer_the_latest_counts(tmp_path: Path) ->
 
 def test_the_dataset_is_read_by_the_sources_of_a_recipe(tmp_path: Path) -> None:
     keep(tmp_path / "r", rating(1), pair(2, "x", "y", -2), pair(3, "v", "w", 1, system="Be kind."))
-    collected = made(tmp_path / "r", tmp_path / "store")
-    assert collected.with_system == 1
-    path = collected.artifact.path
+    path = made(tmp_path / "r", tmp_path / "store").artifact.path
     assert check(path / "train.jsonl", schema=SCHEMA).label_problems() == []
     summary = prepare_conversations(ConversationsSource(source=str(path)), tmp_path / "out", schema=SCHEMA)
     assert summary.written["train.jsonl"] == 1
     pairs = HelpSteer2Source(source=str(path), preference=True, split_embedded_turns=True)
     summary = prepare_helpsteer2(pairs, tmp_path / "pairs", schema=SCHEMA)
     assert summary.written["train.jsonl"] == 4
-    first = json.loads((tmp_path / "pairs" / "train.jsonl").read_text().splitlines()[0])
-    assert [turn["value"] for turn in first["conversations"]] == ["q", "a", "r", "x"]
-    assert first["conversations"][-1]["label"] == "quality:-2"
+    talks = [json.loads(line) for line in (tmp_path / "pairs" / "train.jsonl").read_text().splitlines()]
+    assert [turn["value"] for turn in talks[0]["conversations"]] == ["q", "a", "r", "x"]
+    assert talks[0]["conversations"][-1]["label"] == "quality:-2"
+    assert [talk["system"] for talk in talks] == [SYSTEM_PROMPT, SYSTEM_PROMPT, "Be kind.", "Be kind."]
+
+
+def test_a_person_is_the_key_and_the_name(tmp_path: Path) -> None:
+    """Two of one name with different keys are two; without a name the key alone says who; both stay in the dataset."""
+    who = ({"by": "Anna"}, {"by": "Anna", "key": "team-a"}, {"by": "Anna", "key": "team-b"}, {"key": "team-b"})
+    turns = [Turn(value="q", speaker="User")]
+    for number, person in enumerate(who * 2):
+        plain = note(number).model_dump(exclude_unset=True, exclude={"by"})
+        whole = RatingNote.model_validate(plain | person)
+        keep(tmp_path / "r", rated_conversation(SYSTEM_PROMPT, turns, "a", {"humor": 1}, whole))
+    plain |= {"kind": "preference", "strength": 1, "id": f"{99:032x}", "key": "team-b"}
+    keep(tmp_path / "r", [rated_conversation(SYSTEM_PROMPT, turns, one, {}, RatingNote(**plain)) for one in "ab"])
+    collected = made(tmp_path / "r", tmp_path / "store")
+    assert (collected.ratings, collected.people, collected.replaced) == (4, 4, 4)
+    kept = [line["rating"] for line in lines(collected, "train.jsonl")]
+    assert [{key: one[key] for key in ("by", "key") if key in one} for one in kept] == list(who)
+    (row,) = lines(collected, "preference/preference.jsonl")
+    assert (row["rating"]["key"], "by" in row["rating"]) == ("team-b", False)
+    with pytest.raises(ValueError, match="who rated is missing"):
+        RatingNote(**note(1).model_dump(exclude={"by"}))
+
+
+@pytest.mark.parametrize(
+    ("share", "records", "words"),
+    [
+        (0.0, [rating(n, question=f"q{n}") for n in range(3)], "no val.jsonl: none of the 3 rated questions"),
+        (1.0, [rating(1)], "no train.jsonl: all of the 1 rated question validate"),
+        (0.5, [pair(1, "x", "y", 1)], "there are preferences alone: neither train.jsonl nor val.jsonl"),
+        (0.5, [rating(n, question=f"q{n}") for n in range(20)], ""),
+    ],
+    ids=["no validation", "no training", "no ratings", "both"],
+)
+def test_a_part_that_has_no_lines_is_said(
+    share: float, records: list[Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path / "r", *records)
+    command = ["data", "collect", str(tmp_path / "r"), "--output", str(tmp_path / "store")]
+    assert call([*command, "--validation-share", str(share)]) == 0
+    said = capsys.readouterr().err
+    assert words in said and said.count("note: ") == bool(words)
+    names = set(made(tmp_path / "r", tmp_path / "store", share).artifact.manifest.content.files)
+    assert ("train.jsonl" in names, "val.jsonl" in names) == ("train.jsonl" not in words, "val.jsonl" not in words)
 
 
 def test_all_answers_to_a_question_are_on_one_side(tmp_path: Path) -> None:
@@ -172,7 +213,7 @@ def test_the_command_prints_the_digest_and_fails_with_status_2(
     collected = made(tmp_path / "r", tmp_path / "store")
     assert "1 ratings and 1 preferences of 1 people; replaced by a later one 0" in out
     assert f"{collected.artifact.uri}/ratings/train.jsonl" in out and f"digest {collected.artifact.digest}" in out
-    assert "note: 1 pairs were asked with a system prompt of their own" in err
+    assert "note: no val.jsonl: none of the 1 rated question is in the share that validates (0)" in err
     assert call(["store", "verify", str(tmp_path / "store")]) == 0
     (tmp_path / "own.yaml").write_text("names: [warm]\nhigh: 9\n")
     assert call([*command, "--attributes", str(tmp_path / "own.yaml")]) == 2

@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from steerlm.artifact import Store
 from steerlm.attributes import AttributeSchema
 from steerlm.cli import main
+from steerlm.datasets.collect import collect
+from steerlm.datasets.config import PrepareSettings
+from steerlm.datasets.prepare import prepare_data
 from steerlm.pipeline.local import PipelineRun
 from tests.cli import world
 from tests.conftest import ROOT
@@ -120,8 +124,17 @@ def data(page: Path, folder: Path) -> None:
     rated = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}
     for split in ("train", "val"):
         write_lines(folder / "raw" / "chats" / f"{split}.jsonl", {**rated, "ratings": {"quality": 7}})
-    shell = Shell()
+    collected = collect(folder / "ratings", folder / "elsewhere", schema=AttributeSchema(), validation_share=0.1)
+    shell = Shell(words={"KEY": collected.artifact.key})
     run(page, shell)
+    printed = shell.said["steerlm data collect ratings --output runs/store"]
+    assert f"runs/store/collect_ratings/{collected.artifact.key}/ratings/train.jsonl\n" in printed
+    assert "note: no val.jsonl" in printed and f"digest {collected.artifact.digest}\n" in printed
+    (recipe,) = [block.text for block in blocks(page) if block.language == "yaml" and "collect_ratings" in block.text]
+    section = yaml.safe_load(recipe.replace("KEY", collected.artifact.key))["prepare_data"]
+    prepared = prepare_data(PrepareSettings.model_validate(section), folder / "rated", schema=AttributeSchema())
+    assert prepared.summaries["regression train.jsonl"].written == {"train.jsonl": 2}
+    assert (folder / "data" / "preferences" / "train.jsonl").read_text().count("\n") == 2
     checked = shell.said["steerlm data check data/train.jsonl --window 4096"]
     merged = (folder / "data" / "train.jsonl").read_text(encoding="utf-8").count("\n")
     assert f"conversations     {merged:,} (" in checked

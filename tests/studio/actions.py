@@ -26,6 +26,15 @@ def move(page: "Page", letter: str, dial: str, value: int) -> None:
     card(page, letter).get_by_role("slider", name=dial).fill(str(value))
 
 
+def enter_key(page: "Page", key: str) -> None:
+    """Type an API key at the top of the page."""
+    field = page.get_by_label("Key of this server")
+    if not field.is_visible():
+        page.get_by_text("API key", exact=True).click()
+    field.fill(key)
+    page.keyboard.press("Enter")
+
+
 def send(page: "Page", question: str = QUESTION) -> None:
     """Ask and wait until all have answered."""
     page.get_by_label("Prompt", exact=True).fill(question)

@@ -3,23 +3,25 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.datasets.check import check
 from steerlm.datasets.rating_folder import rating_files
 from steerlm.datasets.ratings import RatedConversation, read_rating
-from tests.studio.actions import again, answers, card, expected, move, send
-from tests.studio.conftest import Site, Watched, picture
+from tests.studio.actions import again, answers, card, enter_key, expected, move, send
+from tests.studio.conftest import BUSY, FEW, KEY, KEYS, Site, Watched, picture
 from tests.studio.world import QUESTION, SCHEMA
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Route
+    from playwright.sync_api import Page
 
 
 def test_a_moved_dial_gives_another_answer(watched: Watched) -> None:
@@ -104,24 +106,18 @@ def test_a_sweep_shows_the_curve_its_numbers_and_a_csv(watched: Watched, tmp_pat
     picture(page, "studio-sweep", full_page=True)
 
 
-def test_a_sweep_waits_for_a_busy_server(watched: Watched) -> None:
-    page = watched.page
-    refused = iter([True] * 3)
-
-    def busy(route: "Route") -> None:
-        if next(refused, False):
-            route.fulfill(status=429, headers={"retry-after": "0.1"}, json={"error": {"message": "limit"}})
-        else:
-            route.continue_()
-
-    page.route("**/v1/chat/completions", busy)
+def test_a_sweep_waits_for_a_busy_server(locked: Watched) -> None:
+    """It asks for several values at once; the key may have one request at a time."""
+    page = locked.page
+    enter_key(page, BUSY)
     page.get_by_role("tab", name="Sweep a dial").click()
     page.get_by_label("Prompt of the sweep").fill(QUESTION)
+    locked.errors.clear()
     page.get_by_role("button", name="Sweep", exact=True).click()
     page.get_by_role("button", name="Download CSV").wait_for()
-    assert page.locator("#view-sweep tbody tr").count() == 5
-    assert all("429" in error for error in watched.errors), "the browser's own lines only"
-    watched.errors.clear()
+    rows = page.locator("#view-sweep tbody tr").all()
+    assert [row.locator("td.text").text_content() for row in rows] == [expected(humor=n) for n in range(5)]
+    assert locked.errors and all("429" in error for error in locked.errors)
 
 
 def records(site: Site) -> list[list[RatedConversation]]:
@@ -223,62 +219,52 @@ def test_the_history_keeps_conversations_until_it_is_cleared(watched: Watched) -
 
 def test_a_preset_sets_its_dials_and_the_others_to_their_defaults(watched: Watched) -> None:
     page = watched.page
-    models = {
-        "object": "list",
-        "data": [
-            {"id": "policy", "object": "model"},
-            {
-                "id": "policy:merry",
-                "object": "model",
-                "parent": "policy",
-                "attributes": {"humor": 4},
-                "description": "",
-            },
-        ],
-    }
-    page.route("**/v1/models", lambda route: route.fulfill(json=models))  # as a server with presets lists them
-    page.reload()
+    choice = page.get_by_label("Preset for Setting A")
+    choice.wait_for()
+    assert choice.locator("option").all_text_contents()[-2:] == ["merry: Jokes welcome.", "plain"]
     move(page, "A", "verbosity", 4)
-    page.get_by_label("Preset for Setting A").select_option("merry")
+    choice.select_option(label="merry: Jokes welcome.")
     send(page)
     assert answers(page, "A") == [expected(humor=4)]
 
 
-def test_a_key_is_asked_for_sent_and_kept_in_the_tab_only(watched: Watched) -> None:
-    page = watched.page
-    sent: list[str | None] = []
-
-    def gate(route: "Route") -> None:
-        """A server that wants a key, in front of the real one."""
-        sent.append(route.request.headers.get("authorization"))
-        refused = {"error": {"message": "no valid API key", "type": "AuthenticationError", "param": None, "code": 401}}
-        if sent[-1] == "Bearer not-a-secret":
-            route.continue_()
-        else:
-            route.fulfill(status=401, json=refused)
-
-    page.route("**/v1/**", gate)
-    page.reload()
+def test_a_key_is_asked_for_sent_and_kept_in_the_tab_only(locked: Watched) -> None:
+    page = locked.page
     page.get_by_role("alert").filter(has_text="The server asks for an API key").wait_for()
-    assert set(sent) == {None}
-    for key, words in (("wrong", "does not take this API key"), ("not-a-secret", "Model policy: 3 dials")):
-        page.get_by_label("Key of this server").fill(key)
-        page.keyboard.press("Enter")
+    for key, words in (("wrong", "does not take this API key"), (KEY, "Model policy: 3 dials")):
+        enter_key(page, key)
         page.get_by_text(words).wait_for()
     send(page)
-    assert answers(page, "A") == [expected()] and sent[-1] == "Bearer not-a-secret"
+    assert answers(page, "A") == [expected()]
     card(page, "A").get_by_role("button", name="Copy as code").click()
     assert "$STEERLM_API_KEY" in page.get_by_label("curl", exact=True).input_value()
     places = "[JSON.stringify(sessionStorage), JSON.stringify(localStorage), document.cookie, location.href]"
     kept = page.evaluate(places)
-    assert ["not-a-secret" in place for place in kept] == [True, False, False, False]
-    assert all("401" in error for error in watched.errors), "the browser's own lines only"
-    watched.errors.clear()
+    assert [KEY in place for place in kept] == [True, False, False, False]
+    assert locked.errors and all("401" in error for error in locked.errors)
+
+
+def test_with_a_key_the_name_may_stay_open(locked: Watched, guarded: Site) -> None:
+    page = locked.page
+    enter_key(page, KEY)
+    card(page, "A").wait_for()
+    send(page)
+    card(page, "A").get_by_text("Rate the answer of Setting A").click()
+    form = card(page, "A").locator("form")
+    for name in ("", "Anna"):
+        form.get_by_label("humor").select_option("1")
+        form.get_by_label("Your name").fill(name)
+        form.get_by_role("button", name="Save rating").click()
+        form.get_by_text("Saved.").wait_for()
+        (record,) = max(records(guarded), key=lambda one: one[0].rating.at)
+        assert (record.rating.key, record.rating.by) == ("anna", name or None)
+        form.get_by_role("status").evaluate("note => note.textContent = ''")
 
 
 def test_stop_keeps_what_has_arrived(watched: Watched) -> None:
+    """The one reply that is not the server's: no real one can be made to keep silent for as long as a test likes."""
     page = watched.page
-    page.route("**/v1/chat/completions", lambda route: None)  # an answer that does not come
+    page.route("**/v1/chat/completions", lambda route: None)
     page.get_by_label("Prompt", exact=True).fill(QUESTION)
     page.get_by_role("button", name="Send").click()
     page.get_by_role("button", name="Stop").click()
@@ -286,35 +272,79 @@ def test_stop_keeps_what_has_arrived(watched: Watched) -> None:
     assert page.get_by_role("button", name="Send").is_enabled()
 
 
-@pytest.mark.parametrize(
-    ("status", "headers", "words"),
-    [
-        (429, {"retry-after": "7"}, "The server is busy, or your limit is reached. Try again in 7 seconds."),
-        (503, {}, "The server cannot answer now. Try again in 5 seconds."),
-        (401, {}, "The server asks for an API key."),
-        (None, {}, "The server does not answer."),
-    ],
-)
-def test_failures_are_said_in_words(
-    status: int | None, headers: dict[str, str], words: str, site: Site, browser: "Browser"
-) -> None:
-    from tests.studio.conftest import watch
+class Fault:
+    """A way in which the server of keys cannot answer, which begins and ends."""
 
-    pages = watch(browser, site.url, {})
-    watched = next(pages)
-    page = watched.page
-    body = '{"error": {"message": "no", "type": "x", "param": null, "code": 1}}'
-    page.route(
-        "**/v1/chat/completions",
-        lambda route: route.abort() if status is None else route.fulfill(status=status, headers=headers, body=body),
-    )
-    send(page)
-    page.get_by_text(words).wait_for()
+    words: str
+
+    def __init__(self, site: Site, page: "Page") -> None:
+        self.site, self.page = site, page
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        raise NotImplementedError
+
+
+class LimitReached(Fault):
+    words = r"The server is busy, or your limit is reached\. Try again in \d+ seconds\. \(the API key 'few' has reached"
+
+    def begin(self) -> None:
+        body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 1}
+        headers = {"authorization": f"Bearer {FEW}"}
+        statuses = [
+            httpx.post(f"{self.site.url}/v1/chat/completions", json=body, headers=headers).status_code for _ in "12"
+        ]
+        assert statuses[-1] == 429
+        enter_key(self.page, FEW)
+
+    def end(self) -> None:
+        enter_key(self.page, KEY)
+
+
+class Draining(Fault):
+    words = r"The server cannot answer now\. Try again in 5 seconds\. \(the server is shutting down\)"
+
+    def begin(self) -> None:
+        self.site.app.state.draining = True
+
+    def end(self) -> None:
+        self.site.app.state.draining = False
+
+
+class KeyWithdrawn(Fault):
+    words = r"The server does not take this API key\."
+
+    def begin(self) -> None:
+        self.site.admit(["busy", "few"])
+
+    def end(self) -> None:
+        self.site.admit(KEYS)
+
+
+class Offline(Fault):
+    words = r"The server does not answer\."
+
+    def begin(self) -> None:
+        self.page.context.set_offline(True)
+
+    def end(self) -> None:
+        self.page.context.set_offline(False)
+
+
+@pytest.mark.parametrize("fault", [LimitReached, Draining, KeyWithdrawn, Offline])
+def test_failures_are_said_in_words(fault: type[Fault], locked: Watched, guarded: Site) -> None:
+    page = locked.page
+    enter_key(page, KEY)
+    card(page, "A").wait_for()
+    now = fault(guarded, page)
+    now.begin()
+    try:
+        send(page)
+        page.get_by_text(re.compile(fault.words)).wait_for()
+    finally:
+        now.end()
     assert page.get_by_label("Prompt", exact=True).input_value() == QUESTION, "nothing that was typed is lost"
-    page.unroute("**/v1/chat/completions")
     page.get_by_role("button", name="Send").click()
     page.get_by_text(expected()).first.wait_for()
-    assert all("Failed to load resource" in error for error in watched.errors), "the browser's own line only"
-    watched.errors.clear()
-    for _ in pages:
-        pass

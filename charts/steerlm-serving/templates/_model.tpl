@@ -31,8 +31,27 @@
   {{- end }}
 {{- end }}
 
+{{- /* The store's address, and the credentials in a Secret. */ -}}
+{{- define "steerlm.s3Env" -}}
+{{- if .store.endpoint -}}
+- {name: S3_ENDPOINT, value: {{ .store.endpoint | quote }}}
+{{- else -}}
+- name: S3_ENDPOINT
+  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: S3_ENDPOINT, optional: true}}
+{{- end }}
+{{- with .store.region }}
+- {name: AWS_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $.secret }}, key: {{ . }}}}
+{{- end }}
+- name: AWS_SESSION_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .secret }}, key: AWS_SESSION_TOKEN, optional: true}}
+{{- end }}
+
 {{- /* Fetches the model unless it is there. Repeated after a failure, it goes on; what differs from the digest is refused.
-     It alone sees the credentials. */ -}}
+     It alone sees the model store's credentials. */ -}}
 {{- define "steerlm.fetch" -}}
 - name: fetch
   {{- include "steerlm.image" . | nindent 2 }}
@@ -43,23 +62,7 @@
   env:
     - {name: HOME, value: /tmp}
     {{- if hasPrefix "s3://" .model.model.uri }}
-    {{- with .root.Values.store }}
-    {{- if .endpoint }}
-    - {name: S3_ENDPOINT, value: {{ .endpoint | quote }}}
-    {{- else }}
-    - name: S3_ENDPOINT
-      valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: S3_ENDPOINT, optional: true}}
-    {{- end }}
-    {{- with .region }}
-    - {name: AWS_REGION, value: {{ . | quote }}}
-    {{- end }}
-    {{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
-    - name: {{ . }}
-      valueFrom: {secretKeyRef: {name: {{ $.root.Values.store.existingSecret }}, key: {{ . }}}}
-    {{- end }}
-    - name: AWS_SESSION_TOKEN
-      valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: AWS_SESSION_TOKEN, optional: true}}
-    {{- end }}
+    {{- include "steerlm.s3Env" (dict "store" .root.Values.store "secret" .root.Values.store.existingSecret) | nindent 4 }}
     {{- else }}
     {{- with .root.Values.hub.endpoint }}
     - {name: HF_ENDPOINT, value: {{ . | quote }}}

@@ -56,6 +56,10 @@ volumes:
   - name: reward-key
     secret: {secretName: {{ .model.rewardKey.existingSecret }}, defaultMode: 0440}
   {{- end }}
+  {{- with include "steerlm.ratingsClaim" . }}
+  - name: ratings
+    persistentVolumeClaim: {claimName: {{ . }}}
+  {{- end }}
   {{- with $values.apiKeys.existingSecret }}
   - name: keys
     secret: {secretName: {{ . }}, defaultMode: 0440}

@@ -37,6 +37,7 @@
 - --reward-key-file=/etc/steerlm/reward-key/{{ $.model.rewardKey.key }}
 {{- end }}
 {{- end }}
+{{- include "steerlm.studioArgs" . }}
 {{- if $values.apiKeys.existingSecret }}
 - --api-keys=/etc/steerlm/keys/{{ $values.apiKeys.key }}
 {{- if $values.apiKeys.openMetrics }}
@@ -72,6 +73,9 @@ httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecr
     - name: OMP_NUM_THREADS
       valueFrom: {resourceFieldRef: {containerName: server, resource: limits.cpu}}
     {{- end }}
+    {{- if include "steerlm.ratingsInS3" . }}
+    {{- include "steerlm.s3Env" (dict "store" $values.store "secret" .model.ratings.existingSecret) | nindent 4 }}
+    {{- end }}
     {{- with .model.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -98,6 +102,9 @@ httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecr
     {{- end }}
     {{- if and (eq .kind "policy") .model.rewardKey.existingSecret }}
     - {name: reward-key, mountPath: /etc/steerlm/reward-key, readOnly: true}
+    {{- end }}
+    {{- if include "steerlm.ratingsClaim" . }}
+    - {name: ratings, mountPath: /ratings}
     {{- end }}
     {{- if $values.apiKeys.existingSecret }}
     - {name: keys, mountPath: /etc/steerlm/keys, readOnly: true}

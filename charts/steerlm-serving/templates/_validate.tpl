@@ -30,6 +30,12 @@
 {{- if and (hasPrefix "s3://" $source.uri) (not .root.Values.store.existingSecret) -}}
 {{- fail (printf "%s.model.uri is in s3://: set store.existingSecret, a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" .kind) -}}
 {{- end -}}
+{{- if and (include "steerlm.ratingsInS3" .) (not .model.ratings.existingSecret) -}}
+{{- fail "policy.ratings.uri is in s3://: set policy.ratings.existingSecret, a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY that may write there" -}}
+{{- end -}}
+{{- if and (include "steerlm.ratings" .) (not .model.studio) -}}
+{{- fail "policy.ratings.uri is set, but people rate in the studio: set policy.studio to true" -}}
+{{- end -}}
 {{- $needed := int (include "steerlm.graceSeconds" .) -}}
 {{- $given := .root.Values.shutdown.terminationGracePeriodSeconds -}}
 {{- if and $given (lt (int $given) $needed) -}}

@@ -14,8 +14,8 @@ from steerlm.datasets.sources.base import CommandOption, RawForm, SourceSettings
 from steerlm.datasets.sources.helpsteer import RatedRow, label_string
 from steerlm.datasets.sources.rows import convert_rows, labeled_conversation, number_in, user_turn
 from steerlm.errors import InputError
-from steerlm.prompt import ASSISTANT, TURN_MARK, USER
-from steerlm.records import Conversation, Line, Turn
+from steerlm.prompt import ASSISTANT, SYSTEM_PROMPT, TURN_MARK, USER
+from steerlm.records import Conversation, Line, Turn, null_is
 
 _EMBEDDED = re.compile(rf"\n{TURN_MARK}({USER}|{ASSISTANT})\n")
 STRONGEST = 3
@@ -68,12 +68,16 @@ class HelpSteer2Source(SourceSettings):
 
 
 class PreferenceRow(Line):
-    """Two responses to a prompt; `preference_strength` -3..3 is negative where the first is better."""
+    """Two responses to a prompt; `preference_strength` -3..3 is negative where the first is better.
+
+    `system` is ours: the system prompt of pairs that `steerlm data collect` wrote, if it is not the usual one.
+    """
 
     prompt: str
     response_1: str
     response_2: str
     split: str
+    system: Annotated[str, null_is(SYSTEM_PROMPT)] = SYSTEM_PROMPT
 
 
 def prepare_helpsteer2(
@@ -99,7 +103,8 @@ def prepare_helpsteer2(
             raise ValueError(f"preference_strength is {strength}, outside -{STRONGEST}..{STRONGEST}")
         label = format_labels({schema.names[0]: strength})
         turns = history(row.prompt)
-        conversations = [labeled_conversation(turns, response, label) for response in (row.response_1, row.response_2)]
+        responses = (row.response_1, row.response_2)
+        conversations = [labeled_conversation(turns, response, label, row.system) for response in responses]
         return TRAIN if row.split == "train" else VAL, conversations
 
     if settings.preference:

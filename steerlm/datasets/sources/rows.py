@@ -71,14 +71,16 @@ def user_turn(text: str) -> Turn:
     return Turn(value=text, speaker=USER, label=None)
 
 
-def labeled_conversation(history: Iterable[Turn], response: str, label: str) -> Conversation:
+def labeled_conversation(
+    history: Iterable[Turn], response: str, label: str, system: str = SYSTEM_PROMPT
+) -> Conversation:
     """Return the history and the response, labeled unless `label` is "".
 
     Raises `ValueError` for a text that would inject a label.
     """
     answer = Turn(value=response, speaker=ASSISTANT, label=label) if label else Turn(value=response, speaker=ASSISTANT)
     turns = [*history, answer]
-    return Conversation(conversations=turns, system=SYSTEM_PROMPT, mask=USER, type="VALUE_TO_TEXT")
+    return Conversation(conversations=turns, system=system, mask=USER, type="VALUE_TO_TEXT")
 
 
 def number_in(columns: dict[str, object], name: str) -> float:

@@ -19,7 +19,7 @@ from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.chat_prompt import build_prompt
 from steerlm.serving.dials import chat_place, requested_dials
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
 from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
@@ -81,7 +81,7 @@ class ChatRequest(GenerationBody):
         return self.best_of or n
 
 
-@router.post("/v1/chat/completions", summary="The answer to a conversation, with the attributes set")
+@router.post("/v1/chat/completions", summary="The answer to a conversation, with the attributes set", responses=UNKNOWN)
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Generate the answer to a conversation."""
     service: GenerationService = request.app.state.service

@@ -17,7 +17,7 @@ from steerlm.inference.engine.request import Completion, GenerationChunk
 from steerlm.inference.engine.sampling_state import TokenLogprobs
 from steerlm.serving.admission import cancel_on_disconnect
 from steerlm.serving.dials import RAW_PLACE
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.openai.protocol import MAX_ANSWERS, MAX_LOGPROBS, GenerationBody
 from steerlm.serving.openai.response import ResponseChoice, ResponseWriter, begun, completion_logprobs
@@ -43,7 +43,7 @@ class CompletionRequest(GenerationBody):
     return_tokens_as_token_ids: bool | None = False
 
 
-@router.post("/v1/completions", summary="Continuations of prompts as they are")
+@router.post("/v1/completions", summary="Continuations of prompts as they are", responses=UNKNOWN)
 async def completions(request: Request, body: CompletionRequest) -> Any:
     """Continue prompts."""
     service: GenerationService = request.app.state.service

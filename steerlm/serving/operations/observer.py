@@ -9,10 +9,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerlm.serving.operations.metrics import REASONS
-from steerlm.serving.request_record import RequestRecord, TokenSink, enter, leave
+from steerlm.serving.request_record import OTHER, RequestRecord, TokenSink, enter, leave
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 """An id that is taken from a client: nothing that could pretend to be another line of the log."""
@@ -69,7 +70,7 @@ class RequestObserver:
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
                 if complete and self._describe:
-                    record.route = _route(scope, record.route)
+                    record.route = route_of(scope)
                     self._describe(record)  # a span ends with its response
             await send(message)
 
@@ -85,15 +86,22 @@ class RequestObserver:
             if not complete and record.status < 500:
                 record.reason = record.reason or REASONS[499]
             leave(token)
-            record.route = _route(scope, record.route)
+            record.route = route_of(scope)
             seconds = time.monotonic() - record.started
             for report in self._reporters:
                 report(record, seconds)
 
 
-def _route(scope: Scope, otherwise: str) -> str:
-    path: str = getattr(scope.get("route"), "path", otherwise)
-    return path
+def route_of(scope: Scope) -> str:
+    """Return the path of a request's route with placeholders; "other" if no route has the path.
+
+    A request that a middleware refuses never comes to the router: its route is the one that has its path.
+    """
+    chosen = getattr(scope.get("route"), "path", None)
+    if chosen is None:
+        routes = iter_route_contexts(scope["app"].routes)
+        chosen = next((route.path for route in routes if route.path_regex.match(scope["path"])), None)
+    return chosen or OTHER
 
 
 def _request_id(scope: Scope) -> str:

@@ -17,8 +17,9 @@ from steerlm.errors import LabelError
 from steerlm.prompt import SYSTEM_PROMPT, USER
 from steerlm.records import Turn
 from steerlm.serving.chat_prompt import resolve_attributes, without_marks
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.messages import ChatMessage
+from steerlm.serving.request_record import current
 from steerlm.serving.score_inputs import has_system, readout_of_messages
 from steerlm.serving.studio.parts import parts_of
 
@@ -38,22 +39,25 @@ class GivenAnswer(BaseModel):
 
 
 class RatingRequest(BaseModel):
-    """`messages` end with the question; `labels` are the person's values, of one attribute or more."""
+    """`messages` end with the question; `labels` are the person's values, of one attribute or more.
+
+    `by` may be left out where the server asks for an API key, whose name is kept.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Person
+    by: Person | None = None
     messages: list[ChatMessage]
     answer: GivenAnswer
     labels: Annotated[Values, Field(min_length=1)]
 
 
 class PreferenceRequest(BaseModel):
-    """Two answers to one question; `strength` is -3..3, negative if the first is better."""
+    """Two answers to one question; `strength` is -3..3, negative if the first is better. `by`: as of a rating."""
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Person
+    by: Person | None = None
     messages: list[ChatMessage]
     answers: Annotated[list[GivenAnswer], Field(min_length=2, max_length=2)]
     strength: Annotated[int, Field(ge=-STRONGEST, le=STRONGEST)]
@@ -66,7 +70,7 @@ class KeptRating(BaseModel):
     at: str
 
 
-@router.post("/v1/studio/ratings", summary="Keep a person's values for an answer", status_code=201)
+@router.post("/v1/studio/ratings", summary="Keep a person's values for an answer", status_code=201, responses=UNKNOWN)
 async def rate(request: Request, body: RatingRequest) -> KeptRating:
     """Keep a rating."""
     schema = _schema(request)
@@ -78,7 +82,12 @@ async def rate(request: Request, body: RatingRequest) -> KeptRating:
     return await _keep(request, body.by, body.messages, [body.answer], schema, labels=labels)
 
 
-@router.post("/v1/studio/preferences", summary="Keep which of two answers a person finds better", status_code=201)
+@router.post(
+    "/v1/studio/preferences",
+    summary="Keep which of two answers a person finds better",
+    status_code=201,
+    responses=UNKNOWN,
+)
 async def prefer(request: Request, body: PreferenceRequest) -> KeptRating:
     """Keep a preference."""
     schema = _schema(request)
@@ -98,7 +107,7 @@ def _schema(request: Request) -> AttributeSchema:
 
 async def _keep(
     request: Request,
-    by: str,
+    by: str | None,
     messages: list[ChatMessage],
     answers: list[GivenAnswer],
     schema: AttributeSchema,
@@ -110,7 +119,7 @@ async def _keep(
     assert folder is not None
     system, history = _question(messages, strip=service.settings.strip_markers)
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    note: dict[str, Any] = {"id": uuid.uuid4().hex, "by": by.strip(), "at": at, "model": service.name}
+    note: dict[str, Any] = {"id": uuid.uuid4().hex, **_person(by), "at": at, "model": service.name}
     note |= {"kind": "rating"} if strength is None else {"kind": "preference", "strength": strength}
     records: list[RatedConversation] = []
     for index, answer in enumerate(answers):
@@ -120,6 +129,14 @@ async def _keep(
         records.append(rated_conversation(system, history, text, labels or {}, RatingNote(**note, asked=asked)))
     await asyncio.to_thread(folder.append, records)
     return KeptRating(id=note["id"], at=at)
+
+
+def _person(by: str | None) -> dict[str, str]:
+    """Return who rates: the typed name and the name of the request's key, as far as there are."""
+    given = {"by": (by or "").strip(), "key": current().key}
+    if not any(given.values()):
+        raise ApiError("by: the name of who rates was expected, since this server asks for no API key", param="by")
+    return {name: text for name, text in given.items() if text}
 
 
 def _question(messages: list[ChatMessage], *, strip: bool) -> tuple[str, list[Turn]]:

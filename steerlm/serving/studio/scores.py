@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from steerlm.serving.errors import ApiError
+from steerlm.serving.errors import UNKNOWN, ApiError
 from steerlm.serving.generation import GenerationService
 from steerlm.serving.messages import ChatMessage
 
@@ -34,7 +34,9 @@ class ObtainedResponse(BaseModel):
     scores: list[list[float]]
 
 
-@router.post("/v1/studio/scores", summary="What answers obtained: scores by the server's reward server")
+@router.post(
+    "/v1/studio/scores", summary="What answers obtained: scores by the server's reward server", responses=UNKNOWN
+)
 async def scores(request: Request, body: ObtainedRequest) -> ObtainedResponse:
     """Score the last message of each chat."""
     service: GenerationService = request.app.state.service

@@ -2,6 +2,7 @@
 """HTTP to another server: pooled connections, server-sent events, and what its failures mean to our clients.
 
 Known here: JSON in and out, and the form of OpenAI's errors. Not known: which server it is and what the bodies mean.
+Addresses are for whoever runs this server: messages to its clients have none.
 """
 
 import asyncio
@@ -40,9 +41,16 @@ class UpstreamError(ApiError):
         upstream_status: The status it answered with; None if it did not answer.
     """
 
-    def __init__(self, message: str, *, status: int, upstream_status: int | None = None) -> None:
-        super().__init__(message, status=status, reason="upstream")
+    def __init__(
+        self, message: str, *, status: int, upstream_status: int | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(message, status=status, reason="upstream", detail=detail)
         self.upstream_status = upstream_status
+
+    @property
+    def whole(self) -> str:
+        """What is known of it, with addresses."""
+        return self.detail or str(self)
 
 
 class UpstreamClient:
@@ -53,17 +61,18 @@ class UpstreamClient:
         available: Whether it answered last time.
     """
 
-    def __init__(self, url: str, key: str | None = None, *, connections: int = 0) -> None:
+    def __init__(self, url: str, key: str | None = None, *, connections: int = 0, called: str = "the upstream") -> None:
         """Describe the server; nothing is sent before `open`.
 
         Args:
             url: Its address, with or without `/v1`.
             key: API key that it asks for.
             connections: Connections at most; 0 for any number.
+            called: What clients of this server know it as.
         """
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.available = False
-        self._key, self._connections = key, connections
+        self._key, self._connections, self._called = key, connections, called
         self._session: aiohttp.ClientSession | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -98,13 +107,13 @@ class UpstreamClient:
                 return await self.get(path)
             except UpstreamError as error:
                 if error.upstream_status in (401, 403):
-                    raise SteerLMError(f"{error}; its key is read from --upstream-key-file") from None
+                    raise SteerLMError(f"{error.whole}; its key is read from --upstream-key-file") from None
                 if error.upstream_status == 404:
-                    raise SteerLMError(f"{error}; is it the address of an OpenAI-compatible server?") from None
+                    raise SteerLMError(f"{error.whole}; is it the address of an OpenAI-compatible server?") from None
                 if loop.time() >= deadline:
-                    raise SteerLMError(f"{error}; waited {seconds:g} s for it (--upstream-seconds)") from None
+                    raise SteerLMError(f"{error.whole}; waited {seconds:g} s for it (--upstream-seconds)") from None
                 if not said:
-                    logger.info("waiting up to %g s: %s", seconds, error)
+                    logger.info("waiting up to %g s: %s", seconds, error.whole)
                     said = True
             await asyncio.sleep(WAIT_SECONDS)
 
@@ -168,13 +177,13 @@ class UpstreamClient:
                     return
                 event = self._parsed(data, path)
                 if "error" in event:
-                    raise SteerLMError(f"the upstream failed: {_message(event, 'unknown error')}")
+                    raise SteerLMError(f"{self._called} failed: {_message(event, 'unknown error')}")
                 yield event
-            raise SteerLMError("the upstream ended its stream before the answer was complete")
+            raise SteerLMError(f"{self._called} ended its stream before the answer was complete")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            raise UpstreamError("the connections to the upstream are closed", status=503)
+            raise UpstreamError(f"the connections to {self._called} are closed", status=503)
         return self._session
 
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -194,7 +203,8 @@ class UpstreamClient:
                 yield reply
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
-            raise UpstreamError(f"the upstream {self.url} does not answer: {reason}", status=503) from None
+            detail = f"{self._called} {self.url} does not answer: {reason}"
+            raise UpstreamError(f"{self._called} does not answer", status=503, detail=detail) from None
 
     async def _refusal(self, reply: aiohttp.ClientResponse, path: str) -> UpstreamError:
         text = (await reply.read())[:4000].decode(errors="replace")
@@ -205,11 +215,10 @@ class UpstreamClient:
         status = reply.status
         if status in PASSED_ON:
             passed = 400 if status == 422 else status
-            return UpstreamError(f"the upstream refuses this: {message}", status=passed, upstream_status=status)
+            return UpstreamError(f"{self._called} refuses this: {message}", status=passed, upstream_status=status)
         # What is wrong between this server and the other is not the client's fault.
-        if status != 404:  # an upstream need not have every route that is tried
-            logger.error("%s%s answers %d: %s", self.url, path, status, message)
-        return UpstreamError(f"{self.url}{path} answers {status}: {message}", status=502, upstream_status=status)
+        told, detail = f"{self._called} answers {status}: {message}", f"{self.url}{path} answers {status}: {message}"
+        return UpstreamError(told, status=502, upstream_status=status, detail=detail)
 
     def _parsed(self, data: bytes, path: str) -> dict[str, Any]:
         try:
@@ -217,7 +226,8 @@ class UpstreamClient:
         except ValueError:
             parsed = None
         if not isinstance(parsed, dict):
-            raise UpstreamError(f"{self.url}{path} does not answer with a JSON object", status=502)
+            told, fault = f"{self._called} does not answer with a JSON object", f"{self.url}{path}: not a JSON object"
+            raise UpstreamError(told, status=502, detail=fault)
         return parsed
 
 

@@ -63,7 +63,7 @@ class UpstreamModel:
         except UpstreamError as error:
             if error.upstream_status in (404, 405, 501):
                 return
-            raise
+            raise SteerLMError(error.whole) from None
         ours = self._facts.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
         if theirs != ours:
             raise ModelError(
@@ -78,7 +78,7 @@ class UpstreamModel:
         except UpstreamError as error:
             if error.upstream_status in (404, 405, 501):
                 return
-            raise
+            raise SteerLMError(error.whole) from None
         theirs, schema = described.get("attributes"), self._facts.info.attributes
         names = list(schema.names) if schema else None
         if isinstance(theirs, dict) and theirs.get("names") != names:

@@ -108,15 +108,19 @@ def test_without_a_reward_server_only_ranking_is_refused(policy_server: str) -> 
     assert "--reward-url" in reply.json()["error"]["message"]
 
 
-def test_a_reward_server_may_come_later_and_must_be_one(policy_folder: Path, policy_server: str) -> None:
+def test_a_reward_server_may_come_later_and_must_be_one(
+    policy_folder: Path, policy_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clients are told of the reward server, the log of its address."""
     body = {**CHAT, "best_of": 2, "rank_by": "humor"}
     for url, status, message in (
-        ("http://127.0.0.1:9", 503, "does not answer"),
-        (policy_server, 502, "no reward server"),
+        ("http://127.0.0.1:9", 503, "the reward server does not answer"),
+        (policy_server, 502, "the reward server is not one of SteerLM"),
     ):
         with running(policy_folder, "generate", reward_server={"url": url}) as (server, _):
             assert httpx.get(f"{server}/ready").status_code == 200
             assert ask(server)["choices"]
             reply = httpx.post(f"{server}/v1/chat/completions", json=body)
             assert (reply.status_code, "retry-after" in reply.headers) == (status, status == 503)
-            assert message in reply.json()["error"]["message"]
+            assert reply.json()["error"]["message"] == message
+            assert any(f"the reward server {url} {message.split(maxsplit=3)[3]}" in line for line in caplog.messages)

@@ -54,6 +54,26 @@ def test_dials_of_the_request_win(server: str) -> None:
     assert kept["steerlm"]["attributes"] == {"quality": 4, "toxicity": 0, "humor": 4}
 
 
+def test_ask_with_a_preset(
+    server: str, taught_server: str, taught_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for words, humor in (
+        (["funny"], 4),
+        (["sober.v2"], 0),
+        (["funny", "--humor", "0"], 0),
+    ):
+        assert call(["ask", QUESTION, "--url", server, "--show-attributes", "--preset", *words]) == 0
+        out, err = capfd.readouterr()
+        assert (out, f"humor:{humor}" in err) == (f"{ANSWERS[humor]}\n", True)
+    for words, message in (
+        (["--url", server, "--preset", "fumny"], "has no preset 'fumny'; it has funny, sober.v2"),
+        (["--url", taught_server, "--preset", "funny"], "has no presets; its server takes them with"),
+        (["--model", str(taught_folder), "--preset", "funny"], "a model folder (--model) has none"),
+    ):
+        assert call(["ask", QUESTION, *words]) == 2
+        assert message in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("route", "body", "status", "message"),
     [

@@ -148,6 +148,7 @@ def test_names_of_keys_are_counted(guarded: dict[str, str]) -> None:
     assert grown("steerlm_http_requests_total", key="bob", status="200", route="/v1/score") == 1
     assert grown("steerlm_key_tokens_total", key="bob", kind="prompt") > 5
     assert grown("steerlm_refused_requests_total", reason="unauthorized") == 1
+    assert grown("steerlm_http_requests_total", key="", status="401", route="/v1/score") == 1
     assert not any(ALICE in str(labels) or BOB in str(labels) for labels in after)
 
 
@@ -233,6 +234,9 @@ def test_limits_are_refused_with_their_name_and_the_time_to_wait(
         while ask("carol" * 4).status_code == 429:
             assert time.monotonic() < deadline
         found = samples(url)
+        asked = {"route": "/v1/chat/completions", "method": "POST"}
+        assert total(found, "steerlm_http_requests_total", **asked, status="429", key="alice") == 3
+        assert total(found, "steerlm_http_requests_total", status="429", route="other") == 0
         assert total(found, "steerlm_refused_requests_total", reason="requests_per_minute") == 3
         assert total(found, "steerlm_refused_requests_total", reason="tokens_per_minute") == 2
         assert total(found, "steerlm_refused_requests_total", reason="concurrent_requests") >= 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from steerlm.attributes import AttributeSchema
 from steerlm.serving.operations.metrics import ScoreHistogram
-from tests.serving.operations.conftest import samples, total
+from tests.serving.operations.conftest import ALICE, bearer, samples, total
 
 TURN = "<extra_id_1>User\nA dog\n<extra_id_2>"
 TOKENS = 40
@@ -88,6 +88,32 @@ def test_a_reward_model(reward_folder: Path, serving: Callable[..., Any]) -> Non
         assert total(found, "vllm:e2e_request_latency_seconds_count") == 3
         assert total(found, "steerlm_refused_requests_total", reason="too_large") == 1
         assert total(found, "steerlm_http_requests_total", route="/v2/models/{model}/infer", status="200") == 1
+
+
+def test_a_request_refused_before_its_route_is_counted_there(
+    policy_folder: Path, serving: Callable[..., Any], keys: Callable[..., Path]
+) -> None:
+    """Labels are templates of routes, whatever paths strangers try."""
+    path = keys({"keys": {"alice": ALICE}})
+    with serving(policy_folder, "generate", api_keys=path, open_metrics=True, max_body_bytes=100) as (url, app):
+        strange = [f"/v1/models/{name}" for name in "abc"] + [f"/{name}" for name in "abc"]
+        for method, one in [("GET", one) for one in (*strange, "/openapi.json")] + [("DELETE", "/generate")]:
+            assert httpx.request(method, url + one).status_code == 401
+        assert httpx.post(f"{url}/v1/completions", content=b"x" * 101, headers=bearer(ALICE)).status_code == 413
+        app.state.draining = True
+        assert httpx.get(f"{url}/v1/studio", headers=bearer(ALICE)).status_code == 503
+        app.state.draining = False
+        found = samples(url)
+    for status, route, count in (
+        ("401", "/v1/models/{model_id:path}", 3),
+        ("401", "/openapi.json", 1),
+        ("401", "/generate", 1),
+        ("401", "other", 3),
+        ("413", "/v1/completions", 1),
+        ("503", "/v1/studio", 1),
+    ):
+        assert total(found, "steerlm_http_requests_total", status=status, route=route) == count, route
+    assert total(found, "steerlm_http_requests_total") == 10
 
 
 def test_apps_of_one_process_count_apart(policy_server: str, reward_server: str) -> None:

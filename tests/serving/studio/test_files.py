@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from steerlm.cli.main import call
 from steerlm.serving.studio.files import STATIC, TYPES
 
 FILES = sorted(path.name for path in STATIC.iterdir())
@@ -63,3 +64,9 @@ def test_the_reward_server_has_none_and_the_start_page_leads_there(policy_server
     assert httpx.get(f"{reward_server}/studio").status_code == 404
     assert "studio" not in httpx.get(reward_server).text
     assert '<a href="studio">' in httpx.get(policy_server).text
+
+
+def test_ratings_without_a_studio_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["serve", "generate", str(tmp_path), "--port", "0", "--no-studio", "--ratings", str(tmp_path / "ratings")]
+    assert call(words) == 2
+    assert "--ratings and --descriptions are for the studio: leave out --no-studio" in capfd.readouterr().err

@@ -16,6 +16,8 @@ from steerlm.prompt import SYSTEM_PROMPT
 from steerlm.serving.config import ServeSettings
 from steerlm.serving.run import build_app
 from tests.serving.conftest import SCHEMA
+from tests.serving.operations.conftest import ALICE, BOB, bearer
+from tests.serving.operations.conftest import keys as keys
 
 QUESTION = [{"role": "user", "content": "What is a good pet?"}]
 TALK = [*QUESTION, {"role": "assistant", "content": "A dog."}, {"role": "user", "content": "And a bad one?"}]
@@ -25,6 +27,7 @@ RATING = {
     "answer": {"text": "A dog.", "asked": {"humor": 3}},
     "labels": {"humor": 0, "quality": 4},
 }
+NAMELESS = {name: value for name, value in RATING.items() if name != "by"}
 PREFERENCE = {"by": "Bo", "messages": TALK, "answers": [{"text": "A cat."}, {"text": "A bat."}], "strength": -2}
 
 
@@ -70,6 +73,7 @@ def test_a_rating_is_kept_as_a_labeled_conversation(url: str, kept: Path) -> Non
     (record,) = newest(kept)
     assert record.conversations[-1].label == "quality:4,humor:0", "in the schema's order"
     assert (record.system, record.rating.by, record.rating.model) == (SYSTEM_PROMPT, "Anna", "policy")
+    assert record.rating.key is None, "this server asks for none"
     assert record.rating.asked == {"quality": 4, "toxicity": 0, "humor": 3}, "defaults filled in"
     assert {"id": record.rating.id, "at": record.rating.at} == reply.json()
 
@@ -81,9 +85,27 @@ def test_a_preference_is_kept_as_two_conversations_whose_history_is_not_learned(
     assert [turn.learned for turn in first.conversations] == [True, False, True, True]
 
 
+def test_a_rating_says_which_key_it_came_with(
+    policy_folder: Path, serving: Callable[..., Any], keys: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Beside the name that the person typed, which may be left out then."""
+    settings = {"ratings": str(tmp_path / "ratings"), "api_keys": keys({"keys": {"team-a": ALICE, "team-b": BOB}})}
+    with serving(policy_folder, "generate", **settings) as (url, _):
+        for route, body, key, who in (
+            ("ratings", RATING, ALICE, ("Anna", "team-a")),
+            ("ratings", NAMELESS, BOB, (None, "team-b")),
+            ("preferences", PREFERENCE, BOB, ("Bo", "team-b")),
+        ):
+            reply = httpx.post(f"{url}/v1/studio/{route}", json=body, headers=bearer(key))
+            assert reply.status_code == 201, reply.text
+            for record in newest(tmp_path / "ratings"):
+                assert (record.rating.by, record.rating.key) == who
+
+
 @pytest.mark.parametrize(
     ("route", "body", "words"),
     [
+        ("ratings", NAMELESS, "by: the name of who rates was expected, since this server asks for no API key"),
         ("ratings", {**RATING, "labels": {"humour": 1}}, "labels: unknown attribute 'humour'; did you mean 'humor'?"),
         ("ratings", {**RATING, "labels": {"humor": 5}}, "labels: attribute 'humor' must be in 0..4, not 5"),
         ("ratings", {**RATING, "labels": {"warmth": 1}}, "labels: attribute 'warmth' was never trained"),
@@ -123,7 +145,8 @@ def test_without_a_place_or_a_reward_server_the_option_is_named(
 def test_a_reward_server_that_is_gone_is_a_503(policy_folder: Path, serving: Callable[..., Any]) -> None:
     with serving(policy_folder, "generate", reward_server={"url": "http://127.0.0.1:9"}) as (url, _):
         reply = httpx.post(f"{url}/v1/studio/scores", json={"chats": [TALK[:2]]}, timeout=60)
-        assert reply.status_code == 503 and "the reward server: " in reply.json()["error"]["message"]
+        assert reply.status_code == 503
+        assert reply.json()["error"]["message"] == "the reward server does not answer", "and not where it is"
 
 
 def test_descriptions_of_ones_own(policy_folder: Path, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who rates: a name that is asked once and remembered in this browser.
+// Who rates: a name that is asked once and remembered in this browser. With an API key its name is kept anyway.
 
 import { el } from "./dom.js";
+import { apiKey } from "./server.js";
 
 const NAME = "steerlm.studio.name";
 
-/** A field for the name; `name()` returns it and remembers it. */
+/** A field for the name; `name()` returns it and remembers it, or undefined if it is left open. */
 export function nameField() {
-  const input = el("input", { autocomplete: "name", maxlength: 200, required: true, value: remembered() });
+  const required = !apiKey.get();
+  const input = el("input", { autocomplete: "name", maxlength: 200, required, value: remembered() });
   input.addEventListener("focus", () => (input.value ||= remembered()));
   const name = () => {
     const text = input.value.trim();
@@ -16,9 +18,10 @@ export function nameField() {
     } catch {
       // the browser keeps nothing; the name is asked again
     }
-    return text;
+    return text || undefined;
   };
-  return { element: el("label", {}, "Your name", input), name };
+  const hint = required ? "" : "may stay open: the name of your API key is kept";
+  return { element: el("label", {}, "Your name", input, el("span", { class: "description" }, hint)), name };
 }
 
 function remembered() {
