@@ -12,6 +12,7 @@ Only the launcher writes the first three; it holds the lock of the stage's key m
 """
 
 import hashlib
+import itertools
 import math
 import re
 import shutil
@@ -116,8 +117,8 @@ def lines(job_folder: Path, since: int = 0) -> Iterator[tuple[int, str]]:
     What processes of an attempt write when the next one has begun belongs to no offset, and is left out.
     """
     found = attempts(job_folder)
-    ends: list[float] = [*(attempt.log_start for attempt in found[1:]), math.inf]
-    for attempt, limit in zip(found, ends, strict=True):
+    for attempt, later in itertools.zip_longest(found, found[1:]):
+        limit = later.log_start if later else math.inf
         if since >= limit:
             continue
         for end, line in complete_lines(main_log(job_folder, attempt.number), max(0, since - attempt.log_start)):

@@ -80,6 +80,7 @@ def test_a_launcher_shows_no_lines_of_an_earlier_run(api: FakeApi, tmp_path: Pat
 def test_a_launcher_that_attaches_shows_what_comes_after(api: FakeApi, tmp_path: Path) -> None:
     job = make_job(tmp_path)
     first, second = backend(tmp_path), backend(tmp_path)
+    assert first.logged(job) == 0, "never started"
     first.ensure(job)
     log = main_log(job.folder, 1)
     log.write_text("step 1\n")
