@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from steerlm.attempt import reported
+from steerlm.attempt import STOP, reported
 from steerlm.jobs.backend import JobStatus
 from steerlm.jobs.kubernetes import pods
 from steerlm.jobs.kubernetes.attempts import Attempt, attempt_folder
@@ -23,9 +23,12 @@ from steerlm.jobs.kubernetes.labels import selector
 
 CREATION_SECONDS = 10
 """How long a watch may be behind the creation of the object."""
+BEHIND_SECONDS = 3
+"""How long the watch of the pods may be behind that of the object, which has failed by one of them."""
 QUEUE_SECONDS = 5
 """How often the queue is asked for its message."""
 TAIL_LINES = 20
+DELETED = "the pod {} was deleted; pods are not restarted alone"
 CONNECTING = "all pods run; its processes connect"
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class AttemptWatch:
         self._uids: dict[str, str] = {}
         self._left: Json = {}
         self._created = time.monotonic()
+        self._unexplained: float | None = None
         self._workload: tuple[float, str] = (0.0, "")
 
     def stop(self) -> None:
@@ -97,7 +101,7 @@ class AttemptWatch:
         if failed := pods.failures(all_pods):
             return self._failed(all_pods, failed[0].message)
         if gone := self._replaced(all_pods, expected):
-            return JobStatus("failed", f"the pod {gone} was deleted; pods are not restarted alone")
+            return JobStatus("failed", DELETED.format(gone))
         if reason := pods.never_starts(all_pods):
             return JobStatus("failed", reason, final=True)
         beat = reported(self._place)
@@ -120,6 +124,14 @@ class AttemptWatch:
 
     def _failed(self, all_pods: list[Json], message: str) -> JobStatus:
         causes = pods.failures(all_pods)
+        stop_asked = (self._place / STOP).exists()
+        if not causes or (causes[0].rank == pods.Rank.STOPPED and not stop_asked):
+            # Its controller has seen what befell a pod, and ends the others, which save and stop as after a cancel.
+            if not stop_asked and (gone := self._replaced(all_pods, self._nodes_expected)):
+                return JobStatus("failed", DELETED.format(gone))
+            self._unexplained = self._unexplained or time.monotonic()
+            if time.monotonic() - self._unexplained < BEHIND_SECONDS:
+                return JobStatus("running", progress=json.dumps(reported(self._place)))
         if not causes:
             return JobStatus("failed", message or "failed without a message", tail=self._pod_log(all_pods))
         cause = causes[0]

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The back end with a server whose objects a test can change; with real operators it is tested in tests/cluster."""
 
+import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from steerlm.attempt import STOP
 from steerlm.jobs.config import JobSettings
+from steerlm.jobs.kubernetes import labels
+from steerlm.jobs.kubernetes.attempt_watch import CONNECTING
 from steerlm.jobs.kubernetes.attempts import attempt_folder, lines, main_log
 from steerlm.jobs.kubernetes.backend import KubernetesBackend
 from steerlm.jobs.kubernetes.config import ClusterSettings, WorkspaceSettings
 from steerlm.jobs.launcher import launch
 from tests.jobs.kubernetes.fake_api import FakeApi
-from tests.jobs.kubernetes.test_client import JOBS, eventually
+from tests.jobs.kubernetes.test_client import JOBS, PODS, eventually
 from tests.jobs.kubernetes.test_client import api as api
 from tests.jobs.test_local import make_job
 
@@ -48,6 +55,43 @@ def test_a_runtime_that_was_reaped_before_its_job_was_made_is_made_again(api: Fa
     api.refuse = refuse
     backend(tmp_path, "trainjob").ensure(make_job(tmp_path))
     assert [len(api.collections[f"{trainer}/{name}"]) for name in ("trainjobs", "trainingruntimes")] == [1, 1]
+
+
+@pytest.mark.parametrize("other", ["runs", "has stopped"])
+@pytest.mark.parametrize("canceled", [False, True])
+def test_a_deleted_pod_is_named_though_its_controller_was_first(
+    api: FakeApi, tmp_path: Path, other: str, canceled: bool
+) -> None:
+    """The job has failed by it and ends its other pod, which saves and stops: as after a cancel, and none was asked."""
+    back, job = backend(tmp_path), dataclasses.replace(make_job(tmp_path), nodes=2)
+    name = back.ensure(job)
+    path = f"{JOBS}/{api.collections[JOBS][0]['metadata']['name']}"
+    of_job = {labels.MANAGED_BY: labels.STEERLM, labels.JOB: name, labels.ATTEMPT: "1", labels.ROLE: labels.NODE_ROLE}
+    running = {"phase": "Running", "containerStatuses": [{"image": "i", "state": {"running": {}}}]}
+    with api.mutex:
+        api.answer("PATCH", path, {}, {"status": {"conditions": [{"type": "Running", "status": "True"}]}})
+        for pod in ("master-0", "worker-0"):
+            spec: Any = {"metadata": {"name": pod, "labels": of_job}, "spec": {"nodeName": "n"}, "status": running}
+            api.answer("POST", PODS, {}, spec)
+    eventually(lambda: back.status(name).message == CONNECTING)
+    if canceled:
+        (attempt_folder(job.folder, 1) / STOP).touch()
+    stopped = {"exitCode": 143, "message": '{"kind": "retryable", "exit_code": 143, "message": "stopped"}'}
+    with api.mutex:
+        api.answer("PATCH", path, {}, {"status": {"conditions": [{"type": "Failed", "status": "True"}]}})
+        api.answer("DELETE", f"{PODS}/worker-0", {}, {})
+        if other == "has stopped":
+            ended = {**running, "containerStatuses": [{"image": "i", "state": {"terminated": stopped}}]}
+            api.answer("PATCH", f"{PODS}/master-0", {}, {"status": ended})
+    eventually(lambda: back.status(name).ended)
+    status = back.status(name)
+    if not canceled:
+        assert (status.state, status.message) == (
+            "failed",
+            "the pod worker-0 was deleted; pods are not restarted alone",
+        )
+    else:
+        assert status.state == ("interrupted" if other == "has stopped" else "failed")
 
 
 def test_a_launcher_shows_no_lines_of_an_earlier_run(api: FakeApi, tmp_path: Path) -> None:
