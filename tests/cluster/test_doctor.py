@@ -60,6 +60,7 @@ def test_a_cluster_with_the_overlay_is_well(profile: Path, backend: str) -> None
         ("cluster.namespace=absent", "namespace", "there is no namespace absent", "kubectl apply -k"),
         ("cluster.fabric=ib", "namespace", "the fabric ib need privileged", "enforce=privileged"),
         ("cluster.queue=absent", "queue", "there is no LocalQueue absent in steerlm", "kubectl apply -k"),
+        ("cluster.launcher.queue=absent", "queue", "LocalQueue absent in steerlm, the launcher's", "kubectl apply -k"),
         (
             "cluster.resources.extra={rdma/ib: '8'}",
             "queue",
@@ -81,6 +82,8 @@ def test_a_cluster_with_the_overlay_is_well(profile: Path, backend: str) -> None
             "there is no WorkloadPriorityClass absent",
             "kubectl apply -k",
         ),
+        ("cluster.placement.priority_class=absent", "queue", "no WorkloadPriorityClass absent", "kubectl apply -k"),
+        ("cluster.queue=null", "queue", "there is no PriorityClass steerlm-restart", "kubectl apply -k"),
         ("cluster.workspace.claim=absent", "workspace", "there is no claim absent", "kubectl apply -k"),
         ("cluster.images.tag=latest", "image", "names no tag or digest", "cluster.images.tag"),
     ],

@@ -28,19 +28,32 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def check_queue(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
-    """Check the profile's queue: it exists, is active, and covers what the largest job requests."""
+    """Check the profile's queues: they exist, are active, and that of jobs covers what the largest one requests."""
     settings = checkup.settings
+    yield from _check_priorities(cluster, checkup)
     if settings.queue is None:
         yield right("queue", "none: a job starts as soon as its pods fit")
+    if settings.queue is None and settings.launcher.queue is None:
         return
     if cluster.find(API) is None:
         yield wrong("queue", "Kueue's API v1beta2 is not served", INSTALL)
         return
-    local = cluster.find(f"{API}/namespaces/{settings.namespace}/localqueues/{settings.queue}")
+    if settings.launcher.queue not in (None, settings.queue):
+        yield from _check_local_queue(cluster, settings.namespace, settings.launcher.queue, "the launcher's")
+    if settings.queue is not None:
+        yield from _check_local_queue(cluster, settings.namespace, settings.queue, "that of jobs", checkup)
+        yield from _check_configuration(cluster, checkup)
+
+
+def _check_local_queue(
+    cluster: Cluster, namespace: str, queue_name: str, whose: str, checkup: ClusterCheckup | None = None
+) -> Iterator[Finding]:
+    """Check a local queue and its cluster queue; with `checkup` whether the latter covers its largest job."""
+    local = cluster.find(f"{API}/namespaces/{namespace}/localqueues/{queue_name}")
     if local is None:
-        yield wrong("queue", f"there is no LocalQueue {settings.queue} in {settings.namespace}", MANIFESTS)
+        yield wrong("queue", f"there is no LocalQueue {queue_name} in {namespace}, {whose}", MANIFESTS)
         return
-    yield _active("queue", local, f"kubectl -n {settings.namespace} describe localqueue {settings.queue}")
+    yield _active("queue", local, f"kubectl -n {namespace} describe localqueue {queue_name}")
     name = local["spec"]["clusterQueue"]
     try:
         queue = cluster.find(f"{API}/clusterqueues/{name}")
@@ -48,14 +61,13 @@ def check_queue(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
         if error.status != 403:
             raise
         yield right("queue", f"the ClusterQueue {name} is not visible to you")
-    else:
-        if queue is None:
-            yield wrong("queue", f"there is no ClusterQueue {name}, which {settings.queue} names", MANIFESTS)
-        else:
-            yield _active("queue", queue, f"kubectl describe clusterqueue {name}")
-            yield from _check_quota(queue, checkup)
-    yield from _check_priority(cluster, checkup)
-    yield from _check_configuration(cluster, checkup)
+        return
+    if queue is None:
+        yield wrong("queue", f"there is no ClusterQueue {name}, which {queue_name} names", MANIFESTS)
+        return
+    yield _active("queue", queue, f"kubectl describe clusterqueue {name}")
+    if checkup:
+        yield from _check_quota(queue, checkup)
 
 
 def _active(subject: str, found: Json, describe: str) -> Finding:
@@ -110,20 +122,26 @@ def _short(value: float) -> str:
     return f"{value / 2**30:.10g}Gi" if value >= 2**30 else f"{value:.10g}"
 
 
-def _check_priority(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
-    name = checkup.settings.placement.restart_priority_class
-    if name is None:
-        return
-    try:
-        found = cluster.find(f"{API}/workloadpriorityclasses/{name}")
-    except ClusterError as error:
-        if error.status != 403:
-            raise
-        return
-    if found is None:
-        yield wrong("queue", f"there is no WorkloadPriorityClass {name} (placement.restart_priority_class)", MANIFESTS)
-    else:
-        yield right("queue", f"WorkloadPriorityClass {name}, {found['value']}")
+def _check_priorities(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
+    """Check the classes of `placement`: Kueue's where there is a queue, else those of pods."""
+    settings = checkup.settings
+    kind, path = "PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses"
+    if settings.queue is not None:
+        kind, path = "WorkloadPriorityClass", f"{API}/workloadpriorityclasses"
+    for field in ("priority_class", "restart_priority_class"):
+        name = getattr(settings.placement, field)
+        if name is None:
+            continue
+        try:
+            found = cluster.find(f"{path}/{name}")
+        except ClusterError as error:
+            if error.status != 403:
+                raise
+            continue
+        if found is None:
+            yield wrong("queue", f"there is no {kind} {name} (placement.{field})", MANIFESTS)
+        else:
+            yield right("queue", f"{kind} {name}, {found['value']}")
 
 
 def _check_configuration(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
