@@ -213,6 +213,39 @@ def test_gpus_belong_to_whoever_computes() -> None:
     assert gpu not in claimed["limits"]
 
 
+OWN = {"app.kubernetes.io/name": "steerlm-serving", "app.kubernetes.io/instance": "steerlm"}
+
+
+def test_a_release_that_is_closed_to_its_namespace_is_open_to_itself(helm: Helm) -> None:
+    """The policy asks the reward server, and `helm test` asks both."""
+    text = helm.template("--values", str(values("cpu")), "--set", "networkPolicy.sameNamespace=false")
+    asking = [one["spec"]["template"] for one in objects(text, "Deployment")] + objects(text, "Pod")
+    assert len(asking) == 3
+    assert all(OWN.items() <= one["metadata"]["labels"].items() for one in asking)
+    for policy in objects(text, "NetworkPolicy"):
+        rule = {"from": [{"podSelector": {"matchLabels": OWN}}], "ports": [{"protocol": "TCP", "port": "http"}]}
+        assert policy["spec"]["ingress"] == [rule]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://reward.example.com", 443),
+        ("http://reward.example.com/v1", 80),
+        ("http://reward.other.svc:1424", 1424),
+        ("https://[2001:db8::1]", 443),
+        ("https://[2001:db8::1]:8443/", 8443),
+    ],
+)
+def test_a_reward_server_elsewhere_is_reached(helm: Helm, url: str, port: int) -> None:
+    """At any address: a network policy knows no names of hosts."""
+    text = helm.template("--values", str(values("pvc")), "--set", f"policy.rewardUrl={url}")
+    (policy,) = objects(text, "NetworkPolicy")
+    dns, reward = policy["spec"]["egress"]
+    assert dns["ports"][0]["port"] == 53
+    assert reward == {"ports": [{"protocol": "TCP", "port": port}]}
+
+
 def test_network_policies_let_in_only_whom_the_values_name() -> None:
     (policy, reward) = golden("everything", "NetworkPolicy")
     sources = [rule["from"] for rule in policy["spec"]["ingress"]]
@@ -223,6 +256,6 @@ def test_network_policies_let_in_only_whom_the_values_name() -> None:
     assert [port["port"] for port in policy["spec"]["ingress"][1]["ports"]] == ["http", "vllm"]
     assert [port["port"] for port in reward["spec"]["ingress"][1]["ports"]] == ["http"]
     (closed,) = golden("pvc", "NetworkPolicy")
-    assert closed["spec"]["ingress"] == []
+    assert [one["from"] for one in closed["spec"]["ingress"]] == [[{"podSelector": {"matchLabels": OWN}}]]
     assert closed["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert len(closed["spec"]["egress"]) == 1  # DNS
