@@ -93,6 +93,35 @@ def test_ratings_on_a_claim_are_a_folder_that_the_server_alone_may_write() -> No
     assert volume["persistentVolumeClaim"] == {"claimName": "ratings"}
 
 
+TRUST = {"name": "SSL_CERT_FILE", "value": "/etc/steerlm/tls/ca.crt"}
+SECURE = "tls.existingSecret=serving-tls"
+RATED = "policy.ratings.uri=s3://b/ratings,policy.ratings.existingSecret=write"
+
+
+@pytest.mark.parametrize(
+    ("set_values", "trusted"),
+    [
+        ("", []),
+        (SECURE, [TRUST]),
+        (f"{SECURE},policy.bestOfN=false", []),
+        (f"{SECURE},policy.rewardUrl=https://reward.example.com", []),
+        (f"{SECURE},policy.extraEnv[0].name=SSL_CERT_FILE,policy.extraEnv[0].value=/a", [{**TRUST, "value": "/a"}]),
+        (f"{SECURE},{RATED},store.endpoint=http://minio:9000", [TRUST]),
+        (f"{SECURE},{RATED},store.endpoint=https://s3.example.com", []),
+    ],
+)
+def test_the_policy_trusts_the_authority_of_the_release_s_certificate(
+    helm: Helm, set_values: str, trusted: list[Json]
+) -> None:
+    """Unless something else in the container is checked by the same variable."""
+    text = helm.template("--values", str(values("cpu")), "--set", set_values)
+    policy, reward = [one["spec"]["template"]["spec"]["containers"][0] for one in objects(text, "Deployment")]
+    assert [one for one in policy["env"] if one["name"] == "SSL_CERT_FILE"] == trusted
+    assert not [one for one in reward["env"] if one["name"] == "SSL_CERT_FILE"]
+    if TRUST in trusted:
+        assert {"name": "tls", "mountPath": "/etc/steerlm/tls", "readOnly": True} in policy["volumeMounts"]
+
+
 def test_the_studio_can_be_left_out() -> None:
     studio = {name: "--no-studio" not in one["args"] for name, one in CONTAINERS.items() if name.endswith("/server")}
     assert {name for name, there in studio.items() if not there} == {"vllm steerlm-policy/server"}
