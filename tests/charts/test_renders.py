@@ -100,6 +100,11 @@ def test_a_pod_is_counted_once_where_vllm_s_metrics_are_read_too() -> None:
     selectors = re.findall(r"\bup{([^}]*)}", "\n".join(expressions))
     assert len(selectors) == 5, "two alerts of each of two models, and a panel"
     assert all('endpoint!="vllm"' in selector for selector in selectors), selectors
+    (scaled,) = [one for one in rules if one["kind"] == "ScaledObject"]
+    expressions += [scaled["spec"]["triggers"][0]["metadata"]["query"]]
+    queues = re.findall(r"\bvllm:num_requests_\w+{([^}]*)}", "\n".join(expressions))
+    assert len(queues) == 5, "an alert of each model, two curves, and the scaler"
+    assert all('engine="steerlm"' in queue for queue in queues), queues
 
 
 def test_dashboard() -> None:

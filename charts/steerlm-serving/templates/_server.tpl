@@ -65,6 +65,11 @@
 {{- end }}
 {{- end }}
 
+{{- /* Whether a metric is the queue as the server has it; before vLLM it is vLLM's, which vLLM's own metrics have too. */ -}}
+{{- define "steerlm.ownQueue" -}}
+{{- if has . (list "vllm:num_requests_running" "vllm:num_requests_waiting") }}true{{ end -}}
+{{- end }}
+
 {{- define "steerlm.probe" -}}
 httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecret }}, scheme: HTTPS{{ end }}}
 {{ omit .probe "path" | toYaml }}

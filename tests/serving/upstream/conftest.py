@@ -22,9 +22,7 @@ Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 @contextlib.contextmanager
-def gateway(
-    kind: ServerKind, folder: Path, upstream: str, log: Path, *more: str, **environment: str
-) -> Iterator[str]:
+def gateway(kind: ServerKind, folder: Path, upstream: str, log: Path, *more: str, **environment: str) -> Iterator[str]:
     """`steerlm serve --engine vllm` as a process in which torch is not installed, as in its image."""
     words = [kind, str(folder), "--engine", "vllm", "--upstream", upstream, "--port", "0", "--log-format", "json"]
     words += more
