@@ -28,7 +28,7 @@ def gateway(kind: ServerKind, folder: Path, upstream: str, log: Path, *more: str
     words += more
     command = [sys.executable, "-m", "steerlm.cli", "serve", *words]
     with log.open("w") as file:
-        process = subprocess.Popen(command, env=without("torch") | environment, stdout=file, stderr=file)
+        process = subprocess.Popen(command, env={**without("torch"), **environment}, stdout=file, stderr=file)
     url = ""
     try:
         while not url or not ready(url):
