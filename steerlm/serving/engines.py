@@ -37,8 +37,8 @@ class ServedEngine(Protocol):
     def available(self) -> bool:
         """Whether requests can be answered now. An upstream may be away while this process is healthy."""
 
-    def load(self) -> ServiceLoad | None:
-        """Return what the engine is doing now; None if only the upstream knows."""
+    async def load(self) -> ServiceLoad | None:
+        """Return what the engine is doing now; None if an upstream does not say."""
 
     async def launch(self) -> None:
         """Start.

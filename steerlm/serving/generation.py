@@ -108,9 +108,9 @@ class GenerationService:
         """Whether the engine runs and makes progress."""
         return self.engine.healthy
 
-    def load(self) -> ServiceLoad | None:
+    async def load(self) -> ServiceLoad | None:
         """See `ServedEngine.load`."""
-        return self.engine.load()
+        return await self.engine.load()
 
     @property
     def available(self) -> bool:

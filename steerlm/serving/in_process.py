@@ -22,7 +22,7 @@ class InProcessEngine(GenerationEngine):
         """See `ServedEngine.available`."""
         return self.healthy
 
-    def load(self) -> ServiceLoad:
+    async def load(self) -> ServiceLoad:
         """See `ServedEngine.load`."""
         return ServiceLoad(*self.queue_sizes())
 

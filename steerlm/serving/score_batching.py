@@ -69,7 +69,7 @@ class ScoreBatcher:
         """Whether the thread is alive and its batch does not take too long."""
         return self._thread.is_alive() and time.monotonic() < self._late_at
 
-    def load(self) -> ServiceLoad:
+    async def load(self) -> ServiceLoad:
         """Return how many requests are being scored and wait. To be called where `score` is."""
         running = sum(request.future.running() for request in self._unfinished)
         texts = sum(len(request.texts) for request in self._unfinished)

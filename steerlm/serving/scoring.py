@@ -65,9 +65,9 @@ class ScoringService:
         """Whether the engine can score now."""
         return self.engine.available
 
-    def load(self) -> ServiceLoad | None:
+    async def load(self) -> ServiceLoad | None:
         """See `ServedEngine.load`."""
-        return self.engine.load()
+        return await self.engine.load()
 
     async def start(self) -> None:
         """Start the engine and score two texts.

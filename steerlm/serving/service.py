@@ -59,8 +59,8 @@ class Service(Protocol):
     def presets(self) -> Mapping[str, Preset]:
         """Attributes by name, which requests may choose by the model's id."""
 
-    def load(self) -> ServiceLoad | None:
-        """Return what the service is doing now; None if only another server knows."""
+    async def load(self) -> ServiceLoad | None:
+        """Return what the service is doing now; None if an upstream does not say."""
 
     async def start(self) -> None:
         """Start and test the service.

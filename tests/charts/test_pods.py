@@ -93,6 +93,35 @@ def test_ratings_on_a_claim_are_a_folder_that_the_server_alone_may_write() -> No
     assert volume["persistentVolumeClaim"] == {"claimName": "ratings"}
 
 
+TRUST = {"name": "SSL_CERT_FILE", "value": "/etc/steerlm/tls/ca.crt"}
+SECURE = "tls.existingSecret=serving-tls"
+RATED = "policy.ratings.uri=s3://b/ratings,policy.ratings.existingSecret=write"
+
+
+@pytest.mark.parametrize(
+    ("set_values", "trusted"),
+    [
+        ("", []),
+        (SECURE, [TRUST]),
+        (f"{SECURE},policy.bestOfN=false", []),
+        (f"{SECURE},policy.rewardUrl=https://reward.example.com", []),
+        (f"{SECURE},policy.extraEnv[0].name=SSL_CERT_FILE,policy.extraEnv[0].value=/a", [{**TRUST, "value": "/a"}]),
+        (f"{SECURE},{RATED},store.endpoint=http://minio:9000", [TRUST]),
+        (f"{SECURE},{RATED},store.endpoint=https://s3.example.com", []),
+    ],
+)
+def test_the_policy_trusts_the_authority_of_the_release_s_certificate(
+    helm: Helm, set_values: str, trusted: list[Json]
+) -> None:
+    """Unless something else in the container is checked by the same variable."""
+    text = helm.template("--values", str(values("cpu")), "--set", set_values)
+    policy, reward = [one["spec"]["template"]["spec"]["containers"][0] for one in objects(text, "Deployment")]
+    assert [one for one in policy["env"] if one["name"] == "SSL_CERT_FILE"] == trusted
+    assert not [one for one in reward["env"] if one["name"] == "SSL_CERT_FILE"]
+    if TRUST in trusted:
+        assert {"name": "tls", "mountPath": "/etc/steerlm/tls", "readOnly": True} in policy["volumeMounts"]
+
+
 def test_the_studio_can_be_left_out() -> None:
     studio = {name: "--no-studio" not in one["args"] for name, one in CONTAINERS.items() if name.endswith("/server")}
     assert {name for name, there in studio.items() if not there} == {"vllm steerlm-policy/server"}
@@ -213,6 +242,39 @@ def test_gpus_belong_to_whoever_computes() -> None:
     assert gpu not in claimed["limits"]
 
 
+OWN = {"app.kubernetes.io/name": "steerlm-serving", "app.kubernetes.io/instance": "steerlm"}
+
+
+def test_a_release_that_is_closed_to_its_namespace_is_open_to_itself(helm: Helm) -> None:
+    """The policy asks the reward server, and `helm test` asks both."""
+    text = helm.template("--values", str(values("cpu")), "--set", "networkPolicy.sameNamespace=false")
+    asking = [one["spec"]["template"] for one in objects(text, "Deployment")] + objects(text, "Pod")
+    assert len(asking) == 3
+    assert all(OWN.items() <= one["metadata"]["labels"].items() for one in asking)
+    for policy in objects(text, "NetworkPolicy"):
+        rule = {"from": [{"podSelector": {"matchLabels": OWN}}], "ports": [{"protocol": "TCP", "port": "http"}]}
+        assert policy["spec"]["ingress"] == [rule]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://reward.example.com", 443),
+        ("http://reward.example.com/v1", 80),
+        ("http://reward.other.svc:1424", 1424),
+        ("https://[2001:db8::1]", 443),
+        ("https://[2001:db8::1]:8443/", 8443),
+    ],
+)
+def test_a_reward_server_elsewhere_is_reached(helm: Helm, url: str, port: int) -> None:
+    """At any address: a network policy knows no names of hosts."""
+    text = helm.template("--values", str(values("pvc")), "--set", f"policy.rewardUrl={url}")
+    (policy,) = objects(text, "NetworkPolicy")
+    dns, reward = policy["spec"]["egress"]
+    assert dns["ports"][0]["port"] == 53
+    assert reward == {"ports": [{"protocol": "TCP", "port": port}]}
+
+
 def test_network_policies_let_in_only_whom_the_values_name() -> None:
     (policy, reward) = golden("everything", "NetworkPolicy")
     sources = [rule["from"] for rule in policy["spec"]["ingress"]]
@@ -223,6 +285,6 @@ def test_network_policies_let_in_only_whom_the_values_name() -> None:
     assert [port["port"] for port in policy["spec"]["ingress"][1]["ports"]] == ["http", "vllm"]
     assert [port["port"] for port in reward["spec"]["ingress"][1]["ports"]] == ["http"]
     (closed,) = golden("pvc", "NetworkPolicy")
-    assert closed["spec"]["ingress"] == []
+    assert [one["from"] for one in closed["spec"]["ingress"]] == [[{"podSelector": {"matchLabels": OWN}}]]
     assert closed["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert len(closed["spec"]["egress"]) == 1  # DNS

@@ -88,6 +88,25 @@ def test_monitoring_needs_its_kinds(helm: Helm) -> None:
     assert kinds - without == {"PodMonitor", "PrometheusRule"}
 
 
+def test_a_pod_is_counted_once_where_vllm_s_metrics_are_read_too() -> None:
+    """Prometheus then has an `up` for each port of a pod; whether the server answers is said by its own."""
+    rules = [one for one in yaml.safe_load_all((GOLDEN / "everything.yaml").read_text()) if one]
+    (monitor,) = [one for one in rules if one["kind"] == "PodMonitor"]
+    assert [one["port"] for one in monitor["spec"]["podMetricsEndpoints"]] == ["http", "vllm"]
+    (alerts,) = [one for one in rules if one["kind"] == "PrometheusRule"]
+    expressions = [rule["expr"] for group in alerts["spec"]["groups"] for rule in group["rules"]]
+    panels = json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
+    expressions += [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    selectors = re.findall(r"\bup{([^}]*)}", "\n".join(expressions))
+    assert len(selectors) == 5, "two alerts of each of two models, and a panel"
+    assert all('endpoint!="vllm"' in selector for selector in selectors), selectors
+    (scaled,) = [one for one in rules if one["kind"] == "ScaledObject"]
+    expressions += [scaled["spec"]["triggers"][0]["metadata"]["query"]]
+    queues = re.findall(r"\bvllm:num_requests_\w+{([^}]*)}", "\n".join(expressions))
+    assert len(queues) == 5, "an alert of each model, two curves, and the scaler"
+    assert all('engine="steerlm"' in queue for queue in queues), queues
+
+
 def test_dashboard() -> None:
     panels = json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
     assert len({panel["title"] for panel in panels}) == len(panels) > 8

@@ -57,7 +57,10 @@ def test_the_schema_names_the_key(helm: Helm, wrong: str, message: str) -> None:
         ("rollout.maxSurge=0", "rollout.maxSurge and rollout.maxUnavailable are both 0"),
         ("policy.autoscaling.kind=keda", "needs policy.autoscaling.prometheus"),
         ("policy.autoscaling.kind=hpa,policy.autoscaling.minReplicas=5", "minReplicas is 5, more than maxReplicas, 4"),
-        ("policy.autoscaling.kind=hpa,policy.engine=vllm", "set vllm.exposeMetrics"),
+        (
+            "policy.autoscaling.kind=hpa,policy.engine=vllm,policy.autoscaling.metric=vllm:kv_cache_usage_perc",
+            "vllm:kv_cache_usage_perc is vLLM's own metric: set vllm.exposeMetrics",
+        ),
         ("apiKeys.existingSecret=keys", "set policy.rewardKey.existingSecret"),
         ("ingress.enabled=true", "need policy.host, reward.host or both"),
         ("policy.ratings.uri=s3://b/r", "set policy.ratings.existingSecret, a Secret with AWS_ACCESS_KEY_ID"),
@@ -76,6 +79,7 @@ def test_values_that_contradict_each_other(helm: Helm, wrong: str, message: str)
         "policy.replicas=2,policy.podDisruptionBudget.minAvailable=50%",
         "policy.replicas=1,policy.podDisruptionBudget.minAvailable=0",
         "shutdown.terminationGracePeriodSeconds=80",
+        "policy.autoscaling.kind=hpa,policy.engine=vllm",
         "policy.autoscaling.kind=hpa,policy.engine=vllm,policy.autoscaling.metric=steerlm_answers_in_flight",
     ],
 )

@@ -11,6 +11,18 @@
 {{- end -}}
 {{- end }}
 
+{{- /* Whether the policy asks this release's reward server over TLS, and nothing else in its container is checked by the
+     variable: the client of an https:// store takes it for the only authorities. */ -}}
+{{- define "steerlm.trust" -}}
+{{- $asks := and (include "steerlm.rewardUrl" .) (not .model.rewardUrl) .root.Values.tls.existingSecret -}}
+{{- $store := and (include "steerlm.ratingsInS3" .) (not (hasPrefix "http://" .root.Values.store.endpoint)) -}}
+{{- $named := false -}}
+{{- range .model.extraEnv -}}
+{{- $named = or $named (eq .name "SSL_CERT_FILE") -}}
+{{- end -}}
+{{- if and $asks (not $store) (not $named) -}}true{{- end -}}
+{{- end }}
+
 {{- define "steerlm.serverArgs" -}}
 {{- $values := .root.Values -}}
 - serve
@@ -53,6 +65,11 @@
 {{- end }}
 {{- end }}
 
+{{- /* Whether a metric is the queue as the server has it; before vLLM it is vLLM's, which vLLM's own metrics have too. */ -}}
+{{- define "steerlm.ownQueue" -}}
+{{- if has . (list "vllm:num_requests_running" "vllm:num_requests_waiting") }}true{{ end -}}
+{{- end }}
+
 {{- define "steerlm.probe" -}}
 httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecret }}, scheme: HTTPS{{ end }}}
 {{ omit .probe "path" | toYaml }}
@@ -75,6 +92,10 @@ httpGet: {path: {{ .probe.path }}, port: http{{ if .root.Values.tls.existingSecr
     {{- end }}
     {{- if include "steerlm.ratingsInS3" . }}
     {{- include "steerlm.s3Env" (dict "store" $values.store "secret" .model.ratings.existingSecret) | nindent 4 }}
+    {{- end }}
+    {{- if include "steerlm.trust" . }}
+    # Without a `ca.crt` in the Secret, the image's authorities remain.
+    - {name: SSL_CERT_FILE, value: /etc/steerlm/tls/ca.crt}
     {{- end }}
     {{- with .model.extraEnv }}
     {{- toYaml . | nindent 4 }}

@@ -45,8 +45,8 @@
 {{- fail "the reward server asks for a key: set policy.rewardKey.existingSecret, a Secret with one of those in apiKeys, or policy.bestOfN to false" -}}
 {{- end -}}
 {{- include "steerlm.validateBudget" . -}}
-{{- if and .model.autoscaling.kind (eq .model.engine "vllm") (hasPrefix "vllm:" .model.autoscaling.metric) (not .root.Values.vllm.exposeMetrics) -}}
-{{- fail (printf "%s.autoscaling: %s is vLLM's own metric: set vllm.exposeMetrics, or metric to steerlm_answers_in_flight" .kind .model.autoscaling.metric) -}}
+{{- if and .model.autoscaling.kind (eq .model.engine "vllm") (hasPrefix "vllm:" .model.autoscaling.metric) (not (include "steerlm.ownQueue" .model.autoscaling.metric)) (not .root.Values.vllm.exposeMetrics) -}}
+{{- fail (printf "%s.autoscaling: %s is vLLM's own metric: set vllm.exposeMetrics, or metric to vllm:num_requests_waiting" .kind .model.autoscaling.metric) -}}
 {{- end -}}
 {{- with .model.autoscaling -}}
 {{- if and .kind (gt (int .minReplicas) (int .maxReplicas)) -}}

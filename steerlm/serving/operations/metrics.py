@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 import steerlm
 from steerlm.attributes import AttributeSchema
 from steerlm.serving.request_record import RequestRecord
-from steerlm.serving.service import Service
+from steerlm.serving.service import Service, ServiceLoad
 
 router = APIRouter(tags=["health"])
 
@@ -60,6 +60,7 @@ class ServingMetrics(Collector):
 
     def __init__(self, service: Service, state: Any) -> None:
         self._service, self._state = service, state
+        self._load: ServiceLoad | None = None
         self.registry = CollectorRegistry()
         self._labels = {"model_name": service.name, "engine": ENGINE}
         ProcessCollector(registry=self.registry)
@@ -109,9 +110,15 @@ class ServingMetrics(Collector):
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, tuple(self._labels), buckets=buckets, registry=self.registry)
 
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return what Prometheus reads and its content type; `accept` is the request's header."""
+        self._load = await self._service.load()
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
     def collect(self) -> Iterator[Metric]:
         """Yield what is read when it is asked for."""
-        load = self._service.load()
+        load = self._load
         if load is not None:
             yield self._gauge("vllm:num_requests_running", "Requests being computed.", load.running)
             yield self._gauge("vllm:num_requests_waiting", "Requests that wait for a place in the batch.", load.waiting)
@@ -219,5 +226,5 @@ def score_buckets(schema: AttributeSchema) -> tuple[float, ...]:
 @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return the metrics in the text format, or in OpenMetrics' if it is asked for."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(request.app.state.metrics.registry), media_type=content_type)
+    text, content_type = await request.app.state.metrics.exposition(request.headers.get("accept", ""))
+    return Response(text, media_type=content_type)

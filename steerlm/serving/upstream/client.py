@@ -161,6 +161,17 @@ class UpstreamClient:
         """
         return await self._json("POST", path, body)
 
+    async def lines(self, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of the text at `path`.
+
+        Raises:
+            UpstreamError: See `get`.
+            ValueError: A line is longer than `MAX_LINE`.
+        """
+        async with self._request("GET", path, None) as reply:
+            async for line in reply.content:
+                yield line
+
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Send JSON and yield the server-sent events of the response; closing the generator cancels the request.
 

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that an upstream serves: found in its list, and checked to be the one that the model folder describes."""
 
+import asyncio
 from typing import Any
 
 from steerlm.errors import ModelError, SteerLMError, nearest
 from steerlm.serving.config import UpstreamSettings
+from steerlm.serving.service import ServiceLoad
 from steerlm.serving.upstream.client import UpstreamClient, UpstreamError, read_key
 from steerlm.serving.upstream.folder import FolderFacts
+from steerlm.serving.upstream.load import METRICS, read_load
 
 HEALTH = "/health"
+METRICS_SECONDS = 2.0
+"""Whoever reads this server's metrics waits for the upstream's, for so long."""
 PROBE = "User\nWhat is a good pet?\n"
 
 
@@ -47,6 +52,14 @@ class UpstreamModel:
         await self._check_tokenizer()
         await self._check_attributes()
         self.client.watch(HEALTH, self._recheck)
+
+    async def load(self) -> ServiceLoad | None:
+        """Return what the upstream is doing now; None if it does not say, or not within `METRICS_SECONDS`."""
+        try:
+            async with asyncio.timeout(METRICS_SECONDS):
+                return await read_load(self.client.lines(METRICS))
+        except (UpstreamError, TimeoutError, ValueError):
+            return None
 
     async def _recheck(self) -> None:
         listed = _models(await self.client.get("/v1/models"), self.client.url)

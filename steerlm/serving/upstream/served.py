@@ -26,9 +26,9 @@ class ServedUpstream:
         """See `ServedEngine.available`."""
         return self._upstream.client.available
 
-    def load(self) -> ServiceLoad | None:
-        """Return None: the upstream's own metrics say what it does."""
-        return None
+    async def load(self) -> ServiceLoad | None:
+        """See `ServedEngine.load`; asked for now."""
+        return await self._upstream.load() if self.available else None
 
     async def launch(self) -> None:
         """See `ServedEngine.launch`."""

@@ -15,6 +15,7 @@ from steerlm.serving.config import ServeSettings
 from steerlm.serving.operations import tls
 from steerlm.serving.operations.files import check_files
 from tests.serving.operations.conftest import samples, total
+from tests.serving.upstream.conftest import gateway
 
 TURN = "<extra_id_1>User\nA dog\n<extra_id_2>"
 
@@ -70,6 +71,34 @@ def test_a_new_certificate_is_used_by_the_next_connection(
             assert httpx.get(f"{url}/livez", verify=trusting_other).status_code == 200
             assert "the certificate before the change stays" in caplog.text
             assert total(samples(url, verify=trusting_other), "steerlm_reload_failures_total", file="tls") == 1
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["authority", "no authority"])
+def test_best_of_n_over_tls_trusts_the_authority_in_the_environment(
+    there: bool,
+    authority: trustme.CA,
+    tmp_path: Path,
+    policy_folder: Path,
+    policy_server: str,
+    reward_folder: Path,
+    serving: Callable[..., Any],
+) -> None:
+    """As the chart sets it: where the Secret has no `ca.crt`, the server runs, and refuses the certificate."""
+    trusted = tmp_path / "ca.crt"
+    if there:
+        authority.cert_pem.write_to_path(str(trusted))
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "best_of": 2, "rank_by": "humor"}
+    with serving(reward_folder, "reward", **issue(authority, tmp_path, "127.0.0.1")) as (plain, _):
+        words = ("--reward-url", plain.replace("http://", "https://"))
+        log = tmp_path / "log"
+        with gateway("generate", policy_folder, policy_server, log, *words, SSL_CERT_FILE=str(trusted)) as url:
+            reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    if there:
+        assert reply.status_code == 200, reply.text
+        assert len(reply.json()["steerlm"]["candidates"]) == 2
+    else:
+        assert reply.status_code == 503, reply.text
+        assert "CERTIFICATE_VERIFY_FAILED" in log.read_text()
 
 
 def test_what_is_refused(authority: trustme.CA, tmp_path: Path) -> None:

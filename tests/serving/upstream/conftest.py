@@ -22,12 +22,13 @@ Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 @contextlib.contextmanager
-def gateway(kind: ServerKind, folder: Path, upstream: str, log: Path) -> Iterator[str]:
+def gateway(kind: ServerKind, folder: Path, upstream: str, log: Path, *more: str, **environment: str) -> Iterator[str]:
     """`steerlm serve --engine vllm` as a process in which torch is not installed, as in its image."""
     words = [kind, str(folder), "--engine", "vllm", "--upstream", upstream, "--port", "0", "--log-format", "json"]
+    words += more
     command = [sys.executable, "-m", "steerlm.cli", "serve", *words]
     with log.open("w") as file:
-        process = subprocess.Popen(command, env=without("torch"), stdout=file, stderr=file)
+        process = subprocess.Popen(command, env={**without("torch"), **environment}, stdout=file, stderr=file)
     url = ""
     try:
         while not url or not ready(url):
