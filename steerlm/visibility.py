@@ -8,7 +8,7 @@ attributes for up to a minute. So the writer lists what it has written, and the 
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from steerlm import attempt
@@ -58,10 +58,15 @@ def launchers_files_seconds() -> float:
 
 def wait_for_path(path: Path) -> Path:
     """Return a path that the launcher of this process's job has written, once it is seen here or time is over."""
-    end = time.monotonic() + launchers_files_seconds()
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(POLL_SECONDS)
+    wait_until(path.exists, launchers_files_seconds())
     return path
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until the condition holds, at most so long; it is for the caller to say what is still missing then."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def _problem(folder: Path, expected: Mapping[str, FileDigest], memory: Path | None) -> str | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers from copies of a model in the processes of a job. They are the same as those of one process."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,11 +62,7 @@ class JobAnswerer:
         blocks = _blocks(prompts)
         prompts_path = self._parts.folder / "prompts.json"
         write_json(prompts_path, [[prompts[i] for i in block] for block in blocks])
-
-        def missing() -> bool:
-            return not all(number in self._parts for number in range(len(blocks)))
-
-        if missing():
+        if self._parts.lacks(len(blocks)):
             spec = GenerateSpec(
                 model_folder=self._folder.absolute(),
                 prompts=prompts_path.absolute(),
@@ -74,6 +71,7 @@ class JobAnswerer:
                 seed=self._settings.seed,
                 layout=self._layout,
             )
+            missing = functools.partial(self._parts.lacks, len(blocks))
             run_part_job(self._place, WORKER, spec, self._layout, self._on_line, missing)
         answers = [""] * len(cases)
         for number, block in enumerate(blocks):

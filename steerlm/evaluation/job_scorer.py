@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of a reward model in the processes of a job, on megatron's layers: for a launcher that cannot hold it."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -72,11 +73,7 @@ class JobScorer:
         blocks = [list(texts[first : first + BLOCK]) for first in range(0, len(texts), BLOCK)]
         texts_path = parts.folder / "texts.json"
         write_json(texts_path, blocks)
-
-        def missing() -> bool:
-            return not all(number in parts for number in range(len(blocks)))
-
-        if missing():
+        if parts.lacks(len(blocks)):
             spec = ScoreSpec(
                 model_folder=self._folder.absolute(),
                 precision=self._precision,
@@ -88,6 +85,7 @@ class JobScorer:
             place = replace(
                 self._place, title=f"{self._place.title}-{digest}", folder=self._place.folder / f"job-score-{digest}"
             )
+            missing = functools.partial(parts.lacks, len(blocks))
             run_part_job(place, WORKER, spec, self._layout, self._on_line, missing)
         rows = [row for number in range(len(blocks)) for row in self._read(parts, number)]
         return np.array(rows, dtype=np.float32).reshape(len(texts), len(self.schema.names))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job whose workers fill a folder of parts, each part once: how annotation and evaluation run on a back end."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from pydantic import BaseModel
 from steerlm.jobs.place import JobPlace
 from steerlm.jobs.registry import LOCAL, BackendProfile
 from steerlm.training.layout import LayoutSettings
-from steerlm.visibility import POLL_SECONDS, limit_seconds
+from steerlm.visibility import limit_seconds, wait_until
 
 
 def needs_job(profile: BackendProfile, layout: LayoutSettings) -> bool:
@@ -44,6 +43,4 @@ def run_part_job(
     """
     place.run(module, spec, layout, on_line, repeat=True)
     if place.profile.backend != LOCAL:
-        end = time.monotonic() + limit_seconds()
-        while missing() and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
+        wait_until(lambda: not missing(), limit_seconds())

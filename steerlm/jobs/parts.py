@@ -31,6 +31,10 @@ class Parts:
         """Return how many parts there are, complete or damaged."""
         return sum(1 for _ in self.folder.glob(f"*{SUFFIX}"))
 
+    def lacks(self, count: int) -> bool:
+        """Return whether any of the first `count` parts is missing."""
+        return not all(position in self for position in range(count))
+
     def write(self, position: int, header: Mapping[str, Any], text: str) -> None:
         """Add the part at a position. Raises `SupersededError` in a worker whose attempt is not the current one."""
         checked = {"sha256": hashlib.sha256(text.encode()).hexdigest(), **header}

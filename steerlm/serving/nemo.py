@@ -35,11 +35,9 @@ router = APIRouter(tags=["legacy"])
 MAX_SENTENCES = 128
 MAX_TOP_K = 1 << 31
 MAX_PROBABILITIES = 1 << 22
-
+"""Numbers in one response with `all_probs`; each is about 20 bytes of JSON."""
 ERRORS = {"anyOf": [{"$ref": "#/components/schemas/Error"}, {"type": "string", "description": "--upstream-errors"}]}
 """A refusal in the document."""
-
-"""Numbers in one response with `all_probs`; each is about 20 bytes of JSON."""
 
 
 def _is_number(value: Any) -> bool:

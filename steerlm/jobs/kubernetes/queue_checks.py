@@ -30,9 +30,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def check_queue(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
     """Check the profile's queues: they exist, are active, and that of jobs covers what the largest one requests."""
     settings = checkup.settings
-    yield from _check_priorities(cluster, checkup)
     if settings.queue is None:
         yield right("queue", "none: a job starts as soon as its pods fit")
+        yield from _check_priorities(cluster, checkup)
     if settings.queue is None and settings.launcher.queue is None:
         return
     if cluster.find(API) is None:
@@ -42,6 +42,7 @@ def check_queue(cluster: Cluster, checkup: ClusterCheckup) -> Iterator[Finding]:
         yield from _check_local_queue(cluster, settings.namespace, settings.launcher.queue, "the launcher's")
     if settings.queue is not None:
         yield from _check_local_queue(cluster, settings.namespace, settings.queue, "that of jobs", checkup)
+        yield from _check_priorities(cluster, checkup)
         yield from _check_configuration(cluster, checkup)
 
 

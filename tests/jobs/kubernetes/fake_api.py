@@ -10,14 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import yaml
-
 from tests.jobs.kubernetes.fake_leases import merged
+from tests.jobs.kubernetes.json_server import JsonHandler, serving, write_kubeconfig
 
 Json = dict[str, Any]
 
@@ -43,14 +41,7 @@ class FakeApi:
 
     def kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig that names this server."""
-        config = {
-            "clusters": [{"name": "fake", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-            "users": [{"name": "fake", "user": {"token": "fake"}}],
-            "current-context": "fake",
-        }
-        path.write_text(yaml.safe_dump(config))
-        return path
+        return write_kubeconfig(path, self.port, {"token": "fake"})
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> tuple[int, Json]:
         """Read or change the collections."""
@@ -92,11 +83,9 @@ def labels(one: Json) -> dict[str, str]:
     return found
 
 
-def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+def _handler(api: FakeApi) -> type[JsonHandler]:
+    class Handler(JsonHandler):
+        def do_GET(self) -> None:  # noqa: N802
             url = urlsplit(self.path)
             query = parse_qs(url.query)
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
@@ -121,16 +110,6 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
 
         do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
-        def send(self, status: int, text: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
     return Handler
 
 
@@ -138,16 +117,5 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
 def fake_api(tls: ssl.SSLContext | None = None) -> Iterator[FakeApi]:
     """Serve on a free port of this machine."""
     api = FakeApi()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(api))
-    server.daemon_threads = True
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    api.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(_handler(api), tls) as api.port:
         yield api
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -8,11 +8,10 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.jobs.kubernetes.json_server import JsonHandler, serving, write_kubeconfig
 
 
 class FakeLeases:
@@ -22,7 +21,7 @@ class FakeLeases:
         self.leases: dict[str, dict[str, Any]] = {}
         self.status, self.dropped, self.version = 0, 0, 0
         self.mutex = threading.Lock()
-        self.address = ""
+        self.port = 0
 
     def put(self, name: str, **spec: Any) -> None:
         """Write a Lease as another pod does."""
@@ -43,14 +42,7 @@ class FakeLeases:
 
     def kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig that names this server."""
-        config = {
-            "clusters": [{"name": "fake", "cluster": {"server": self.address}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-            "users": [{"name": "fake", "user": {}}],
-            "current-context": "fake",
-        }
-        path.write_text(yaml.safe_dump(config))
-        return path
+        return write_kubeconfig(path, self.port, {})
 
 
 def merged(old: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
@@ -64,20 +56,18 @@ def merged(old: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _handler(server: FakeLeases) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+def _handler(server: FakeLeases) -> type[JsonHandler]:
+    class Handler(JsonHandler):
+        def do_GET(self) -> None:  # noqa: N802
             self._answer(*self._change(lambda name, body: server.leases.get(name)))
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802
             def create(_: str, body: dict[str, Any]) -> dict[str, Any] | int:
                 return 409 if body["metadata"]["name"] in server.leases else server.store(body)
 
             self._answer(*self._change(create), change=True)
 
-        def do_PATCH(self) -> None:
+        def do_PATCH(self) -> None:  # noqa: N802
             def patch(name: str, body: dict[str, Any]) -> dict[str, Any] | int | None:
                 old = server.leases.get(name)
                 if old and body["metadata"].get("resourceVersion") != old["metadata"]["resourceVersion"]:
@@ -86,7 +76,7 @@ def _handler(server: FakeLeases) -> type[BaseHTTPRequestHandler]:
 
             self._answer(*self._change(patch), change=True)
 
-        def do_DELETE(self) -> None:
+        def do_DELETE(self) -> None:  # noqa: N802
             self._answer(*self._change(lambda name, body: server.leases.pop(name, None)))
 
         def _change(self, action: Any) -> tuple[int, Any]:
@@ -105,15 +95,7 @@ def _handler(server: FakeLeases) -> type[BaseHTTPRequestHandler]:
                 server.dropped -= 1
                 self.close_connection = True
                 return
-            text = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+            self.send(status, json.dumps(content).encode())
 
     return Handler
 
@@ -122,14 +104,5 @@ def _handler(server: FakeLeases) -> type[BaseHTTPRequestHandler]:
 def fake_leases() -> Iterator[FakeLeases]:
     """Serve on a free port of this machine."""
     fake = FakeLeases()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(fake))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    fake.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(_handler(fake)) as fake.port:
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
