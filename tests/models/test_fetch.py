@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
 def test_a_hub_that_goes_down_in_between_is_given_up_and_gone_on_with(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("steerlm.retry.time", SimpleNamespace(sleep=lambda seconds: None))
     hub.cut, hub.gone = {SHARDS[1]: 3000}, {SHARDS[1]}
     with pytest.raises(StorageError, match=r"the hub cannot be read .*503"):
         fetch_model("hf://org/tiny", tmp_path / "m")
@@ -167,7 +168,7 @@ def test_a_hub_that_goes_down_in_between_is_given_up_and_gone_on_with(
 
 
 def test_a_file_that_ends_too_soon_is_given_up(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("steerlm.retry.time", SimpleNamespace(sleep=lambda seconds: None))
     hub.longer, hub.ranges = {SHARDS[0]: 10}, False
     with pytest.raises(StorageError, match=f"{SHARDS[0]} ends before its"):
         fetch_model("hf://org/tiny", tmp_path / "m")

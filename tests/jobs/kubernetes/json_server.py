@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stand-ins of an API server share: JSON over HTTP or HTTPS on a free port, and a kubeconfig that names it."""
 
+import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -28,11 +31,39 @@ class JsonHandler(BaseHTTPRequestHandler):
         pass
 
 
+class JsonServer(ThreadingHTTPServer):
+    """A server whose end closes its connections and ends their threads, so that none lives on in the next test."""
+
+    daemon_threads = False  # server_close waits for them
+
+    def __init__(self, handler: type[JsonHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.connections: set[socket.socket] = set()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        request, address = super().get_request()
+        self.connections.add(request)  # before its thread begins: one that was just accepted is closed too
+        return request, address
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        super().shutdown_request(request)
+        self.connections.discard(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client or this server's end closed the connection
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    def server_close(self) -> None:
+        for connection in self.connections.copy():
+            with suppress(OSError):  # closed by its client in the meantime
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+
 @contextmanager
 def serving(handler: type[JsonHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serve on a free port of this machine, which is returned."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = JsonServer(handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -245,7 +246,7 @@ def test_limits_are_refused_with_their_name_and_the_time_to_wait(
 
 def test_a_budget_refills_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("steerlm.serving.operations.key_limits.time", SimpleNamespace(monotonic=lambda: now))
     bucket = TokenBucket(60)
     bucket.spend(90)
     assert bucket.wait() == 31
