@@ -112,9 +112,8 @@ def test_a_drain_a_kill_and_an_upgrade_lose_nothing(
 
     with crowd(release) as seen:
         until(0.2)
-        for pod in release.ready(
-            "policy"
-        ):  # as a node's drain does: one eviction after the other, as the budget allows
+        # As a node's drain does: one eviction after the other, as the budget allows.
+        for pod in release.ready("policy"):
             wait_for("the eviction", functools.partial(evict, release, pod), 300)
         three_ready()
         until(0.5)
