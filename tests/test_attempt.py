@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_change_of_phase_is_reported_at_once_and_steps_once_a_second(
         return json.loads((folder / "heartbeat.json").read_text())
 
     now = 100.0
-    monkeypatch.setattr("steerlm.attempt.time.monotonic", lambda: now)
+    monkeypatch.setattr("steerlm.attempt.time", SimpleNamespace(monotonic=lambda: now))
     attempt.report("loading", 0)
     attempt.report("training", 1)
     attempt.report("training", 2)
@@ -76,7 +77,7 @@ def test_a_workspace_that_fails_does_not_end_the_work(folder: Path) -> None:
 
 def test_the_stop_file_is_looked_for_once_a_second(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("steerlm.attempt.time.monotonic", lambda: now)
+    monkeypatch.setattr("steerlm.attempt.time", SimpleNamespace(monotonic=lambda: now))
     assert not attempt.stop_requested()
     (folder / "stop").touch()
     assert not attempt.stop_requested()
@@ -89,7 +90,7 @@ def test_the_stop_file_is_looked_for_once_a_second(folder: Path, monkeypatch: py
 
 def test_many_processes_share_the_load_on_the_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("steerlm.attempt.time.monotonic", lambda: now)
+    monkeypatch.setattr("steerlm.attempt.time", SimpleNamespace(monotonic=lambda: now))
     counted: list[float] = []
 
     def count() -> int:
