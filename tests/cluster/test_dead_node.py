@@ -6,6 +6,7 @@ The back end works in this process, and its jobs on the lab's fake nodes, whose 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,11 +22,14 @@ from steerlm.jobs.kubernetes import labels
 from steerlm.jobs.kubernetes.attempts import attempt_folder
 from steerlm.jobs.kubernetes.backend import KubernetesBackend
 from steerlm.jobs.kubernetes.config import ClusterSettings
+from steerlm.jobs.kubernetes.kinds import KINDS
 from tests.cluster.conftest import Cluster, wait_for
 from tests.cluster.platform import NAMESPACE, install, kubeconfig_of
 from tests.conftest import ROOT
 
 NODES = 32
+GPU = "nvidia.com/gpu"
+SEVENTH = re.compile(r"-worker-7$|-node-0-7-\w+$")  # the second is JobSet's, which makes the pods of a TrainJob
 FAKE = {"node_selector": {"type": "kwok"}, "tolerations": [{"operator": "Exists"}]}
 
 
@@ -36,14 +40,16 @@ def a_33rd_node(cluster: Cluster) -> Iterator[None]:
     cluster.script("fake-nodes.sh", "remove", "gpu-32")
 
 
-@pytest.fixture
-def backend(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KubernetesBackend:
-    """With the rights of the launcher."""
+@pytest.fixture(params=KINDS)
+def backend(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> KubernetesBackend:
+    """Of each kind of job, with the rights of the launcher."""
     install(cluster)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig_of(cluster, "steerlm-launcher", NAMESPACE, tmp_path / "account")))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     settings = {"namespace": NAMESPACE, "queue": "steerlm", "workspace": {"path": str(tmp_path)}, "placement": FAKE}
-    return KubernetesBackend("pytorchjob", ClusterSettings.model_validate(settings), JobSettings(attempts=2))
+    return KubernetesBackend(request.param, ClusterSettings.model_validate(settings), JobSettings(attempts=2))
 
 
 def test_the_next_attempt_runs_on_the_other_nodes_while_the_lost_pod_is_terminating(
@@ -54,7 +60,7 @@ def test_the_next_attempt_runs_on_the_other_nodes_while_the_lost_pod_is_terminat
     first = until_running(cluster, backend, job, 1)
     report_step(tmp_path / "job", 1, 7)
     assert backend.status(job.name).state == "running"
-    pod, node = next((name, node) for name, node in first.items() if name.endswith("-worker-7"))
+    pod, node = next((name, node) for name, node in first.items() if SEVENTH.search(name))
     # What the kubelet of a dead node would have to do, and does not: this keeps the pod Terminating.
     cluster.kubectl("-n", NAMESPACE, "patch", "pod", pod, "--type=merge", "-p", KEPT)
     cluster.script("fake-nodes.sh", "silence", node)
@@ -90,13 +96,15 @@ def ended(backend: KubernetesBackend, job: Job) -> JobStatus | None:
 
 
 def until_running(cluster: Cluster, backend: KubernetesBackend, job: Job, number: int) -> dict[str, str]:
-    """Wait until all pods of an attempt run; return the node of each."""
+    """Wait until all pods of an attempt run; return the node of each with GPUs: not of an MPIJob's launcher."""
 
     def running() -> dict[str, str]:
         assert not backend.status(job.name).ended, backend.status(job.name)
         selector = labels.selector(job.name, number)
         pods = cluster.core.list_namespaced_pod(NAMESPACE, label_selector=selector).items
-        up = {pod.metadata.name: pod.spec.node_name for pod in pods if pod.status.phase == "Running"}
+        if any(pod.status.phase != "Running" for pod in pods):
+            return {}
+        up = {pod.metadata.name: pod.spec.node_name for pod in pods if GPU in pod.spec.containers[0].resources.limits}
         return up if len(up) == NODES else {}
 
     return wait_for(f"pods of attempt {number}", running, 120, lambda: cluster.kubectl("-n", NAMESPACE, "get", "pods"))
